@@ -1,0 +1,165 @@
+"""The error tree: everything that layerstore raises on purpose.
+
+    LayerstoreError
+    ├─ NotFoundError (KeyError)            namespace, key
+    ├─ InvalidInputError (ValueError)
+    │  ├─ InvalidKeyError
+    │  ├─ InvalidDigestError
+    │  ├─ InvalidV1IDError
+    │  └─ InvalidRepositoryError
+    ├─ CorruptRecordError                  namespace, key, reason
+    ├─ StoreError                          path
+    │  ├─ StoreOpenError
+    │  ├─ StoreCorruptError
+    │  ├─ StoreFullError
+    │  ├─ StoreReadOnlyError
+    │  ├─ StoreClosedError
+    │  ├─ StoreBusyError (TimeoutError)
+    │  └─ SchemaVersionError
+    └─ TransferError                       path
+
+Only `NotFoundError` may be read as "there is nothing": every other error says that the answer is not known.
+Each class is also the built-in that fits, keeps its facts as attributes, and can be pickled, so that it crosses
+a process boundary whole. Driver errors become these in `layerstore.sql.errors` and `layerstore.fs`, nowhere else.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CorruptRecordError",
+    "InvalidDigestError",
+    "InvalidInputError",
+    "InvalidKeyError",
+    "InvalidRepositoryError",
+    "InvalidV1IDError",
+    "LayerstoreError",
+    "NotFoundError",
+    "SchemaVersionError",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreOpenError",
+    "StoreReadOnlyError",
+    "TransferError",
+]
+
+
+class LayerstoreError(Exception):
+    """The root: `except LayerstoreError` catches whatever this package raises on purpose."""
+
+
+class NotFoundError(LayerstoreError, KeyError):
+    """There is no entry under this namespace and key.
+
+    Attributes:
+        namespace: the namespace that was asked.
+        key: the key that it does not have.
+    """
+
+    def __init__(self, namespace: str, key: str) -> None:
+        super().__init__(namespace, key)
+        self.namespace = namespace
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"no entry {self.key!r} in namespace {self.namespace!r}"
+
+
+class InvalidInputError(LayerstoreError, ValueError):
+    """An argument cannot be what it is given for; nothing was read or written."""
+
+
+class InvalidKeyError(InvalidInputError):
+    """A namespace or key that breaks the key rules (`layerstore.store.check_key`)."""
+
+
+class InvalidDigestError(InvalidInputError):
+    """A digest or DiffID that the OCI grammar does not allow."""
+
+
+class InvalidV1IDError(InvalidInputError):
+    """A V1 image ID that is not 64 lower-case hexadecimal digits."""
+
+
+class InvalidRepositoryError(InvalidInputError):
+    """A repository name that cannot be stored or compared."""
+
+
+class CorruptRecordError(LayerstoreError):
+    """An entry is there, but its value cannot be what its namespace says.
+
+    Attributes:
+        namespace: where the entry is.
+        key: its key.
+        reason: what is wrong with the value.
+    """
+
+    def __init__(self, namespace: str, key: str, reason: str) -> None:
+        super().__init__(namespace, key, reason)
+        self.namespace = namespace
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"unreadable entry {self.key!r} in namespace {self.namespace!r}: {self.reason}"
+            " (`layerstore verify` lists all such entries)"
+        )
+
+
+class _PathError(LayerstoreError):
+    """A message about a path, which the message names and the attribute holds."""
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message, path)
+        self.path = path
+
+    def __str__(self) -> str:
+        message: str = self.args[0]
+        return message if self.path is None else f"{self.path}: {message}"
+
+
+class StoreError(_PathError):
+    """The store itself failed: its file, its directory, or the medium below.
+
+    Attributes:
+        path: the database file or base directory; `None` for a store in memory.
+    """
+
+
+class StoreOpenError(StoreError):
+    """The store cannot be opened: missing, not permitted, or not one of ours."""
+
+
+class StoreCorruptError(StoreError):
+    """SQLite found the database file damaged."""
+
+
+class StoreFullError(StoreError):
+    """No space is left; the write was rolled back whole."""
+
+
+class StoreReadOnlyError(StoreError):
+    """A write to a store that can only be read."""
+
+
+class StoreClosedError(StoreError):
+    """The store was used after `close()`."""
+
+
+class StoreBusyError(StoreError, TimeoutError):
+    """Another writer held the store for longer than `timeout_s`; nothing was written, try again."""
+
+
+class SchemaVersionError(StoreError):
+    """The database has a schema that this version of layerstore does not work with."""
+
+
+class TransferError(_PathError):
+    """An import, export or comparison cannot read or write a path.
+
+    Attributes:
+        path: the file or directory that the message is about.
+    """

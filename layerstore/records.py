@@ -1,0 +1,191 @@
+"""The three namespaces of Docker's: how their keys and values are written, read and checked.
+
+A V2 list and a DiffID's text are bytes here; which store holds them, and when, is not known.
+Source: Docker's distribution/metadata: v1_id_service.go, v2_metadata_service.go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from layerstore import gojson
+from layerstore.digest import DiffID, is_digest
+from layerstore.errors import InvalidV1IDError
+
+V1_IDS: Final = "v1id"
+V2_METADATA: Final = "v2metadata-by-diffid"
+DIFF_IDS: Final = "diffid-by-digest"
+KNOWN_NAMESPACES: Final = (DIFF_IDS, V1_IDS, V2_METADATA)
+
+MAX_METADATA: Final = 50
+"""Entries that a layer's list keeps, the newest ones. Source: Docker's `maxMetadata`."""
+
+_is_v1_id = re.compile("[0-9a-f]{64}").fullmatch
+
+
+class Record(NamedTuple):
+    """An entry as a store keeps it."""
+
+    namespace: str
+    key: str
+    value: bytes
+    modified_at_ns: int
+    """Unix time in nanoseconds."""
+
+
+class V2Metadata(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    forbid_unknown_fields=True,
+    rename={"digest": "Digest", "source_repository": "SourceRepository", "hmac": "HMAC"},
+):
+    """One association: a blob's digest and a repository that has it.
+
+    The constructor checks nothing, as what a daemon wrote must be representable; `V2MetadataService.add` does.
+
+    Attributes:
+        digest: of the compressed blob.
+        source_repository: canonical name, such as `docker.io/library/busybox`; empty when unknown.
+        hmac: 64 hex digits that tie the two to the credentials they were seen with; empty when there were none.
+
+    Source: Docker's `V2Metadata`.
+    """
+
+    digest: str
+    source_repository: str = ""
+    hmac: str = ""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[V2Metadata]).decode
+# What msgspec writes otherwise than Go: these three, two line separators, and whatever needs a backslash.
+_differs_from_go = re.compile(rb"[\\<>&]|\xe2\x80[\xa8\xa9]").search
+_FIELDS = {"digest": "digest", "sourcerepository": "source_repository", "hmac": "hmac"}
+# The two characters outside ASCII that Go folds onto ASCII letters.
+_FOLDS_TO_ASCII = {0x017F: "s", 0x212A: "k"}
+
+
+def encode_list(entries: Sequence[V2Metadata]) -> bytes:
+    """Write a V2 list as Go's `json.Marshal` does: compact, every field present, `<`, `>` and `&` escaped."""
+    try:
+        fast = _encode(entries)
+    except UnicodeEncodeError:
+        fast = b"\\"
+    if _differs_from_go(fast) is None:
+        return fast
+    quote = gojson.quote
+    members = (
+        f'{{"Digest":{quote(e.digest)},"SourceRepository":{quote(e.source_repository)},"HMAC":{quote(e.hmac)}}}'
+        for e in entries
+    )
+    return f"[{','.join(members)}]".encode()
+
+
+def decode_list(value: bytes) -> list[V2Metadata]:
+    """Read a V2 list as Go's `json.Unmarshal` does.
+
+    Unknown fields are ignored, names match in any case, the last of a repeated field wins, `null` is an empty
+    list, an absent field is empty.
+
+    Raises:
+        ValueError: Go's decoder would refuse it too; the message says why.
+    """
+    try:
+        return _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # msgspec is strict on purpose: what it takes it reads as Go does, for the rest there is the slow way.
+        return _decode_as_go(value)
+
+
+def _decode_as_go(value: bytes) -> list[V2Metadata]:
+    document = gojson.parse(value)
+    if document is None:
+        return []
+    if type(document) is not list:
+        raise ValueError("a JSON array is needed")
+    return [_association(element) for element in document]
+
+
+def _association(element: object) -> V2Metadata:
+    fields = {"digest": ""}
+    if element is None:
+        return V2Metadata(**fields)
+    if not isinstance(element, gojson.Object):
+        # A ValueError, as the bytes are wrong, not the caller's argument.
+        raise ValueError("the array holds something that is not an object")  # noqa: TRY004
+    for name, value in element.members():
+        field = _FIELDS.get(name.translate(_FOLDS_TO_ASCII).lower())
+        if field is None or value is None:
+            continue
+        if type(value) is not str:
+            raise ValueError(f"the field {name!r} is not a string")
+        fields[field] = value
+    return V2Metadata(**fields)
+
+
+def digest_key(digest: str) -> str:
+    """Return the key of a valid digest: `sha256/<hex>`."""
+    return digest.replace(":", "/", 1)
+
+
+def key_digest(key: str) -> str | None:
+    """Return the digest that a key stands for, or `None` when it stands for none."""
+    digest = key.replace("/", ":", 1)
+    return digest if ":" not in key and is_digest(digest) else None
+
+
+def decode_diff_id(value: bytes) -> DiffID:
+    """Read a DiffID's text.
+
+    Raises:
+        ValueError: it is empty, as after a power cut, or not a digest.
+    """
+    if not value:
+        raise ValueError("it is empty")
+    text = value.decode("utf-8", "backslashreplace")
+    if not is_digest(text):
+        shown = text if len(text) <= 100 else text[:100] + "…"
+        raise ValueError(f"not a DiffID: {shown!r}")
+    return DiffID(text)
+
+
+def v1_key(v1_id: str, registry: str) -> str:
+    """Return the key of a V1 image ID at a registry.
+
+    Raises:
+        InvalidV1IDError: it is not 64 lower-case hex digits.
+
+    Source: Docker's `v1.ValidateID`.
+    """
+    if not isinstance(v1_id, str) or _is_v1_id(v1_id) is None:
+        raise InvalidV1IDError(f"not a V1 image ID: {v1_id!r}: 64 lower-case hex digits are needed")
+    return f"{registry},{v1_id}"
+
+
+def why_unreadable(namespace: str, key: str, value: bytes) -> str | None:
+    """Say why an entry cannot be what its namespace says, or return `None` when it can.
+
+    A namespace that is not Docker's may hold anything.
+    """
+    if namespace == V1_IDS:
+        _, comma, v1_id = key.rpartition(",")
+        if not comma or _is_v1_id(v1_id) is None:
+            return "the key is not <registry>,<64 hex digits>"
+    elif namespace in (V2_METADATA, DIFF_IDS):
+        if key_digest(key) is None:
+            return "the key is not the digest of a layer or blob"
+    else:
+        return None
+    try:
+        if namespace == V2_METADATA:
+            decode_list(value)
+        else:
+            decode_diff_id(value)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,132 @@
+"""What a store is: the protocols, and the rules for namespaces and keys. The stores themselves are `sql/` and `fs`.
+
+A service needs a `Store` only. A store that can do more says so by having the method: `transaction` makes what a
+service does atomic, `quarantine` keeps bytes that a service has to set aside.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+from layerstore.errors import InvalidKeyError, NotFoundError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Begins the name of a file that is still being written. Source: Docker's `ioutils.AtomicWriteFile`."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Bytes under a namespace and a key.
+
+    Source: Docker's `metadata.Store`.
+    """
+
+    def get(self, namespace: str, key: str, /) -> bytes:
+        """Return the value.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+
+    def set(self, namespace: str, key: str, value: bytes, /) -> None:
+        """Store the value, in place of the one that was there."""
+
+    def delete(self, namespace: str, key: str, /) -> None:
+        """Remove the value.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+
+
+# For stores that bring neither a transaction nor a lock: their read-modify-writes take turns in this process.
+_turns = threading.RLock()
+
+
+def read_modify_write(store: Store) -> Callable[[], AbstractContextManager[object]]:
+    """Return what a service opens around a read that a write depends on.
+
+    That is the store's `transaction`; else its `exclusive`, which keeps the threads of this process apart; else a
+    lock that all other stores share.
+    """
+    scope: Callable[[], AbstractContextManager[object]] | None = getattr(store, "transaction", None)
+    if scope is None:
+        scope = getattr(store, "exclusive", None)
+    return scope if scope is not None else lambda: _turns
+
+
+def set_aside(store: Store, namespace: str, key: str, value: bytes, reason: str) -> bool:
+    """Keep bytes that are about to be replaced and cannot be read; tell whether the store has a place for them."""
+    quarantine: Callable[[str, str, bytes, str], None] | None = getattr(store, "quarantine", None)
+    if quarantine is None:
+        return False
+    quarantine(namespace, key, value, reason)
+    return True
+
+
+def get_many(store: Store, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
+    """Return the values of the keys that are there, by the store's own `get_many` if it has one."""
+    many: Callable[[str, Iterable[str]], dict[str, bytes]] | None = getattr(store, "get_many", None)
+    if many is not None:
+        return many(namespace, keys)
+    found: dict[str, bytes] = {}
+    for key in keys:
+        try:
+            found[key] = store.get(namespace, key)
+        except NotFoundError:
+            continue
+    return found
+
+
+def check_key(namespace: str, key: str) -> None:
+    """Accept a namespace of one segment and a key of one or more, each fit to be a file's name.
+
+    Raises:
+        InvalidKeyError: the namespace is not one segment, or a segment is empty, `.` or `..`, begins with
+            `.tmp-`, holds NUL, or cannot be UTF-8. An absolute key begins with an empty segment.
+
+    Differs: Docker joins whatever it is given to its base directory, and follows it out of there.
+    """
+    reason = why_not_a_namespace(namespace) or why_not_a_key(key)
+    if reason is not None:
+        raise InvalidKeyError(f"namespace {namespace!r}, key {key!r}: {reason}")
+
+
+def why_not_a_namespace(namespace: object) -> str | None:
+    """Say which rule a namespace breaks, or return `None`."""
+    if not isinstance(namespace, str):
+        return f"the namespace must be text, not {type(namespace).__name__}"
+    if "/" in namespace:
+        return "a namespace is one path segment, without a slash"
+    reason = _why_not_a_segment(namespace)
+    return reason and f"the namespace {reason}"
+
+
+def why_not_a_key(key: object) -> str | None:
+    """Say which rule a key breaks, or return `None`."""
+    if not isinstance(key, str):
+        return f"the key must be text, not {type(key).__name__}"
+    for segment in key.split("/"):
+        reason = _why_not_a_segment(segment)
+        if reason is not None:
+            return f"a segment of the key {reason}"
+    return None
+
+
+def _why_not_a_segment(segment: str) -> str | None:
+    if segment == "":
+        return "is empty"
+    if segment in (".", ".."):
+        return f"is {segment!r}"
+    if segment.startswith(TEMPORARY_PREFIX):
+        return f"begins with {TEMPORARY_PREFIX!r}, as files do that are still being written"
+    if "\0" in segment:
+        return "holds a NUL character"
+    try:
+        segment.encode()
+    except UnicodeEncodeError:
+        return "cannot be written as UTF-8"
+    return None
