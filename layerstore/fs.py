@@ -1,0 +1,287 @@
+"""Docker's directory as a store, byte for byte: `<base>/<namespace>/<key>`, one file an entry.
+
+How files are reached without following links is `layerstore.tree`'s; this module gives them their meaning.
+Source: Docker's distribution/metadata/metadata.go.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, Self
+
+from layerstore import tree
+from layerstore.errors import (
+    InvalidInputError,
+    InvalidKeyError,
+    NotFoundError,
+    StoreClosedError,
+    StoreError,
+    StoreFullError,
+    StoreOpenError,
+    StoreReadOnlyError,
+)
+from layerstore.records import Record
+from layerstore.store import check_key, get_many, why_not_a_key, why_not_a_namespace
+
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_locks: dict[str, threading.RLock] = {}
+# A thread of the parent may hold one while it forks; nobody in the child would ever release it.
+os.register_at_fork(after_in_child=_locks.clear)
+
+
+_NOT_FILES = {
+    "temporary": "left by a write that did not end",
+    "special": "a link, device, socket or pipe",
+    "unreadable": "the directory cannot be read",
+}
+
+
+class Odd(NamedTuple):
+    """Something in the directory that is no entry, or whose entry could not be read."""
+
+    path: str
+    """Below the base; bytes that are not UTF-8 are shown as `\\xff`."""
+    kind: str
+    """`temporary`, `special`, `name`, `outside`, `unreadable` or `vanished`."""
+    reason: str
+
+
+class FSMetadataStore:
+    """Keep entries as Docker does: a file a key, written whole or not at all.
+
+    The base directory and the missing ones above it are made 0700, directories below it 0755, files 0644,
+    whatever the umask. `.tmp-…` files are not entries; below the base no link is followed. Threads of one process
+    take turns for an `add`; two processes may lose one of two, as with Docker.
+
+    Args:
+        base_path: the directory, such as `/var/lib/docker/image/overlay2/distribution`.
+
+    Raises:
+        StoreOpenError: the directory cannot be made, or is no directory.
+
+    Source: Docker's `FSMetadataStore`.
+    Differs: Docker obeys the umask, does not sync the directory after the rename, and follows links and `..`.
+    """
+
+    def __init__(self, base_path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(base_path))
+        self._closed = False
+        try:
+            tree.make_base(self.path)
+        except OSError as error:
+            raise StoreOpenError(f"cannot be made: {error.strerror}", self.path) from error
+
+    def get(self, namespace: str, key: str) -> bytes:
+        """Return the value.
+
+        Raises:
+            NotFoundError: no regular file is there (also when a directory or a link is).
+            InvalidKeyError: the namespace or key breaks the key rules.
+            StoreError: the file cannot be read.
+
+        Source: Docker's `Get`.
+        """
+        with self._at(namespace, key) as (directory, name):
+            return tree.read(directory, name)[0]
+
+    def set(self, namespace: str, key: str, value: bytes) -> None:
+        """Write the value: temporary file, fsync, rename, fsync of the directory. Whole or not at all.
+
+        Raises:
+            InvalidKeyError: the namespace or key breaks the key rules, or cannot be a path here: a segment over
+                255 bytes, or an entry in the place of a directory, or the other way round.
+            InvalidInputError: `value` is not bytes.
+            StoreFullError: no space is left. StoreReadOnlyError: the file system is. StoreError: anything else.
+
+        Source: Docker's `Set`.
+        """
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise InvalidInputError(f"a value is bytes, not {type(value).__name__}")
+        with self._at(namespace, key, create=True) as (directory, name):
+            tree.replace(directory, name, bytes(value))
+
+    def delete(self, namespace: str, key: str) -> None:
+        """Remove the value; directories stay, as with Docker.
+
+        Raises:
+            NotFoundError: no regular file is there.
+            InvalidKeyError: the namespace or key breaks the key rules.
+            StoreError: the file cannot be removed.
+
+        Source: Docker's `Delete`.
+        Differs: Docker removes an empty directory that is in the key's place.
+        """
+        with self._at(namespace, key) as (directory, name):
+            tree.remove(directory, name)
+
+    def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+
+        Not a snapshot: a file that vanishes meanwhile is left out. What is no entry is left out.
+
+        Raises:
+            InvalidKeyError: `namespace` is not one. StoreError: a file or directory cannot be read.
+        """
+        for found, key, value, _ in self.records(namespace):
+            yield found, key, value
+
+    def records(self, namespace: str | None = None) -> Iterator[Record]:
+        """Yield `entries` with the times of their files."""
+        self._check_open()
+        reason = None if namespace is None else why_not_a_namespace(namespace)
+        if reason is not None:
+            raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
+        for found in scan(self.path, namespace):
+            if isinstance(found, Record):
+                yield found
+            elif found.kind == "unreadable":
+                raise StoreError(found.reason, os.path.join(self.path, found.path))
+
+    def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return the values of the keys that are there; the others are left out. A read a key, no snapshot.
+
+        Raises: as `get`, but for NotFoundError.
+        """
+        return get_many(_WithoutMany(self), namespace, keys)
+
+    def set_many(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
+        """`set` each entry in turn. An error leaves those before it written: files have no transactions."""
+        for namespace, key, value in entries:
+            self.set(namespace, key, value)
+
+    def exclusive(self) -> AbstractContextManager[object]:
+        """Return the lock that every `FSMetadataStore` of this process on the same directory shares."""
+        return _locks.setdefault(os.path.realpath(self.path), threading.RLock())
+
+    def close(self) -> None:
+        """End the use of the store; nothing is held open. A second call does nothing."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"FSMetadataStore({self.path!r})"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError("this store was closed; make a new FSMetadataStore", self.path)
+
+    @contextmanager
+    def _at(self, namespace: str, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the directory of a key, and turn what fails there or in the body into our errors."""
+        self._check_open()
+        check_key(namespace, key)
+        *segments, name = (namespace, *key.split("/"))
+        try:
+            with tree.directory(self.path, segments, create=create) as directory:
+                yield directory, name
+        except OSError as error:
+            if error.errno is not None and error.errno not in _ABSENT:
+                raise self._failure(error, namespace, key) from error
+            if create:
+                raise InvalidKeyError(
+                    f"namespace {namespace!r}, key {key!r}: cannot be a path below {self.path}: "
+                    f"{error.strerror or error}"
+                ) from error
+            raise NotFoundError(namespace, key) from error
+
+    def _failure(self, error: OSError, namespace: str, key: str) -> StoreError:
+        path = os.path.join(self.path, namespace, key)
+        if error.errno in _FULL:
+            return StoreFullError(f"{error.strerror}: free some space, then write again", path)
+        if error.errno == errno.EROFS:
+            return StoreReadOnlyError("the file system is read-only", path)
+        return StoreError(f"{error.strerror}", path)
+
+
+class _WithoutMany:
+    """A store's three methods alone, so that the general `get_many` does not come back to the store's own."""
+
+    def __init__(self, store: FSMetadataStore) -> None:
+        self.get, self.set, self.delete = store.get, store.set, store.delete
+
+
+def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:
+    """Read every file below a base directory, by namespace and then by the UTF-8 bytes of the whole key.
+
+    What is no entry, or cannot be read, comes as `Odd` in between; nothing of it is fatal.
+
+    Raises:
+        StoreOpenError: the base itself cannot be read.
+    """
+    try:
+        with tree.directory(base, ()) as top:
+            namespaces = sorted(tree.names(top), key=lambda typed: typed.rstrip(b"/\0"))
+    except OSError as error:
+        raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
+    for typed in namespaces:
+        shown = show(typed.rstrip(b"/\0"))
+        if namespace is not None and shown != namespace:
+            continue
+        odd = _odd_namespace(typed, shown)
+        if odd is not None:
+            yield odd
+            continue
+        yield from _scan_namespace(base, shown)
+
+
+def _odd_namespace(typed: bytes, shown: str) -> Odd | None:
+    if typed.startswith(b".tmp-"):
+        return Odd(shown, "temporary", _NOT_FILES["temporary"])
+    if typed.endswith(b"\0"):
+        return Odd(shown, "special", _NOT_FILES["special"])
+    if not typed.endswith(b"/"):
+        return Odd(shown, "outside", "a file outside every namespace")
+    reason = None if _is_utf8(typed) else "the name is not UTF-8"
+    reason = reason or why_not_a_namespace(shown)
+    return None if reason is None else Odd(shown, "name", reason)
+
+
+def _scan_namespace(base: str, namespace: str) -> Iterator[Record | Odd]:
+    try:
+        with tree.directory(base, (namespace,)) as top:
+            for found in tree.walk(top):
+                yield _read(namespace, found)
+    except FileNotFoundError:
+        yield Odd(namespace, "vanished", "removed while it was read")
+    except OSError as error:
+        yield Odd(namespace, "unreadable", f"cannot be read: {error.strerror}")
+
+
+def _read(namespace: str, found: tree.Found) -> Record | Odd:
+    shown = f"{namespace}/{show(found.path)}"
+    if found.kind != "file":
+        return Odd(shown, found.kind, _NOT_FILES[found.kind])
+    reason = why_not_a_key(found.path.decode()) if _is_utf8(found.path) else "the name is not UTF-8"
+    if reason is not None:
+        return Odd(shown, "name", reason)
+    try:
+        value, status = tree.read(found.directory, found.name)
+    except FileNotFoundError:
+        return Odd(shown, "vanished", "removed while it was read")
+    except OSError as error:
+        return Odd(shown, "unreadable", f"cannot be read: {error.strerror or error}")
+    return Record(namespace, shown.removeprefix(f"{namespace}/"), value, status.st_mtime_ns)
+
+
+def show(name: bytes) -> str:
+    """Return a file's name as text; bytes that are not UTF-8 as `\\xff`."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,215 @@
+"""A directory below which no link is followed: reading, replacing, removing and walking its files.
+
+Each step down goes through a file descriptor of the directory above, so that a link put in the way at any moment is
+refused, not followed. Errors are plain `OSError`; `layerstore.fs` and `layerstore.transfer` name them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from layerstore.store import TEMPORARY_PREFIX
+
+BASE_MODE = 0o700
+DIRECTORY_MODE = 0o755
+FILE_MODE = 0o644
+MAX_SEGMENT = 255
+"""Bytes in a file's name, on every file system that Docker supports (NAME_MAX)."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Found(NamedTuple):
+    """What a walk came upon. `directory` is open until the walk goes on."""
+
+    directory: int
+    name: bytes
+    path: bytes
+    kind: str
+    """`file`, `temporary`, `special` (a link, device, socket or pipe), or `unreadable` (a directory)."""
+
+
+def make_base(path: str) -> None:
+    """Make a base directory and the missing ones above it, 0700 whatever the umask, as Docker's constructor."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent != path:
+        make_base(parent)
+    try:
+        os.mkdir(path, BASE_MODE)
+    except FileExistsError:
+        if os.path.isdir(path):
+            return  # another process made it just now
+        raise
+    os.chmod(path, BASE_MODE)
+
+
+@contextmanager
+def directory(base: str, segments: Sequence[str], *, create: bool = False) -> Iterator[int]:
+    """Open the directory `segments` below `base`; with `create`, make what is missing 0755 whatever the umask.
+
+    Links in `base` itself are followed, as it is the operator's; below it, one is `NotADirectoryError`.
+    """
+    if create:
+        make_base(base)
+    here = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for segment in segments:
+            below = _step_down(here, segment, create=create)
+            os.close(here)
+            here = below
+        yield here
+    finally:
+        os.close(here)
+
+
+def _step_down(here: int, segment: str, *, create: bool) -> int:
+    try:
+        return os.open(segment, _DIRECTORY, dir_fd=here)
+    except FileNotFoundError:
+        if not create:
+            raise
+    try:
+        os.mkdir(segment, DIRECTORY_MODE, dir_fd=here)
+    except FileExistsError:
+        return os.open(segment, _DIRECTORY, dir_fd=here)  # another process made it just now
+    made = os.open(segment, _DIRECTORY, dir_fd=here)
+    try:
+        os.fchmod(made, DIRECTORY_MODE)
+        os.fsync(here)
+    except OSError:
+        os.close(made)
+        raise
+    return made
+
+
+def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
+    """Return a regular file's bytes and status; anything else is `IsADirectoryError`."""
+    descriptor = os.open(name, _FILE, dir_fd=directory)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise IsADirectoryError(f"not a regular file: {name!r}")
+        parts = []
+        while part := os.read(descriptor, max(status.st_size, 1 << 16) + 1):
+            parts.append(part)
+        return b"".join(parts), status
+    finally:
+        os.close(descriptor)
+
+
+def write_temporary(directory: int, name: str, value: bytes, *, modified_at_ns: int | None, sync: bool) -> str:
+    """Write a new temporary file beside `name`, 0644 whatever the umask, and return its name.
+
+    Source: Docker's `ioutils.AtomicWriteFile`, which names it `.tmp-<name><random>`.
+    """
+    suffix = str(secrets.randbelow(10**10))
+    room = MAX_SEGMENT - len(TEMPORARY_PREFIX) - len(suffix)
+    # A name near the limit is cut for the temporary file only; Docker fails on it.
+    shortened = os.fsencode(name)[:room].decode("utf-8", "ignore")
+    temporary = f"{TEMPORARY_PREFIX}{shortened}{suffix}"
+    descriptor = os.open(temporary, _NEW, 0o600, dir_fd=directory)
+    try:
+        with open(descriptor, "wb", buffering=0) as file:
+            left = memoryview(value)
+            while left:
+                left = left[file.write(left) :]
+            os.fchmod(descriptor, FILE_MODE)
+            if modified_at_ns is not None:
+                os.utime(descriptor, ns=(modified_at_ns, modified_at_ns))
+            if sync:
+                os.fsync(descriptor)
+    except BaseException:
+        os.unlink(temporary, dir_fd=directory)
+        raise
+    return temporary
+
+
+def replace(directory: int, name: str, value: bytes) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
+    temporary = write_temporary(directory, name, value, modified_at_ns=None, sync=True)
+    try:
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        os.unlink(temporary, dir_fd=directory)
+        raise
+    os.fsync(directory)
+
+
+def remove(directory: int, name: str) -> None:
+    """Remove a regular file; anything else is `IsADirectoryError`."""
+    if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        raise IsADirectoryError(f"not a regular file: {name!r}")
+    os.unlink(name, dir_fd=directory)
+
+
+def names(directory: int) -> list[bytes]:
+    """List a directory by the bytes of the whole paths below it; each name ends with its type.
+
+    A directory's ends with `/`, which also sorts it as its paths sort (`a-b` before `a/x`); that of a link, device,
+    socket or pipe ends with NUL; a file's is bare. One short object a name: a directory may have a million.
+    """
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                name += b"/"
+            elif not entry.is_file(follow_symlinks=False):
+                name += b"\0"
+            found.append(name)
+    found.sort()
+    return found
+
+
+def walk(top: int) -> Iterator[Found]:
+    """Come upon everything below a directory but the directories themselves, by the bytes of the whole path.
+
+    What begins with `.tmp-` is `temporary`, files and directories alike.
+    """
+    levels = [(os.dup(top), b"", iter(names(top)))]
+    try:
+        while levels:
+            here, prefix, rest = levels[-1]
+            typed = next(rest, None)
+            if typed is None:
+                os.close(levels.pop()[0])
+                continue
+            name = typed.rstrip(b"/\0")
+            found = Found(here, name, prefix + name, "file")
+            if name.startswith(TEMPORARY_PREFIX.encode()):
+                yield found._replace(kind="temporary")
+            elif typed.endswith(b"\0"):
+                yield found._replace(kind="special")
+            elif not typed.endswith(b"/"):
+                yield found
+            else:
+                below = _level(found)
+                if below is None:
+                    yield found._replace(kind="unreadable")
+                else:
+                    levels.append(below)
+    finally:
+        for here, _, _ in levels:
+            os.close(here)
+
+
+def _level(found: Found) -> tuple[int, bytes, Iterator[bytes]] | None:
+    try:
+        here = os.open(found.name, _DIRECTORY, dir_fd=found.directory)
+    except OSError:
+        return None
+    try:
+        return here, found.path + b"/", iter(names(here))
+    except OSError:
+        os.close(here)
+        return None
