@@ -1,0 +1,216 @@
+"""Connections: how one is made and configured, which thread has which, what close and fork do to them.
+
+A thread keeps a connection of its own for as long as it lives; asking a pool for one costs more than the statement.
+All that SQLite alone has (PRAGMAs, BEGIN IMMEDIATE, URIs) is here and in `layerstore.sql.opening`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import quote
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from layerstore.errors import StoreClosedError, StoreError
+from layerstore.sql.handles import Handle, MemoryHandle, Result, inherited
+
+Durability = Literal["full", "normal"]
+
+_SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
+# Chosen by us, never by the driver: its own transactions lose updates. Newer Pythons need to be told twice.
+_NO_DRIVER_TRANSACTIONS: dict[str, Any] = {"isolation_level": None}
+if sys.version_info >= (3, 12):
+    _NO_DRIVER_TRANSACTIONS["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
+
+_everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+class _PerThread(threading.local):
+    """Each thread's handle, made when the thread first asks for it and closed when the thread ends."""
+
+    handle: Handle
+    execute: Callable[..., Result]
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked for only while this thread has none; from then on the lookup finds the attribute itself.
+        if name not in ("handle", "execute"):
+            raise AttributeError(name)
+        self.handle = self._connections.new_handle()
+        self.execute = self.handle.execute
+        return getattr(self, name)
+
+
+class _Shared:
+    """The same handle for every thread."""
+
+    def __init__(self, handle: MemoryHandle) -> None:
+        self.handle = handle
+        self.execute = handle.execute
+
+
+class _Closed:
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+
+    @property
+    def handle(self) -> Handle:
+        raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self._path)
+
+    @property
+    def execute(self) -> Callable[..., Result]:
+        return self.handle.execute
+
+
+class Connections:
+    """All connections of one store.
+
+    Attributes:
+        path: the absolute path of the database file; `None` in memory.
+        local: `handle` and `execute` of the thread that asks.
+    """
+
+    def __init__(self, path: str | None, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._durability = durability
+        self._timeout_s = timeout_s
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self.local: _PerThread | _Shared | _Closed
+        if path is None:
+            self.local = _Shared(MemoryHandle(self.connect(), timeout_s))
+        else:
+            self.local = _PerThread(self)
+        _everyone.add(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return isinstance(self.local, _Closed)
+
+    def connect(self) -> sqlite3.Connection:
+        """Make a configured driver connection.
+
+        Settings, each with its reason and source (sqlite.org/pragma.html):
+        - synchronous FULL: each commit is synced, so that a power cut loses none; NORMAL syncs at checkpoints only.
+        - trusted_schema OFF: a schema from elsewhere cannot call functions with side effects.
+        - cell_size_check ON: a damaged page is found when it is read, before it spreads.
+        - mmap_size 0: a file that is truncated meanwhile is an error, not a signal that ends the process.
+        """
+        if self.path is None:
+            target = ":memory:"
+        else:
+            mode = "ro" if self.read_only else "rw"
+            target = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
+        connection: sqlite3.Connection = sqlite3.connect(
+            target,
+            uri=self.path is not None,
+            timeout=self._timeout_s,
+            check_same_thread=False,
+            **_NO_DRIVER_TRANSACTIONS,
+        )
+        try:
+            for setting in (
+                f"synchronous={_SYNCHRONOUS[self._durability]}",
+                "trusted_schema=OFF",
+                "cell_size_check=ON",
+                "mmap_size=0",
+            ):
+                connection.execute(f"PRAGMA {setting}").close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def new_handle(self, *, read_only: bool = False) -> Handle:
+        """Make a connection of its own, which `close` closes too.
+
+        Raises: what the driver raises.
+        """
+        handle = Handle(self.connect(), read_only=read_only or self.read_only)
+        with self._lock:
+            self._handles.add(handle)
+        return handle
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine on the same database, with a pool of its own; made when first asked for."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._make_engine()
+            return self._engine
+
+    def _make_engine(self) -> Engine:
+        local = self.local
+        if isinstance(local, _Shared):
+            engine = create_engine("sqlite://", creator=lambda: local.handle.connection, poolclass=StaticPool)
+            _take_turns(engine, local.handle)
+        else:
+            engine = create_engine("sqlite://", creator=self.connect, poolclass=QueuePool)
+        # The driver begins nothing by itself; writing code of ours asks for BEGIN IMMEDIATE by this option.
+        event.listen(
+            engine,
+            "begin",
+            lambda connection: connection.exec_driver_sql(
+                connection.get_execution_options().get("layerstore_begin", "BEGIN")
+            ),
+        )
+        return engine
+
+    def close(self) -> None:
+        """Close all connections, also those of other threads; a second call does nothing."""
+        with self._lock:
+            local, self.local = self.local, _Closed(self.path)
+            handles, engine = list(self._handles), self._engine
+            self._engine = None
+        if isinstance(local, _Shared):
+            handles.append(local.handle)
+        if engine is not None:
+            engine.dispose()
+        for handle in handles:
+            handle.close()
+
+    def after_fork(self) -> None:
+        """Begin anew in the child; what was inherited is neither used nor closed."""
+        self._lock = threading.Lock()
+        if isinstance(self.local, _Shared):
+            self.local.handle.after_fork()
+        elif isinstance(self.local, _PerThread):
+            inherited.append((self.local, list(self._handles)))
+            self._handles = weakref.WeakSet()
+            self.local = _PerThread(self)
+            if self._engine is not None:
+                inherited.append(self._engine.pool)
+                self._engine.dispose(close=False)
+
+
+def _take_turns(engine: Engine, handle: MemoryHandle) -> None:
+    """Make a checkout of the engine take its turn among the threads, outside of every transaction of the store."""
+
+    def checkout(*_: object) -> None:
+        handle.take_turn()
+        if handle.depth:
+            handle.end_turn()
+            raise StoreError("the engine of a store in memory cannot be used inside transaction()")
+
+    event.listen(engine, "checkout", checkout)
+    event.listen(engine, "checkin", lambda *_: handle.end_turn())
+
+
+def _after_fork() -> None:
+    for connections in list(_everyone):
+        connections.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

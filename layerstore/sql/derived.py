@@ -1,0 +1,71 @@
+"""The rows that are derived from the V2 lists: kept right by every write, checked and rebuilt by `verify`.
+
+`metadata` is the truth. A list that cannot be read, an entry with an odd digest, and a key that is no DiffID have no
+rows. Positions only rise; a gap stays where an entry went, so that nothing need be renumbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layerstore.digest import is_digest
+from layerstore.records import V2Metadata, decode_list, key_digest
+from layerstore.sql.handles import Handle
+from layerstore.sql.statements import ADD_ASSOCIATION, ASSOCIATIONS, REMOVE_ASSOCIATION
+
+Row = tuple[str, int, str, str, str]
+
+
+def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:
+    """Return the DiffID of a list, `None` if its key is none, and the entries that have rows."""
+    diff_id = key_digest(key)
+    if diff_id is None:
+        return None, []
+    try:
+        entries = decode_list(value)
+    except ValueError:
+        return diff_id, []
+    return diff_id, [entry for entry in entries if is_digest(entry.digest)]
+
+
+def rows(key: str, value: bytes) -> list[Row]:
+    """Return the rows of a list that has none yet."""
+    diff_id, entries = wanted(key, value)
+    if diff_id is None:
+        return []
+    return _rows(diff_id, entries, 0)
+
+
+def update(handle: Handle, key: str, value: bytes) -> None:
+    """Write the difference between the rows that are there and those that the list wants.
+
+    What stays is the longest beginning of the new list that the old one has in the same order; so an append, a move
+    to the end and an eviction cost a row or two each.
+    """
+    diff_id, entries = wanted(key, value)
+    if diff_id is None:
+        return
+    kept, last, stale = 0, 0, []
+    for position, digest, repository, hmac in handle.execute(ASSOCIATIONS, (diff_id,)).fetchall():
+        last = position
+        if kept < len(entries) and (digest, repository, hmac) == _texts(entries[kept]):
+            kept += 1
+        else:
+            stale.append((diff_id, position))
+    for row in stale:
+        handle.execute(REMOVE_ASSOCIATION, row)
+    for new in _rows(diff_id, entries[kept:], last):
+        handle.execute(ADD_ASSOCIATION, new)
+
+
+def _rows(diff_id: str, entries: Sequence[V2Metadata], last: int) -> list[Row]:
+    return [(diff_id, position, *_texts(entry)) for position, entry in enumerate(entries, last + 1)]
+
+
+def texts(entries: Sequence[V2Metadata]) -> list[tuple[str, str, str]]:
+    """Return what the rows of these entries hold behind their position."""
+    return [_texts(entry) for entry in entries]
+
+
+def _texts(entry: V2Metadata) -> tuple[str, str, str]:
+    return entry.digest, entry.source_repository, entry.hmac

@@ -1,0 +1,74 @@
+"""Driver errors become ours here, by SQLite's result code, never by their text.
+
+Source: sqlite.org/rescode.html.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError
+
+from layerstore.errors import (
+    InvalidInputError,
+    LayerstoreError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreOpenError,
+    StoreReadOnlyError,
+)
+
+_NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
+_DAMAGED = "the database is damaged: copy it away, then run `sqlite3 FILE .recover` into a new file"
+
+# By primary result code, the low 8 bits of the extended one.
+_BY_CODE: dict[int, tuple[type[StoreError], str]] = {
+    sqlite3.SQLITE_BUSY: (StoreBusyError, "another process is writing and did not end in time: try again"),
+    sqlite3.SQLITE_LOCKED: (StoreBusyError, "another connection of this process is writing: try again"),
+    sqlite3.SQLITE_FULL: (StoreFullError, _NO_MORE_SPACE),
+    sqlite3.SQLITE_READONLY: (StoreReadOnlyError, "the store can only be read: check its permissions and mount"),
+    sqlite3.SQLITE_CANTOPEN: (StoreOpenError, "cannot be opened: check that it exists and who may read it"),
+    sqlite3.SQLITE_PERM: (StoreOpenError, "cannot be opened: check who may read it"),
+    sqlite3.SQLITE_AUTH: (StoreOpenError, "not allowed"),
+    sqlite3.SQLITE_NOTADB: (StoreOpenError, "not a layerstore database: it is not an SQLite file"),
+    sqlite3.SQLITE_CORRUPT: (StoreCorruptError, _DAMAGED),
+    sqlite3.SQLITE_FORMAT: (StoreCorruptError, _DAMAGED),
+    sqlite3.SQLITE_IOERR: (StoreError, "reading or writing the file failed: check the disk, then `layerstore verify`"),
+    sqlite3.SQLITE_NOMEM: (StoreError, "SQLite ran out of memory"),
+    sqlite3.SQLITE_INTERRUPT: (StoreError, "interrupted"),
+    sqlite3.SQLITE_PROTOCOL: (StoreBusyError, "too many processes open the file at once: try again"),
+}
+
+
+def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> LayerstoreError:
+    """Return the error of our tree for one of the driver or of SQLAlchemy.
+
+    Args:
+        error: `sqlite3.Error`, or SQLAlchemy's wrapper around one.
+        path: the database file, `None` in memory.
+        closed: whether the store was closed, which the driver reports without a code.
+    """
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    if closed:
+        return StoreClosedError("this store was closed; make a new SQLMetadataStore", path)
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_TOOBIG:
+        return InvalidInputError(f"larger than SQLite allows: {error}")
+    kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
+    name = getattr(error, "sqlite_errorname", None)
+    return kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
+
+
+@contextmanager
+def mapping(path: str | None) -> Iterator[None]:
+    """Turn whatever the driver or SQLAlchemy raises in the body into an error of our tree."""
+    try:
+        yield
+    except (sqlite3.Error, DBAPIError) as error:
+        raise mapped(error, path) from error

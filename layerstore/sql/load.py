@@ -1,0 +1,135 @@
+"""Taking in many entries at once: staged beside the database first, then merged in one transaction.
+
+Staging reads and decodes while other writers go on; the write lock is held for the merge alone. What is staged is in
+temporary tables, so that memory stays bounded, and in key order, so that the B-trees are appended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.records import V2_METADATA, Record
+from layerstore.sql import derived
+from layerstore.sql.handles import Handle
+
+if TYPE_CHECKING:
+    from layerstore.sql.store import SQLMetadataStore
+
+_BATCH = 2000
+
+_STAGE = (
+    "CREATE TEMP TABLE staged("
+    "source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, reason TEXT)",
+    "CREATE TEMP TABLE staged_v2("
+    "source INTEGER, key TEXT, diff_id TEXT, position INTEGER, digest TEXT, source_repository TEXT, hmac TEXT)",
+)
+_UNSTAGE = ("DROP TABLE IF EXISTS temp.staged", "DROP TABLE IF EXISTS temp.staged_v2")
+
+_ABSENT = "NOT EXISTS (SELECT 1 FROM main.metadata m WHERE m.namespace = {namespace} AND m.key = s.key)"
+_DIFFERING = """
+    SELECT s.rowid FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
+    WHERE s.source = ? AND s.reason IS NULL
+    AND (CAST(m.value AS BLOB) <> s.value OR m.modified_at_ns <> s.modified_at_ns)
+    ORDER BY s.rowid"""
+_ADD_V2 = f"""
+    INSERT INTO main.v2_metadata(diff_id, position, digest, source_repository, hmac)
+    SELECT diff_id, position, digest, source_repository, hmac FROM temp.staged_v2 s
+    WHERE source = ? AND {_ABSENT.format(namespace=f"'{V2_METADATA}'")} ORDER BY s.rowid"""
+_ADD = f"""
+    INSERT INTO main.metadata(namespace, key, value, modified_at_ns)
+    SELECT namespace, key, value, modified_at_ns FROM temp.staged s
+    WHERE source = ? AND reason IS NULL AND {_ABSENT.format(namespace="s.namespace")} ORDER BY s.rowid"""
+_CLASH = """
+    SELECT m.namespace, m.key, CAST(m.value AS BLOB), m.modified_at_ns, s.value, s.modified_at_ns
+    FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key WHERE s.rowid = ?"""
+_UNREADABLE = "SELECT namespace, key, value, reason FROM temp.staged WHERE reason IS NOT NULL ORDER BY rowid"
+
+
+class Incoming(NamedTuple):
+    """An entry on its way in."""
+
+    source: int
+    """Which source it is from; sources are merged one after the other, by this number."""
+    record: Record
+    reason: str | None
+    """Why it cannot be taken and goes to quarantine instead; `None` when it can."""
+
+
+class Loaded(NamedTuple):
+    """What a load did, in entries."""
+
+    added: int
+    updated: int
+
+
+Resolve = Callable[[Record, Record], Record | None]
+"""Given the entry that is there and the one that comes in, return what to store, or `None` to leave it as it is."""
+
+
+def load(store: SQLMetadataStore, handle: Handle, incoming: Iterable[Incoming], resolve: Resolve) -> Loaded:
+    """Stage everything, then merge it in one transaction. `resolve` is asked where an entry differs."""
+    try:
+        sources = _stage(handle, incoming)
+        with store.transaction():
+            added = updated = 0
+            for namespace, key, value, reason in handle.execute(_UNREADABLE).fetchall():
+                store.quarantine(namespace, key, value, reason)
+            for source in sources:
+                differing = handle.execute(_DIFFERING, (source,)).fetchall()
+                handle.execute(_ADD_V2, (source,))
+                added += handle.execute(_ADD, (source,)).rowcount
+                for rowid in differing:
+                    updated += _merge(store, handle, rowid, resolve)
+            return Loaded(added, updated)
+    finally:
+        for statement in _UNSTAGE:
+            handle.execute(statement)
+
+
+def _stage(handle: Handle, incoming: Iterable[Incoming]) -> list[int]:
+    sources: dict[int, None] = {}
+    for statement in (*_UNSTAGE, *_STAGE):
+        handle.execute(statement)
+    for batch in _batches(incoming):
+        sources.update((entry.source, None) for entry in batch)
+        # In a transaction for speed; deferred, so that it locks the temporary database alone.
+        if not handle.depth:
+            handle.execute("BEGIN")
+        try:
+            for entry in batch:
+                handle.execute("INSERT INTO temp.staged VALUES (?, ?, ?, ?, ?, ?)", _staged(entry))
+                for row in _staged_v2(entry):
+                    handle.execute("INSERT INTO temp.staged_v2 VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        finally:
+            if not handle.depth:
+                handle.execute("COMMIT")
+    return list(sources)
+
+
+def _batches(incoming: Iterable[Incoming]) -> Iterator[list[Incoming]]:
+    rest = iter(incoming)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
+
+
+def _staged(entry: Incoming) -> tuple[int, str, str, bytes, int, str | None]:
+    return (entry.source, *entry.record, entry.reason)
+
+
+def _staged_v2(entry: Incoming) -> Iterator[tuple[int, str, str, int, str, str, str]]:
+    _, record, reason = entry
+    if record.namespace == V2_METADATA and reason is None:
+        for row in derived.rows(record.key, record.value):
+            yield (entry.source, record.key, *row)
+
+
+def _merge(store: SQLMetadataStore, handle: Handle, rowid: tuple[int], resolve: Resolve) -> bool:
+    namespace, key, value, modified_at_ns, new_value, new_modified_at_ns = handle.execute(_CLASH, rowid).fetchone()
+    existing = Record(namespace, key, value, modified_at_ns)
+    stored = resolve(existing, Record(namespace, key, new_value, new_modified_at_ns))
+    if stored is None or stored == existing:
+        return False
+    store.put(stored)
+    return True

@@ -1,0 +1,183 @@
+"""Opening a database file: is it new, ours, older, newer, or somebody else's, and making it ready.
+
+A new file is made from the Core schema, without importing Alembic, which takes longer than all the rest; an older one
+is upgraded by `layerstore.sql.migrate`. Both happen in one transaction, so that any number of processes may open the
+same file at the same moment.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+
+from sqlalchemy import make_url
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+
+from layerstore import tree
+from layerstore.errors import SchemaVersionError, StoreBusyError, StoreOpenError
+from layerstore.sql import migrate
+from layerstore.sql.connections import Connections
+from layerstore.sql.errors import mapped, mapping
+from layerstore.sql.schema import APPLICATION_ID, HEAD, PAGE_SIZE, STATISTICS, VIEWS, alembic_version, schema
+from layerstore.sql.statements import STAMP, VERSION
+
+_FILE_MODE = 0o600
+
+
+def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
+    """Return the absolute path of the database file, or `None` for a store in memory.
+
+    Raises:
+        StoreOpenError: a URL of another database than SQLite, or with a query.
+    """
+    text = os.fspath(path_or_url)
+    if isinstance(path_or_url, str) and "://" in text:
+        text = _database_of(text)
+    return None if text in ("", ":memory:") else os.path.abspath(text)
+
+
+def _database_of(url_text: str) -> str:
+    try:
+        url = make_url(url_text)
+    except ArgumentError as error:
+        raise StoreOpenError(f"not a database URL: {url_text!r}") from error
+    shown = url.render_as_string(hide_password=True)
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StoreOpenError(f"only SQLite files can be opened so far: use sqlite:///FILE or a path, not {shown}")
+    if url.query:
+        raise StoreOpenError(f"a URL with a query cannot be opened: use the arguments of SQLMetadataStore, not {shown}")
+    return url.database or ""
+
+
+def make_ready(connections: Connections, timeout_s: float) -> None:
+    """Make the database usable: create it, upgrade it, or refuse it; then switch it to WAL.
+
+    Raises:
+        StoreOpenError: it is missing and cannot be made, or not a file of ours.
+        SchemaVersionError: it is newer than this code, or older and may only be read.
+        StoreError: SQLite failed; the file is as it was.
+    """
+    prepare_file(connections)
+    with mapping(connections.path):
+        connection = connections.local.handle.connection
+        found = _version(connection, connections.path)
+        if found != HEAD:
+            if connections.read_only:
+                raise _refusal(found, connections.path)
+            if found is None:
+                _create(connection, connections.path)
+            else:
+                migrate.upgrade(connections, HEAD)
+        if connections.path is not None and not connections.read_only:
+            _switch_to_wal(connection, connections.path, timeout_s)
+
+
+def version(connection: sqlite3.Connection, path: str | None) -> str | None:
+    """Return the schema's revision; `None` for an empty database.
+
+    Raises:
+        StoreOpenError: it is a database of another program.
+    """
+    with mapping(path):
+        return _version(connection, path)
+
+
+def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application_id != APPLICATION_ID:
+        if application_id or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise StoreOpenError("not a layerstore database: another program made it", path)
+        return None
+    row = connection.execute(VERSION).fetchone()
+    if row is None:
+        raise StoreOpenError("a layerstore database without a schema revision; it is damaged", path)
+    return str(row[0])
+
+
+def _refusal(found: str | None, path: str | None) -> StoreOpenError | SchemaVersionError:
+    if found is None:
+        return StoreOpenError("an empty file: open it for writing once, or import into it", path)
+    if found not in migrate.revisions():
+        return migrate.unknown(found, path)
+    return SchemaVersionError(
+        f"its schema is revision {found}, this version of layerstore needs {HEAD}: run `layerstore schema upgrade`",
+        path,
+    )
+
+
+def prepare_file(connections: Connections) -> None:
+    """Make the file 0600 and its directory 0700 if they are not there; to read only, they must be.
+
+    Raises:
+        StoreOpenError: the file is missing, a directory, or cannot be made.
+
+    An existing file is not even opened: closing it again would drop the locks that other connections of this process
+    hold. Source: sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    path = connections.path
+    if path is None:
+        return
+    if connections.read_only:
+        if not os.path.exists(path):
+            raise StoreOpenError("there is no such file: `layerstore import` makes one", path)
+        return
+    try:
+        tree.make_base(os.path.dirname(path))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
+    except FileExistsError:
+        if os.path.isdir(path):
+            advice = "a directory, not a database file: `layerstore import` reads directories"
+            raise StoreOpenError(advice, path) from None
+    except OSError as error:
+        raise StoreOpenError(f"cannot be made: {error.strerror}", path) from error
+
+
+def _create(connection: sqlite3.Connection, path: str | None) -> None:
+    connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _version(connection, path) is None:  # else another process was faster
+            for statement in creation():
+                connection.execute(statement)
+            connection.executemany("INSERT INTO sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)", STATISTICS)
+            connection.execute(STAMP, (HEAD,))
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def creation() -> list[str]:
+    """Return the statements that make an empty database one of ours, but for the rows of statistics and the stamp."""
+    elements: list[ExecutableDDLElement] = []
+    for table in (*schema.sorted_tables, alembic_version):
+        elements.append(CreateTable(table))
+        elements.extend(CreateIndex(index) for index in sorted(table.indexes, key=lambda index: str(index.name)))
+    dialect = SQLiteDialect_pysqlite()
+    tables = [str(element.compile(dialect=dialect)).strip() for element in elements]
+    return [f"PRAGMA application_id={APPLICATION_ID}", *tables, *VIEWS.values(), "ANALYZE sqlite_master"]
+
+
+def _switch_to_wal(connection: sqlite3.Connection, path: str, timeout_s: float) -> None:
+    """Switch the file to write-ahead logging, which it then stays in.
+
+    The switch needs the file for itself for a moment, and does not always wait for it: two first openers can meet.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            if mode != "wal":
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            busy = mapped(error, path)
+            if not isinstance(busy, StoreBusyError) or time.monotonic() > deadline:
+                raise busy from error
+            time.sleep(0.01)
+            continue
+        if mode != "wal":
+            raise StoreOpenError(f"this file system does not allow write-ahead logging (journal mode {mode})", path)
+        return

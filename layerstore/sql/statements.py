@@ -1,0 +1,157 @@
+"""The statements of the store, built with SQLAlchemy Core and compiled once to the driver's SQL.
+
+The hot path hands these texts to the thread's own driver connection, because SQLAlchemy's execution costs ten times
+the statement (93 µs for a `get`, 8 µs this way). Each text says which parameters it takes, in their order.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    LargeBinary,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from layerstore.records import V2_METADATA
+from layerstore.sql.schema import alembic_version, metadata, quarantine, v2_metadata
+
+_dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+
+
+def _sql(statement: ClauseElement, *parameters: str) -> str:
+    compiled = statement.compile(dialect=_dialect)
+    taken = tuple(getattr(compiled, "positiontup", None) or ())
+    assert taken == parameters, f"{statement} takes {taken}, not {parameters}"
+    return str(compiled)
+
+
+_namespace: BindParameter[str] = bindparam("namespace")
+_key: BindParameter[str] = bindparam("key")
+_here = (metadata.c.namespace == _namespace) & (metadata.c.key == _key)
+# Other tools may have written text where we write bytes; the cast costs nothing on a BLOB.
+_value = cast(metadata.c.value, LargeBinary)
+_record = (metadata.c.namespace, metadata.c.key, _value, metadata.c.modified_at_ns)
+
+GET: Final = _sql(select(_value).where(_here), "namespace", "key")
+
+_set = upsert(metadata).values(
+    namespace=_namespace,
+    key=_key,
+    value=bindparam("value"),
+    modified_at_ns=bindparam("modified_at_ns"),
+)
+SET: Final = _sql(
+    _set.on_conflict_do_update(
+        index_elements=["namespace", "key"],
+        set_={"value": _set.excluded.value, "modified_at_ns": _set.excluded.modified_at_ns},
+    ),
+    "namespace",
+    "key",
+    "value",
+    "modified_at_ns",
+)
+
+DELETE: Final = _sql(delete(metadata).where(_here), "namespace", "key")
+
+RECORDS: Final = _sql(select(*_record).order_by(metadata.c.namespace, metadata.c.key))
+RECORDS_OF: Final = _sql(
+    select(*_record).where(metadata.c.namespace == _namespace).order_by(metadata.c.key),
+    "namespace",
+)
+
+KEYS: Final = _sql(
+    select(metadata.c.namespace, metadata.c.key).order_by(metadata.c.namespace, metadata.c.key),
+)
+COUNT: Final = _sql(select(func.count()).select_from(metadata))
+
+# One text for any number of keys, so that it is prepared once: the keys come as one JSON array.
+_keys = func.json_each(bindparam("keys")).table_valued("value")
+GET_MANY: Final = _sql(
+    select(metadata.c.key, _value)
+    .where(metadata.c.namespace == _namespace)
+    .where(metadata.c.key.in_(select(cast(_keys.c.value, Text)))),
+    "namespace",
+    "keys",
+)
+
+_of_layer = v2_metadata.c.diff_id == bindparam("diff_id")
+ASSOCIATIONS: Final = _sql(
+    select(
+        v2_metadata.c.position,
+        v2_metadata.c.digest,
+        v2_metadata.c.source_repository,
+        v2_metadata.c.hmac,
+    )
+    .where(_of_layer)
+    .order_by(v2_metadata.c.position),
+    "diff_id",
+)
+ADD_ASSOCIATION: Final = _sql(
+    insert(v2_metadata),
+    "diff_id",
+    "position",
+    "digest",
+    "source_repository",
+    "hmac",
+)
+REMOVE_ASSOCIATION: Final = _sql(
+    delete(v2_metadata).where(_of_layer, v2_metadata.c.position == bindparam("position")),
+    "diff_id",
+    "position",
+)
+REMOVE_ASSOCIATIONS: Final = _sql(delete(v2_metadata).where(_of_layer), "diff_id")
+COUNT_ASSOCIATIONS: Final = _sql(select(func.count()).select_from(v2_metadata))
+_list_key = func.replace(v2_metadata.c.diff_id, literal_column("':'"), literal_column("'/'"))
+LAYERS_WITHOUT_LIST: Final = _sql(
+    select(v2_metadata.c.diff_id)
+    .distinct()
+    .where(
+        ~select(literal_column("1"))
+        .where(metadata.c.namespace == literal_column(f"'{V2_METADATA}'"))
+        .where(metadata.c.key == _list_key)
+        .exists()
+    )
+)
+
+COUNT_QUARANTINED: Final = _sql(select(func.count()).select_from(quarantine))
+IS_QUARANTINED: Final = _sql(
+    select(literal_column("1")).where(
+        quarantine.c.namespace == _namespace,
+        quarantine.c.key == _key,
+        quarantine.c.value == bindparam("value"),
+        quarantine.c.reason == bindparam("reason"),
+    ),
+    "namespace",
+    "key",
+    "value",
+    "reason",
+)
+QUARANTINE: Final = _sql(
+    insert(quarantine).values(
+        namespace=_namespace,
+        key=_key,
+        value=bindparam("value"),
+        reason=bindparam("reason"),
+        quarantined_at_ns=bindparam("quarantined_at_ns"),
+    ),
+    "namespace",
+    "key",
+    "value",
+    "reason",
+    "quarantined_at_ns",
+)
+
+VERSION: Final = _sql(select(alembic_version.c.version_num))
+STAMP: Final = _sql(insert(alembic_version), "version_num")
