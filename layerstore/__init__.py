@@ -1,0 +1,115 @@
+"""What a container engine remembers about its image layers, in one SQLite file.
+
+    from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
+
+    with SQLMetadataStore("layers.db") as store:
+        v2 = V2MetadataService(store)
+        v2.add(diff_id, V2Metadata(digest, "localhost:5000/team/app"))
+        v2.get_metadata(diff_id)
+
+Names are loaded when they are first used, so that what needs no SQLAlchemy does not wait for its import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerstore.digest import DiffID as DiffID
+    from layerstore.digest import Digest as Digest
+    from layerstore.errors import CorruptRecordError as CorruptRecordError
+    from layerstore.errors import InvalidDigestError as InvalidDigestError
+    from layerstore.errors import InvalidInputError as InvalidInputError
+    from layerstore.errors import InvalidKeyError as InvalidKeyError
+    from layerstore.errors import InvalidRepositoryError as InvalidRepositoryError
+    from layerstore.errors import InvalidV1IDError as InvalidV1IDError
+    from layerstore.errors import LayerstoreError as LayerstoreError
+    from layerstore.errors import NotFoundError as NotFoundError
+    from layerstore.errors import SchemaVersionError as SchemaVersionError
+    from layerstore.errors import StoreBusyError as StoreBusyError
+    from layerstore.errors import StoreClosedError as StoreClosedError
+    from layerstore.errors import StoreCorruptError as StoreCorruptError
+    from layerstore.errors import StoreError as StoreError
+    from layerstore.errors import StoreFullError as StoreFullError
+    from layerstore.errors import StoreOpenError as StoreOpenError
+    from layerstore.errors import StoreReadOnlyError as StoreReadOnlyError
+    from layerstore.errors import TransferError as TransferError
+    from layerstore.fs import FSMetadataStore as FSMetadataStore
+    from layerstore.hmac import AuthConfig as AuthConfig
+    from layerstore.hmac import check_hmac as check_hmac
+    from layerstore.hmac import compute_hmac as compute_hmac
+    from layerstore.hmac import compute_hmac_key as compute_hmac_key
+    from layerstore.push import PushAttempts as PushAttempts
+    from layerstore.push import existence_candidates as existence_candidates
+    from layerstore.push import mount_candidates as mount_candidates
+    from layerstore.push import push_attempts as push_attempts
+    from layerstore.records import V2Metadata as V2Metadata
+    from layerstore.sql.store import SQLMetadataStore as SQLMetadataStore
+    from layerstore.store import Store as Store
+    from layerstore.transfer.diffing import DiffReport as DiffReport
+    from layerstore.transfer.diffing import diff as diff
+    from layerstore.transfer.exporting import ExportReport as ExportReport
+    from layerstore.transfer.exporting import export_directory as export_directory
+    from layerstore.transfer.importing import ImportReport as ImportReport
+    from layerstore.transfer.importing import import_directory as import_directory
+    from layerstore.transfer.verifying import VerifyReport as VerifyReport
+    from layerstore.transfer.verifying import verify as verify
+    from layerstore.v1 import V1IDService as V1IDService
+    from layerstore.v2 import V2MetadataService as V2MetadataService
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "digest": ("DiffID", "Digest"),
+    "errors": (
+        "CorruptRecordError",
+        "InvalidDigestError",
+        "InvalidInputError",
+        "InvalidKeyError",
+        "InvalidRepositoryError",
+        "InvalidV1IDError",
+        "LayerstoreError",
+        "NotFoundError",
+        "SchemaVersionError",
+        "StoreBusyError",
+        "StoreClosedError",
+        "StoreCorruptError",
+        "StoreError",
+        "StoreFullError",
+        "StoreOpenError",
+        "StoreReadOnlyError",
+        "TransferError",
+    ),
+    "fs": ("FSMetadataStore",),
+    "hmac": ("AuthConfig", "check_hmac", "compute_hmac", "compute_hmac_key"),
+    "push": ("PushAttempts", "existence_candidates", "mount_candidates", "push_attempts"),
+    "records": ("V2Metadata",),
+    "sql.store": ("SQLMetadataStore",),
+    "store": ("Store",),
+    "transfer.diffing": ("DiffReport", "diff"),
+    "transfer.exporting": ("ExportReport", "export_directory"),
+    "transfer.importing": ("ImportReport", "import_directory"),
+    "v1": ("V1IDService",),
+    "v2": ("V2MetadataService",),
+    "transfer.verifying": ("VerifyReport", "verify"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604  # a test holds it against the imports above
+    "__version__",
+    *sorted(_HOME),
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

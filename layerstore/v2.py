@@ -1,0 +1,236 @@
+"""Digests and DiffIDs of the V2 protocol: which blob is which layer, and where each can be had. Knows only `Store`.
+
+Two entries make an association: the list of a DiffID holds it, and the digest maps back to the DiffID.
+Source: Docker's distribution/metadata/v2_metadata_service.go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from layerstore.digest import DiffID, Digest
+from layerstore.errors import (
+    CorruptRecordError,
+    InvalidInputError,
+    InvalidRepositoryError,
+    LayerstoreError,
+    NotFoundError,
+)
+from layerstore.hmac import compute_hmac
+from layerstore.records import (
+    DIFF_IDS,
+    MAX_METADATA,
+    V2_METADATA,
+    V2Metadata,
+    decode_diff_id,
+    decode_list,
+    digest_key,
+    encode_list,
+)
+from layerstore.store import Store, get_many, read_modify_write, set_aside
+
+_log = logging.getLogger("layerstore")
+
+
+class V2MetadataService:
+    """Keep associations between layers, blobs and repositories.
+
+    On a store with `transaction()` each method is atomic; on `FSMetadataStore` the threads of one process take
+    turns, and a crash may leave one half of an `add`, as with Docker. `V2MetadataService(None)` knows nothing:
+    looking up raises, writing does nothing.
+
+    Source: Docker's `V2MetadataService`.
+    """
+
+    def __init__(self, store: Store | None) -> None:
+        self._backing = store
+        self._read_modify_write = None if store is None else read_modify_write(store)
+
+    def get_metadata(self, diff_id: str) -> list[V2Metadata]:
+        """Return a layer's associations, the oldest first. One read of the store.
+
+        Raises:
+            NotFoundError: the store has no list for this layer.
+            CorruptRecordError: the list cannot be read.
+            InvalidDigestError: `diff_id` is not a DiffID.
+            LayerstoreError: the service has no store.
+            StoreError: the store failed.
+
+        Source: Docker's `GetMetadata`.
+        """
+        key = digest_key(DiffID.parse(diff_id))
+        return _read_list(key, self._store().get(V2_METADATA, key))
+
+    def get_diff_id(self, digest: str) -> DiffID:
+        """Return the layer that a blob is. One read of the store.
+
+        Raises:
+            NotFoundError: the store has no layer for this digest.
+            CorruptRecordError: the value is empty or not a DiffID.
+            InvalidDigestError: `digest` is not a digest.
+            LayerstoreError: the service has no store.
+            StoreError: the store failed.
+
+        Source: Docker's `GetDiffID`.
+        Differs: Docker returns an empty or malformed value as it is.
+        """
+        key = digest_key(Digest.parse(digest))
+        return _read_diff_id(key, self._store().get(DIFF_IDS, key))
+
+    def get_metadata_many(self, diff_ids: Iterable[str]) -> dict[str, list[V2Metadata]]:
+        """Return the associations of many layers, each under its DiffID as given; layers without a list are left out.
+
+        Raises: as `get_metadata`, but for NotFoundError.
+        """
+        keys = {digest_key(DiffID.parse(diff_id)): diff_id for diff_id in diff_ids}
+        values = get_many(self._store(), V2_METADATA, keys)
+        return {keys[key]: _read_list(key, value) for key, value in values.items()}
+
+    def get_diff_ids(self, digests: Iterable[str]) -> dict[str, DiffID]:
+        """Return the layers of many blobs, each under its digest as given; unknown digests are left out.
+
+        Raises: as `get_diff_id`, but for NotFoundError.
+        """
+        keys = {digest_key(Digest.parse(digest)): digest for digest in digests}
+        values = get_many(self._store(), DIFF_IDS, keys)
+        return {keys[key]: _read_diff_id(key, value) for key, value in values.items()}
+
+    def add(self, diff_id: str, metadata: V2Metadata) -> None:
+        """Record that a layer is this blob, and where it can be had.
+
+        The association becomes the newest of the layer's list; an equal one is moved. The list keeps the newest
+        50; the digests of older ones still resolve. The digest maps to this layer from now on; where it was
+        another layer's a warning is logged. A list that is absent is begun; one that is not JSON is begun anew,
+        its old bytes go to quarantine if the store has one, and a warning is logged.
+
+        One transaction on a store that has them; other writers wait.
+
+        Raises:
+            InvalidDigestError: `diff_id` or the association's digest is not a digest.
+            InvalidRepositoryError: the repository's name cannot be UTF-8.
+            InvalidInputError: the HMAC cannot be UTF-8.
+            StoreError: the store failed; nothing was written (on files: perhaps the list).
+
+        Source: Docker's `Add`.
+        Differs: Docker takes any error while reading for an empty list, and loses what was there.
+        """
+        if self._backing is None or self._read_modify_write is None:
+            return
+        store = self._backing
+        diff_id = DiffID.parse(diff_id)
+        _check(metadata)
+        list_key, mapping_key = digest_key(diff_id), digest_key(metadata.digest)
+        with self._read_modify_write():
+            entries = [entry for entry in self._list_or_nothing(store, list_key) if entry != metadata]
+            entries.append(metadata)
+            store.set(V2_METADATA, list_key, encode_list(entries[-MAX_METADATA:]))
+            self._warn_of_another_layer(store, mapping_key, diff_id)
+            store.set(DIFF_IDS, mapping_key, diff_id.encode())
+
+    def tag_and_add(self, diff_id: str, hmac_key: bytes | None, metadata: V2Metadata) -> None:
+        """Set the association's HMAC by `hmac_key` (`""` without one), then `add` it.
+
+        Raises: as `add`.
+
+        Source: Docker's `TagAndAdd`.
+        """
+        self.add(diff_id, msgspec.structs.replace(metadata, hmac=compute_hmac(hmac_key, metadata)))
+
+    def remove(self, metadata: V2Metadata) -> None:
+        """Forget one association, found through the layer that its digest maps to now.
+
+        The list loses all entries equal to `metadata`, and is deleted when none is left, also if it had none; the
+        digest still resolves. A list that is not JSON is deleted, its bytes go to quarantine if the store has one,
+        and a warning is logged.
+
+        One transaction on a store that has them; other writers wait.
+
+        Raises:
+            NotFoundError: the digest maps to no layer, or that layer has no list.
+            CorruptRecordError: what the digest maps to is not a DiffID.
+            InvalidDigestError: the association's digest is not a digest.
+            StoreError: the store failed; nothing was written.
+
+        Source: Docker's `Remove`.
+        """
+        if self._backing is None or self._read_modify_write is None:
+            return
+        store = self._backing
+        Digest.parse(metadata.digest)
+        with self._read_modify_write():
+            key = digest_key(self.get_diff_id(metadata.digest))
+            entries = [entry for entry in self._list_or_nothing(store, key) if entry != metadata]
+            if entries:
+                store.set(V2_METADATA, key, encode_list(entries))
+            else:
+                store.delete(V2_METADATA, key)
+
+    def _store(self) -> Store:
+        if self._backing is None:
+            raise LayerstoreError("this V2MetadataService has no store")
+        return self._backing
+
+    @staticmethod
+    def _list_or_nothing(store: Store, key: str) -> list[V2Metadata]:
+        """Return the list that a write starts from; what cannot be read is set aside first."""
+        try:
+            value = store.get(V2_METADATA, key)
+        except NotFoundError:
+            return []
+        try:
+            return decode_list(value)
+        except ValueError as error:
+            kept = set_aside(store, V2_METADATA, key, value, str(error))
+            _log.warning(
+                "unreadable list of layer %s (%s): begun anew; its %d bytes %s",
+                key.replace("/", ":", 1),
+                error,
+                len(value),
+                "are in quarantine" if kept else "are lost, as this store has no quarantine",
+            )
+            return []
+
+    @staticmethod
+    def _warn_of_another_layer(store: Store, mapping_key: str, diff_id: str) -> None:
+        try:
+            known = store.get(DIFF_IDS, mapping_key)
+        except NotFoundError:
+            return
+        if known != diff_id.encode():
+            _log.warning(
+                "digest %s was layer %s and is layer %s from now on",
+                mapping_key.replace("/", ":", 1),
+                known.decode("utf-8", "backslashreplace") or "(empty)",
+                diff_id,
+            )
+
+
+def _check(metadata: V2Metadata) -> None:
+    Digest.parse(metadata.digest)
+    for field, value, error in (
+        ("source repository", metadata.source_repository, InvalidRepositoryError),
+        ("HMAC", metadata.hmac, InvalidInputError),
+    ):
+        if not isinstance(value, str):
+            raise error(f"the {field} must be text, not {type(value).__name__}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as reason:
+            raise error(f"the {field} {value!r} cannot be written as UTF-8") from reason
+
+
+def _read_list(key: str, value: bytes) -> list[V2Metadata]:
+    try:
+        return decode_list(value)
+    except ValueError as error:
+        raise CorruptRecordError(V2_METADATA, key, str(error)) from error
+
+
+def _read_diff_id(key: str, value: bytes) -> DiffID:
+    try:
+        return decode_diff_id(value)
+    except ValueError as error:
+        raise CorruptRecordError(DIFF_IDS, key, str(error)) from error
