@@ -1,0 +1,1 @@
+"""Work between stores and directories: taking in, giving out, comparing, checking."""
