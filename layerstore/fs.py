@@ -274,6 +274,19 @@ def _read(namespace: str, found: tree.Found) -> Record | Odd:
     return Record(namespace, shown.removeprefix(f"{namespace}/"), value, status.st_mtime_ns)
 
 
+def count(base: str) -> int:
+    """Return how many files lie below a base directory, without reading them.
+
+    Raises:
+        StoreOpenError: the base itself cannot be read.
+    """
+    try:
+        with tree.directory(base, ()) as top:
+            return sum(found.kind == "file" for found in tree.walk(top))
+    except OSError as error:
+        raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
+
+
 def show(name: bytes) -> str:
     """Return a file's name as text; bytes that are not UTF-8 as `\\xff`."""
     return name.decode("utf-8", "backslashreplace")

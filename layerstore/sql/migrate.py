@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.errors import InvalidInputError, SchemaVersionError, StoreError
+from layerstore.errors import SchemaVersionError, StoreError
 from layerstore.sql.errors import mapping
 from layerstore.sql.schema import HEAD
 
@@ -81,15 +81,11 @@ def downgrade(connections: Connections, revision: str) -> None:
     """Take the database back to `revision`, whole or not at all.
 
     Raises:
-        InvalidInputError: there is no such revision, or it is before the first, which would delete everything.
         SchemaVersionError: the database is at a revision that this code does not know.
         StoreError: the migration failed; the file is as it was.
     """
     from alembic import command
 
-    known = revisions()
-    if revision not in known:
-        raise InvalidInputError(f"no revision {revision!r} to go back to; `layerstore schema history` lists them")
     _run(connections, lambda config: command.downgrade(config, revision))
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from layerstore import tree
-from layerstore.errors import SchemaVersionError, StoreBusyError, StoreOpenError
+from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreOpenError
 from layerstore.sql import migrate
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
@@ -75,16 +75,6 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
             _switch_to_wal(connection, connections.path, timeout_s)
 
 
-def version(connection: sqlite3.Connection, path: str | None) -> str | None:
-    """Return the schema's revision; `None` for an empty database.
-
-    Raises:
-        StoreOpenError: it is a database of another program.
-    """
-    with mapping(path):
-        return _version(connection, path)
-
-
 def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID:
@@ -95,6 +85,48 @@ def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
     if row is None:
         raise StoreOpenError("a layerstore database without a schema revision; it is damaged", path)
     return str(row[0])
+
+
+def revision(path: str) -> str | None:
+    """Return the schema's revision of a file, which is not changed; `None` for an empty one.
+
+    Raises:
+        StoreOpenError: the file is missing, or not one of ours.
+    """
+    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
+    try:
+        prepare_file(connections)
+        with mapping(path):
+            return _version(connections.local.handle.connection, path)
+    finally:
+        connections.close()
+
+
+def move_to(path: str, wanted: str) -> tuple[str, str]:
+    """Bring a file's schema to a revision, up or down; return the revisions before and after.
+
+    Raises:
+        StoreOpenError: the file is missing, empty, or not one of ours.
+        InvalidInputError: there is no such revision.
+        SchemaVersionError: the file is at a revision that this code does not know.
+        StoreError: the migration failed; the file is as it was.
+    """
+    before = revision(path)
+    if before is None:
+        raise StoreOpenError("an empty file: `layerstore import` fills it", path)
+    known = migrate.revisions()
+    target = HEAD if wanted == "head" else wanted
+    if target not in known:
+        raise InvalidInputError(f"no revision {wanted!r}: `layerstore schema history` lists them")
+    if before not in known:
+        raise migrate.unknown(before, path)
+    connections = Connections(path, durability="full", read_only=False, timeout_s=30.0)
+    try:
+        change = migrate.upgrade if known.index(target) >= known.index(before) else migrate.downgrade
+        change(connections, target)
+    finally:
+        connections.close()
+    return before, target
 
 
 def _refusal(found: str | None, path: str | None) -> StoreOpenError | SchemaVersionError:

@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from layerstore import tree
 from layerstore.errors import InvalidInputError
-from layerstore.fs import Odd, scan
+from layerstore.fs import Odd, count, scan
 from layerstore.records import Record, why_unreadable
 from layerstore.sql.load import Incoming, Resolve
 from layerstore.sql.store import SQLMetadataStore
@@ -131,7 +130,7 @@ class _Reading:
         self.skipped: list[Skipped] = []
 
     def __iter__(self) -> Iterator[Incoming]:
-        total = None if self._progress is None else sum(map(_count, self._sources))
+        total = None if self._progress is None else sum(map(count, self._sources))
         for number, base in enumerate(self._sources):
             for found in scan(base):
                 if isinstance(found, Record):
@@ -153,9 +152,3 @@ class _Reading:
             self.temporary += 1
         else:
             self.skipped.append(Skipped(os.path.join(base, odd.path), odd.reason))
-
-
-def _count(base: str) -> int:
-    """Count the files below a directory without reading them."""
-    with tree.directory(base, ()) as top:
-        return sum(found.kind == "file" for found in tree.walk(top))

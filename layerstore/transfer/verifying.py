@@ -15,7 +15,7 @@ from typing import Literal
 
 from layerstore.digest import is_digest
 from layerstore.errors import NotFoundError
-from layerstore.fs import FSMetadataStore, Odd, scan
+from layerstore.fs import FSMetadataStore, Odd, count, scan
 from layerstore.records import (
     DIFF_IDS,
     MAX_METADATA,
@@ -203,6 +203,8 @@ def _check(store: ReadableStore, content: Readable, findings: _Findings, progres
             findings.stale.append(diff_id)
         if quarantined := content.quarantined():
             findings.add("quarantined", "SELECT * FROM quarantine", quarantined)
+    elif isinstance(store, FSMetadataStore) and progress is not None:
+        total = count(store.path)
     checked = 0
     for batch in _batches(_records(store, content, findings)):
         readable = [record for record in batch if _is_fit(record, findings)]

@@ -1,0 +1,65 @@
+"""The command: arguments in, answers out. No logic of its own; what is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from layerstore import __version__
+from layerstore.cli.completion import completion
+from layerstore.cli.entries import delete, get, list_, set_
+from layerstore.cli.options import Settings, database_option
+from layerstore.cli.output import fail
+from layerstore.cli.schema import schema
+from layerstore.cli.show import show
+from layerstore.cli.transfer import diff, export, import_, verify
+from layerstore.errors import LayerstoreError, NotFoundError
+
+DONE, FOUND, USAGE, BAD = 0, 1, 2, 3
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Examples:
+  layerstore import /var/lib/docker
+  layerstore show localhost:5000/team/app
+  layerstore verify
+  layerstore export /var/lib/docker/image/overlay2/distribution
+
+\b
+Exit codes: 0 done; 1 findings, or not found; 2 wrong usage; 3 bad input or store.""",
+)
+@click.version_option(__version__, prog_name="layerstore")
+@database_option
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Keep what a container engine remembers about its image layers in one SQLite file.
+
+    Which compressed blob (digest) is which layer (DiffID), and from which repositories each blob can be had.
+    """
+    context.ensure_object(Settings)
+
+
+for subcommand in (import_, export, verify, diff, show, list_, get, set_, delete, schema, completion):
+    command.add_command(subcommand)
+
+
+def main() -> None:
+    """Run the command, and exit with its code."""
+    try:
+        sys.exit(command.main(standalone_mode=False, prog_name="layerstore"))
+    except NotFoundError as error:
+        fail(error, FOUND)
+    except LayerstoreError as error:
+        fail(error, BAD)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        fail("interrupted; nothing is half done", 130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as `head` does. Python would complain while closing the stream.
+        sys.stdout = None
+        sys.exit(141)

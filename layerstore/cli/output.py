@@ -1,0 +1,81 @@
+"""How answers look: lines for people, JSON for programs, a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def printable(text: str) -> str:
+    """Return text from a file or database without characters that would steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def fail(error: object, code: int) -> NoReturn:
+    """Say in one line what went wrong, and exit."""
+    click.echo(f"layerstore: {printable(str(error))}", err=True)
+    sys.exit(code)
+
+
+def say(text: str = "") -> None:
+    """Print one line for people."""
+    click.echo(printable(text))
+
+
+def columns(rows: Iterable[Sequence[str]], *, indent: str = "") -> None:
+    """Print rows with their columns aligned; the last one is never padded or cut."""
+    texts = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo((indent + "  ".join(padded)).rstrip())
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def report_json(report: DataclassInstance) -> None:
+    """Print a report's fields, and whether it is `ok`."""
+    print_json({**dataclasses.asdict(report), "ok": getattr(report, "ok")})  # noqa: B009  # reports have it, dataclasses not
+
+
+def utc(time_ns: int | None) -> str:
+    """Return a time as UTC text, to the second."""
+    if time_ns is None:
+        return "-"
+    try:
+        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ns} ns"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@contextmanager
+def progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    """Show a bar on a terminal; in a pipe, or when it shall be quiet, show nothing and ask for no calls."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr, update_min_steps=1) as bar:
+        bar_any: Any = bar
+
+        def show(done: int, total: int | None) -> None:
+            if done % 256 == 0 or done == total:
+                bar_any.length = total or done
+                bar_any.update(done - bar_any.pos)
+
+        yield show

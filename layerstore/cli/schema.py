@@ -1,0 +1,73 @@
+"""`schema`: the database's revision, and moving it."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from layerstore.cli.options import Settings, database_option, json_option, settings_argument
+from layerstore.cli.output import columns, print_json, say
+
+
+@click.group()
+def schema() -> None:
+    """Show or change the revision of the database's schema.
+
+    Opening an older file upgrades it by itself; to read only, it must be upgraded first.
+    """
+
+
+@schema.command(epilog="\b\nExample:\n  layerstore schema current")
+@json_option
+@database_option
+@settings_argument
+def current(settings: Settings, as_json: bool) -> None:
+    """Print the database's revision, and the one that this version of layerstore works with."""
+    from layerstore.sql.opening import revision
+    from layerstore.sql.schema import HEAD
+
+    path = os.path.abspath(settings.path)
+    found = revision(path)
+    if as_json:
+        print_json({"path": path, "revision": found, "head": HEAD})
+    else:
+        say(f"{found or 'empty'}{'' if found == HEAD else f' (this version of layerstore works with {HEAD})'}")
+
+
+@schema.command(epilog="\b\nExample:\n  layerstore schema upgrade")
+@click.argument("revision", default="head")
+@database_option
+@settings_argument
+def upgrade(settings: Settings, revision: str) -> None:
+    """Bring the database up to REVISION, by default the newest. Whole or not at all."""
+    _move(settings, revision)
+
+
+@schema.command(epilog="\b\nExample:\n  layerstore schema downgrade 0001")
+@click.argument("revision")
+@database_option
+@settings_argument
+def downgrade(settings: Settings, revision: str) -> None:
+    """Take the database back to REVISION, for an older version of layerstore. Whole or not at all."""
+    _move(settings, revision)
+
+
+@schema.command(epilog="\b\nExample:\n  layerstore schema history")
+@json_option
+def history(as_json: bool) -> None:
+    """List all revisions, the oldest first."""
+    from layerstore.sql.migrate import history as revisions
+
+    found = revisions()
+    if as_json:
+        print_json([revision._asdict() for revision in found])
+    else:
+        columns([(revision.revision, revision.doc) for revision in found])
+
+
+def _move(settings: Settings, revision: str) -> None:
+    from layerstore.sql.opening import move_to
+
+    before, after = move_to(os.path.abspath(settings.path), revision)
+    say(f"{settings.path}: {before}" + (" already" if before == after else f" -> {after}"))

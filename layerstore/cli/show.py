@@ -1,0 +1,104 @@
+"""`show`: everything that is known about one thing, as a person wants to read it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from layerstore.cli.options import Settings, database_option, json_option, settings_argument
+from layerstore.cli.output import columns, print_json, say, utc
+
+if TYPE_CHECKING:
+    from layerstore.sql.lookup import Association, Blob, Layer, Repository, V1Image
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  layerstore show sha256:203af9ae221c8c35b6a6ec93468aa1da4af5b9ff62cb754f6179b16d0e0efda2
+  layerstore show 203af9ae221c
+  layerstore show localhost:5000/team/app"""
+)
+@click.argument("what")
+@json_option
+@database_option
+@settings_argument
+def show(settings: Settings, what: str, as_json: bool) -> int:
+    """Show what is known about a layer, blob or repository.
+
+    WHAT is a digest, a DiffID or a V1 image ID, 12 or more hex digits that one of them begins with, or a
+    repository. Exits with 1 if nothing is known.
+    """
+    from layerstore.sql.lookup import Blob, Layer, V1Image, look_up
+
+    with settings.reading() as store:
+        found = look_up(store, what)
+    if as_json:
+        print_json([{"kind": type(one).__name__.lower(), **dataclasses.asdict(one)} for one in found])
+    for number, one in enumerate(() if as_json else found):
+        if number:
+            say()
+        if isinstance(one, Layer):
+            _show_layer(one)
+        elif isinstance(one, Blob):
+            _show_blob(one)
+        elif isinstance(one, V1Image):
+            _show_v1_image(one)
+        else:
+            _show_repository(one)
+    if not found:
+        click.echo(f"layerstore: nothing is known about {what!r} in {settings.path}", err=True)
+    return 0 if found else 1
+
+
+def _show_layer(layer: Layer) -> None:
+    say(f"layer {layer.diff_id}")
+    say(f"  list modified {utc(layer.modified_at_ns)}" if layer.modified_at_ns is not None else "  no list")
+    if layer.associations:
+        say(f"  can be had from, the newest first ({len(layer.associations)}):")
+        columns([(_repository(a), a.digest, _credentials(a)) for a in layer.associations], indent="    ")
+    listed = {association.digest for association in layer.associations}
+    unlisted = [digest for digest in layer.digests if digest not in listed]
+    if unlisted:
+        say(f"  is also these blobs, which its list does not hold ({len(unlisted)}):")
+        columns([(digest,) for digest in unlisted], indent="    ")
+    if layer.v1_ids:
+        say("  is the V1 image:")
+        columns([(v1_id, f"at {registry}") for registry, v1_id in layer.v1_ids], indent="    ")
+
+
+def _show_blob(blob: Blob) -> None:
+    say(f"blob {blob.digest}")
+    say(f"  is layer {blob.diff_id}" if blob.diff_id else "  maps to no layer")
+    if blob.associations:
+        say(f"  can be had from ({len(blob.associations)}):")
+        columns(
+            [
+                (_repository(a), _credentials(a), "" if a.diff_id == blob.diff_id else f"in the list of {a.diff_id}")
+                for a in blob.associations
+            ],
+            indent="    ",
+        )
+
+
+def _show_v1_image(image: V1Image) -> None:
+    say(f"V1 image {image.v1_id}")
+    columns([(f"at {registry}", f"is layer {diff_id}") for registry, diff_id in image.layers], indent="  ")
+
+
+def _show_repository(repository: Repository) -> None:
+    layers = {association.diff_id for association in repository.associations}
+    say(f"repository {repository.source_repository}")
+    say(f"  has {len(layers)} layers in {len(repository.associations)} associations (layer, blob):")
+    columns([(a.diff_id, a.digest, _credentials(a)) for a in repository.associations], indent="    ")
+
+
+def _repository(association: Association) -> str:
+    return association.source_repository or "(unknown repository)"
+
+
+def _credentials(association: Association) -> str:
+    """Say whether an association is tied to credentials; the HMAC itself tells a person nothing."""
+    return f"HMAC {association.hmac[:8]}…" if association.hmac else "no HMAC"
