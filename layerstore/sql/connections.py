@@ -16,7 +16,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from layerstore.errors import StoreClosedError, StoreError
 from layerstore.sql.handles import Handle, MemoryHandle, Result, inherited
@@ -154,8 +154,10 @@ class Connections:
     def _make_engine(self) -> Engine:
         local = self.local
         if isinstance(local, _Shared):
-            engine = create_engine("sqlite://", creator=lambda: local.handle.connection, poolclass=StaticPool)
-            _take_turns(engine, local.handle)
+            connection: Any = local.handle.connection
+            turns = _Turns(lambda: connection)
+            turns.handle = local.handle
+            engine = create_engine("sqlite://", pool=turns)
         else:
             engine = create_engine("sqlite://", creator=self.connect, poolclass=QueuePool)
         # The driver begins nothing by itself; writing code of ours asks for BEGIN IMMEDIATE by this option.
@@ -195,17 +197,24 @@ class Connections:
                 self._engine.dispose(close=False)
 
 
-def _take_turns(engine: Engine, handle: MemoryHandle) -> None:
-    """Make a checkout of the engine take its turn among the threads, outside of every transaction of the store."""
+class _Turns(StaticPool):
+    """The engine's pool on a store in memory: whoever takes the one connection takes a turn among the threads.
 
-    def checkout(*_: object) -> None:
-        handle.take_turn()
-        if handle.depth:
-            handle.end_turn()
+    Not by an event at the checkout: what fails there makes the pool close the connection, and with it the store.
+    """
+
+    handle: MemoryHandle
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        self.handle.take_turn()
+        if self.handle.depth:
+            self.handle.end_turn()
             raise StoreError("the engine of a store in memory cannot be used inside transaction()")
+        return super()._do_get()
 
-    event.listen(engine, "checkout", checkout)
-    event.listen(engine, "checkin", lambda *_: handle.end_turn())
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        self.handle.end_turn()
 
 
 def _after_fork() -> None:

@@ -152,17 +152,21 @@ def prepare_file(connections: Connections) -> None:
     path = connections.path
     if path is None:
         return
-    if connections.read_only:
-        if not os.path.exists(path):
-            raise StoreOpenError("there is no such file: `layerstore import` makes one", path)
+    if os.path.isdir(path):
+        raise StoreOpenError("a directory, not a database file: `layerstore import` reads directories", path)
+    if os.path.exists(path):
         return
+    if connections.read_only:
+        raise StoreOpenError("there is no such file: `layerstore import` makes one", path)
     try:
         tree.make_base(os.path.dirname(path))
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        try:
+            os.fchmod(made, _FILE_MODE)
+        finally:
+            os.close(made)
     except FileExistsError:
-        if os.path.isdir(path):
-            advice = "a directory, not a database file: `layerstore import` reads directories"
-            raise StoreOpenError(advice, path) from None
+        return  # another process made it just now
     except OSError as error:
         raise StoreOpenError(f"cannot be made: {error.strerror}", path) from error
 

@@ -1,0 +1,127 @@
+"""The wheel, built through the sdist as it would be released, works where the checkout is not."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object, **options: object) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        **options,  # type: ignore[call-overload]  # only cwd is given
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(done.stdout)
+
+
+def copy_of_the_checkout(target: Path) -> Path:
+    """Copy what git knows or would add: a wheel must not depend on what else lies in the working tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        names = [os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
+    else:
+        names = [
+            str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts
+        ]
+    for name in names:
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((ROOT / name).read_bytes())
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = copy_of_the_checkout(tmp_path_factory.mktemp("source"))
+    output = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", output, source)
+    (built,) = output.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    environment = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
+    python = environment / "bin" / "python"
+    run(pip(), "-m", "pip", "--python", python, "install", "--quiet", wheel)
+    return python
+
+
+def pip() -> str:
+    """Return an interpreter that has pip: this environment was made without."""
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return str(base)
+
+
+def test_the_wheel_holds_the_package_the_migrations_and_nothing_else(wheel: Path):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"layerstore", wheel.name.split("-py3")[0] + ".dist-info"}
+    assert "layerstore/_migrations/env.py" in names
+    assert "layerstore/_migrations/versions/0001_metadata.py" in names
+    assert "layerstore/py.typed" in names
+    assert not [name for name in names if name.endswith((".db", ".pyc"))]
+
+
+def test_the_installed_command_works_away_from_the_checkout(python: Path, tmp_path: Path):
+    layerstore = python.parent / "layerstore"
+    golden = ROOT / "tests" / "golden" / "docker-20.10.24" / "distribution"
+    assert "178 added" in run(layerstore, "--db", tmp_path / "x.db", "import", golden, cwd=tmp_path)
+    assert run(layerstore, "--db", tmp_path / "x.db", "schema", "history", cwd=tmp_path).startswith("0001 ")
+
+
+NEXT_REVISION = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+def upgrade():
+    op.create_table("note", sa.Column("text", sa.Text))
+def downgrade():
+    op.drop_table("note")
+"""
+
+PROGRAM = """
+from layerstore.sql import schema
+with_head = {revision!r}
+schema.HEAD = with_head
+from layerstore import SQLMetadataStore
+from layerstore.sql.opening import revision
+with SQLMetadataStore("m.db") as store:
+    store.set("a", with_head, b"kept")
+    print(revision("m.db"), [key for _, key, _ in store.entries()])
+"""
+
+
+def test_the_installed_wheel_migrates_a_file(python: Path, tmp_path: Path):
+    """A file of 0001 is upgraded by a release that has a 0002, with the migrations that are in the wheel."""
+    (versions,) = python.parent.parent.glob("lib/*/site-packages/layerstore/_migrations/versions")
+    for revision, printed in (("0001", "0001 ['0001']\n"), ("0002", "0002 ['0001', '0002']\n")):
+        (tmp_path / "program.py").write_text(PROGRAM.format(revision=revision))
+        assert run(python, "program.py", cwd=tmp_path) == printed
+        (versions / "0002_note.py").write_text(NEXT_REVISION)
+
+
+def test_readmes_first_command_works_in_an_empty_clone(tmp_path: Path):
+    readme = (ROOT / "README.md").read_text()
+    command = readme.split("## Two commands\n")[1].split("```sh\n")[1].split("```")[0]
+    copy_of_the_checkout(tmp_path)
+    command = command.replace("python3 ", f"{pip()} ")
+    printed = run("bash", "-euo", "pipefail", "-c", command, cwd=tmp_path)
+    assert "178 read, 178 added" in printed
+    assert "localhost:5000/team1/app" in printed
