@@ -7,10 +7,12 @@ import sys
 import click
 
 from layerstore import __version__
+from layerstore.cli.backup import backup
 from layerstore.cli.completion import completion
 from layerstore.cli.entries import delete, get, list_, set_
 from layerstore.cli.options import Settings, database_option
 from layerstore.cli.output import fail
+from layerstore.cli.quarantine import quarantine
 from layerstore.cli.schema import schema
 from layerstore.cli.show import show
 from layerstore.cli.transfer import diff, export, import_, verify
@@ -42,7 +44,9 @@ def command(context: click.Context) -> None:
     context.ensure_object(Settings)
 
 
-for subcommand in (import_, export, verify, diff, show, list_, get, set_, delete, schema, completion):
+_ENTRIES = (list_, get, set_, delete)
+
+for subcommand in (import_, export, verify, diff, show, *_ENTRIES, quarantine, backup, schema, completion):
     command.add_command(subcommand)
 
 

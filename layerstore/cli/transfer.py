@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, quiet_option, settings_argument
-from layerstore.cli.output import columns, printable, progress, report_json, say
+from layerstore.cli.output import print_json, progress, report_json, say
 
 if TYPE_CHECKING:
     from layerstore import DiffReport, ImportReport, VerifyReport
+    from layerstore.transfer.importing import SourceReport
     from layerstore.transfer.merging import OnConflict
 
 
@@ -19,10 +22,11 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   layerstore import /var/lib/docker
-  layerstore import /var/lib/docker/image/overlay2/distribution
+  layerstore import host-a.tar.gz host-b.tar.gz other.db
+  ssh builder tar -C /var/lib/docker -c image/overlay2/distribution | layerstore import -
   layerstore import --on-conflict replace ./distribution""",
 )
-@click.argument("path", type=click.Path())
+@click.argument("paths", metavar="PATH...", type=click.Path(allow_dash=True), nargs=-1, required=True)
 @click.option(
     "--on-conflict",
     type=click.Choice(["merge", "replace", "keep"]),
@@ -34,18 +38,20 @@ Examples:
 @json_option
 @database_option
 @settings_argument
-def import_(settings: Settings, path: str, on_conflict: OnConflict, quiet: bool, as_json: bool) -> int:
+def import_(settings: Settings, paths: tuple[str, ...], on_conflict: OnConflict, quiet: bool, as_json: bool) -> int:
     """Take Docker's metadata into the store.
 
-    PATH is a `distribution` directory, or a Docker data root: then all its image/*/distribution are taken.
+    Each PATH is a `distribution` directory; a Docker data root, of which all image/*/distribution are taken, also
+    those of remapped users; a tar of any of them, - for one on standard input; or another store's file. They are
+    read first, then merged in their order in one transaction.
 
-    What cannot be what its namespace says goes to quarantine. Exits with 1 if anything was not taken, or two
-    values of one digest were found. Importing the same again changes nothing.
+    What cannot be what its namespace says goes to quarantine. Exits with 1 if anything was not taken, or two values
+    of one digest were found. Importing the same again changes nothing.
     """
-    from layerstore import import_directory
+    from layerstore.transfer.importing import import_all
 
     with settings.writing(create=True) as store, progress("importing", quiet=quiet) as bar:
-        report = import_directory(store, path, on_conflict=on_conflict, progress=bar)
+        report = import_all(store, paths, on_conflict=on_conflict, progress=bar)
     if as_json:
         report_json(report)
     else:
@@ -63,42 +69,67 @@ def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
     if quiet:
         return
     for source in report.sources:
-        say(f"imported {source} into {database}")
-    counts = {
-        "read": report.read,
-        "added": report.added,
-        "updated": report.updated,
-        "unchanged": report.unchanged,
-        "evicted": report.evicted,
-        "temporary files ignored": report.temporary,
-    }
-    say(", ".join(f"{count} {what}" for what, count in counts.items() if count or what in ("read", "added")))
+        say(f"imported {source.source} into {database}: {_counted(source)}")
+    if len(report.sources) != 1:
+        say(f"in all: {_counted(report)}")
+    if report.evicted:
+        say(f"{report.evicted} associations fell off the end of merged lists")
+    if report.temporary:
+        say(f"{report.temporary} temporary files ignored")
+
+
+def _counted(counts: ImportReport | SourceReport) -> str:
+    named = {"read": counts.read, "added": counts.added, "updated": counts.updated, "unchanged": counts.unchanged}
+    return ", ".join(f"{count} {what}" for what, count in named.items() if count or what in ("read", "added"))
 
 
 @click.command(
     epilog="""\b
 Examples:
   layerstore export ./distribution
-  layerstore export --dry-run --delete /var/lib/docker/image/overlay2/distribution"""
+  layerstore export --data-root /var/lib/docker --driver overlay2
+  layerstore export --dry-run --delete /var/lib/docker/image/overlay2/distribution
+  layerstore export --tar - | ssh builder tar -C /var/lib/docker/image/overlay2 -x"""
 )
-@click.argument("path", type=click.Path())
+@click.argument("path", type=click.Path(allow_dash=True), required=False)
+@click.option("--data-root", metavar="DIR", type=click.Path(), help="Write below this Docker data root.")
+@click.option("--driver", metavar="NAME", help="The storage driver, with --data-root: overlay2, vfs, ...")
+@click.option("--tar", "as_tar", is_flag=True, help="Write PATH as a tar archive; - is standard output.")
 @click.option("--delete", is_flag=True, help="Remove files that the store does not have.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--force", is_flag=True, help="Delete also in the directory of a running daemon.")
 @quiet_option
 @json_option
 @database_option
 @settings_argument
-def export(settings: Settings, path: str, *, delete: bool, dry_run: bool, quiet: bool, as_json: bool) -> None:
+def export(
+    settings: Settings,
+    *,
+    path: str | None,
+    data_root: str | None,
+    driver: str | None,
+    as_tar: bool,
+    delete: bool,
+    dry_run: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Write the store as Docker's directory.
 
-    A Docker daemon takes PATH for its own `distribution` directory. Stop the daemon first if it is its
-    directory. Each file is whole or absent at every moment; files that are right
-    already are not touched.
+    A Docker daemon takes PATH, or DIR/image/NAME/distribution, for its own. Stop the daemon first if it is its
+    directory. Each file is whole or absent at every moment; files that are right already are not touched.
     """
     from layerstore import export_directory
 
+    target = _target(path, data_root, driver)
+    if as_tar or target == "-":
+        if delete or dry_run:
+            raise click.UsageError("--delete and --dry-run go with a directory, not with a tar")
+        _export_tar(settings, target, quiet=quiet, as_json=as_json)
+        return
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
-        report = export_directory(store, path, delete=delete, dry_run=dry_run, progress=bar)
+        report = export_directory(store, target, delete=delete, dry_run=dry_run, force=force, progress=bar)
     if as_json:
         report_json(report)
     elif not quiet:
@@ -112,6 +143,38 @@ def export(settings: Settings, path: str, *, delete: bool, dry_run: bool, quiet:
         say(", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "written"))
 
 
+def _target(path: str | None, data_root: str | None, driver: str | None) -> str:
+    if (path is None) == (data_root is None):
+        raise click.UsageError("give either PATH, or --data-root and --driver")
+    if (data_root is None) != (driver is None):
+        raise click.UsageError("--data-root and --driver go together")
+    if path is not None:
+        return path
+    assert data_root is not None
+    assert driver is not None
+    if "/" in driver or driver in ("", ".", ".."):
+        raise click.UsageError(f"not the name of a storage driver: {driver!r}")
+    if not os.path.isdir(data_root):
+        raise click.UsageError(f"there is no data root {data_root}: start the daemon once, or make the directory")
+    return os.path.join(data_root, "image", driver, "distribution")
+
+
+def _export_tar(settings: Settings, target: str, *, quiet: bool, as_json: bool) -> None:
+    from layerstore.transfer.exporting import export_tar, new_file
+
+    with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
+        if target == "-":
+            export_tar(store, sys.stdout.buffer, progress=bar)
+            sys.stdout.buffer.flush()
+            return
+        with new_file(target) as file:
+            written = export_tar(store, file, progress=bar)
+    if as_json:
+        print_json({"path": os.path.abspath(target), "written": written, "ok": True})
+    elif not quiet:
+        say(f"exported {settings.path} to {os.path.abspath(target)}: {written} written")
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -119,22 +182,24 @@ Examples:
   layerstore verify /var/lib/docker/image/overlay2/distribution
   layerstore verify --repair"""
 )
-@click.argument("path", type=click.Path(), required=False)
+@click.argument("path", type=click.Path(allow_dash=True), required=False)
 @click.option("--repair", is_flag=True, help="Mend what can be derived, move what cannot be read to quarantine.")
+@click.option("--force", is_flag=True, help="Repair also the directory of a running daemon.")
 @quiet_option
 @json_option
 @database_option
 @settings_argument
-def verify(settings: Settings, path: str | None, repair: bool, quiet: bool, as_json: bool) -> int:
+def verify(settings: Settings, *, path: str | None, repair: bool, force: bool, quiet: bool, as_json: bool) -> int:
     """Check a store, and mend it.
 
-    Checks the database, or the database file or directory PATH. Exits with 1 if there is an error or a warning
+    Checks the database, or PATH: a database file, a directory, or a tar (to look only). Exits with 1 if there
+    is an error or a warning
     that was not mended. What Docker does by itself is only info.
     """
     from layerstore import verify as check
 
     with progress("checking", quiet=quiet) as bar:
-        report = check(path or settings.path, repair=repair, progress=bar)
+        report = check(path or settings.path, repair=repair, force=force, progress=bar)
     if as_json:
         report_json(report)
     else:
@@ -162,10 +227,10 @@ def _say_verify(report: VerifyReport, *, quiet: bool) -> None:
     epilog="""\b
 Examples:
   layerstore diff /var/lib/docker/image/overlay2/distribution
-  layerstore diff old.db ./distribution"""
+  layerstore diff yesterday.tar.gz ./distribution"""
 )
-@click.argument("left", type=click.Path())
-@click.argument("right", type=click.Path(), required=False)
+@click.argument("left", type=click.Path(allow_dash=True))
+@click.argument("right", type=click.Path(allow_dash=True), required=False)
 @quiet_option
 @json_option
 @database_option
@@ -173,7 +238,8 @@ Examples:
 def diff(settings: Settings, left: str, right: str | None, quiet: bool, as_json: bool) -> int:
     """Compare two stores.
 
-    LEFT and RIGHT are database files or directories; given one, the database is compared with it. Exits with 1
+    LEFT and RIGHT are database files, directories or tars, - for one on standard input; given one, the database
+    is compared with it. Exits with 1
     if they differ. Times of modification are counted, but are no difference.
     """
     from layerstore import diff as compare
@@ -187,14 +253,23 @@ def diff(settings: Settings, left: str, right: str | None, quiet: bool, as_json:
 
 
 def _say_diff(report: DiffReport, *, quiet: bool) -> None:
-    if not report.ok:
-        columns(
-            [
-                *(("only in left", printable(f"{e.namespace}/{e.key}")) for e in report.only_left),
-                *(("only in right", printable(f"{e.namespace}/{e.key}")) for e in report.only_right),
-                *(("differs", printable(f"{e.namespace}/{e.key}")) for e in report.differing),
-            ]
-        )
+    for layer in report.layers:
+        say(f"layer {layer.diff_id}")
+        for association in layer.only_left:
+            say(f"  only in left: {association}")
+        for association in layer.only_right:
+            say(f"  only in right: {association}")
+        if layer.reordered:
+            say("  what both have is in another order")
+    told = {("v2metadata-by-diffid", layer.diff_id.replace(":", "/", 1)) for layer in report.layers}
+    for what, entries in (
+        ("only in left", report.only_left),
+        ("only in right", report.only_right),
+        ("differs", report.differing),
+    ):
+        for entry in entries:
+            if (entry.namespace, entry.key) not in told:
+                say(f"{what}: {entry.namespace}/{entry.key}")
     if not quiet:
         times = f", {report.times_differ} of them modified at other times" if report.times_differ else ""
         say(f"left {report.left}, right {report.right}: {report.equal} entries are equal{times}")

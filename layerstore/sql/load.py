@@ -1,7 +1,8 @@
 """Taking in many entries at once: staged beside the database first, then merged in one transaction.
 
 Staging reads and decodes while other writers go on; the write lock is held for the merge alone. What is staged is in
-temporary tables, so that memory stays bounded, and in key order, so that the B-trees are appended to.
+temporary tables, so that memory stays bounded, and sorted by key, so that the B-trees of the store are appended to. Of
+a key that a source has twice, as an archive may, the last one counts.
 """
 
 from __future__ import annotations
@@ -21,30 +22,36 @@ _BATCH = 2000
 
 _STAGE = (
     "CREATE TEMP TABLE staged("
-    "source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, reason TEXT)",
+    "source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, reason TEXT,"
+    " PRIMARY KEY (source, namespace, key)) WITHOUT ROWID",
     "CREATE TEMP TABLE staged_v2("
-    "source INTEGER, key TEXT, diff_id TEXT, position INTEGER, digest TEXT, source_repository TEXT, hmac TEXT)",
+    "source INTEGER, key TEXT, diff_id TEXT, position INTEGER, digest TEXT, source_repository TEXT, hmac TEXT,"
+    " PRIMARY KEY (source, key, position)) WITHOUT ROWID",
 )
 _UNSTAGE = ("DROP TABLE IF EXISTS temp.staged", "DROP TABLE IF EXISTS temp.staged_v2")
+_ADD_STAGED = "INSERT OR REPLACE INTO temp.staged VALUES (?, ?, ?, ?, ?, ?)"
+_FORGET_STAGED_V2 = "DELETE FROM temp.staged_v2 WHERE source = ? AND key = ?"
+_ADD_STAGED_V2 = "INSERT INTO temp.staged_v2 VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 _ABSENT = "NOT EXISTS (SELECT 1 FROM main.metadata m WHERE m.namespace = {namespace} AND m.key = s.key)"
 _DIFFERING = """
-    SELECT s.rowid FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
+    SELECT s.namespace, s.key FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
     WHERE s.source = ? AND s.reason IS NULL
     AND (CAST(m.value AS BLOB) <> s.value OR m.modified_at_ns <> s.modified_at_ns)
-    ORDER BY s.rowid"""
+    ORDER BY s.namespace, s.key"""
 _ADD_V2 = f"""
     INSERT INTO main.v2_metadata(diff_id, position, digest, source_repository, hmac)
     SELECT diff_id, position, digest, source_repository, hmac FROM temp.staged_v2 s
-    WHERE source = ? AND {_ABSENT.format(namespace=f"'{V2_METADATA}'")} ORDER BY s.rowid"""
+    WHERE source = ? AND {_ABSENT.format(namespace=f"'{V2_METADATA}'")} ORDER BY s.key, s.position"""
 _ADD = f"""
     INSERT INTO main.metadata(namespace, key, value, modified_at_ns)
     SELECT namespace, key, value, modified_at_ns FROM temp.staged s
-    WHERE source = ? AND reason IS NULL AND {_ABSENT.format(namespace="s.namespace")} ORDER BY s.rowid"""
+    WHERE source = ? AND reason IS NULL AND {_ABSENT.format(namespace="s.namespace")} ORDER BY namespace, key"""
 _CLASH = """
-    SELECT m.namespace, m.key, CAST(m.value AS BLOB), m.modified_at_ns, s.value, s.modified_at_ns
-    FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key WHERE s.rowid = ?"""
-_UNREADABLE = "SELECT namespace, key, value, reason FROM temp.staged WHERE reason IS NOT NULL ORDER BY rowid"
+    SELECT CAST(m.value AS BLOB), m.modified_at_ns, s.value, s.modified_at_ns
+    FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
+    WHERE s.source = ? AND s.namespace = ? AND s.key = ?"""
+_UNREADABLE = "SELECT namespace, key, value, reason FROM temp.staged WHERE reason IS NOT NULL"
 
 
 class Incoming(NamedTuple):
@@ -58,7 +65,7 @@ class Incoming(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a load did, in entries."""
+    """What a load did with one source, in entries."""
 
     added: int
     updated: int
@@ -68,44 +75,35 @@ Resolve = Callable[[Record, Record], Record | None]
 """Given the entry that is there and the one that comes in, return what to store, or `None` to leave it as it is."""
 
 
-def load(store: SQLMetadataStore, handle: Handle, incoming: Iterable[Incoming], resolve: Resolve) -> Loaded:
+def load(store: SQLMetadataStore, handle: Handle, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
     """Stage everything, then merge it in one transaction. `resolve` is asked where an entry differs."""
     try:
         sources = _stage(handle, incoming)
         with store.transaction():
-            added = updated = 0
             for namespace, key, value, reason in handle.execute(_UNREADABLE).fetchall():
                 store.quarantine(namespace, key, value, reason)
-            for source in sources:
-                differing = handle.execute(_DIFFERING, (source,)).fetchall()
-                handle.execute(_ADD_V2, (source,))
-                added += handle.execute(_ADD, (source,)).rowcount
-                for rowid in differing:
-                    updated += _merge(store, handle, rowid, resolve)
-            return Loaded(added, updated)
+            return {source: _merge(store, handle, source, resolve) for source in sorted(sources)}
     finally:
         for statement in _UNSTAGE:
             handle.execute(statement)
 
 
-def _stage(handle: Handle, incoming: Iterable[Incoming]) -> list[int]:
-    sources: dict[int, None] = {}
+def _stage(handle: Handle, incoming: Iterable[Incoming]) -> set[int]:
+    sources: set[int] = set()
     for statement in (*_UNSTAGE, *_STAGE):
         handle.execute(statement)
     for batch in _batches(incoming):
-        sources.update((entry.source, None) for entry in batch)
         # In a transaction for speed; deferred, so that it locks the temporary database alone.
         if not handle.depth:
             handle.execute("BEGIN")
         try:
             for entry in batch:
-                handle.execute("INSERT INTO temp.staged VALUES (?, ?, ?, ?, ?, ?)", _staged(entry))
-                for row in _staged_v2(entry):
-                    handle.execute("INSERT INTO temp.staged_v2 VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                sources.add(entry.source)
+                _stage_one(handle, entry)
         finally:
             if not handle.depth:
                 handle.execute("COMMIT")
-    return list(sources)
+    return sources
 
 
 def _batches(incoming: Iterable[Incoming]) -> Iterator[list[Incoming]]:
@@ -114,22 +112,28 @@ def _batches(incoming: Iterable[Incoming]) -> Iterator[list[Incoming]]:
         yield batch
 
 
-def _staged(entry: Incoming) -> tuple[int, str, str, bytes, int, str | None]:
-    return (entry.source, *entry.record, entry.reason)
+def _stage_one(handle: Handle, entry: Incoming) -> None:
+    source, record, reason = entry
+    handle.execute(_ADD_STAGED, (source, *record, reason))
+    if record.namespace == V2_METADATA:
+        handle.execute(_FORGET_STAGED_V2, (source, record.key))
+        if reason is None:
+            for row in derived.rows(record.key, record.value):
+                handle.execute(_ADD_STAGED_V2, (source, record.key, *row))
 
 
-def _staged_v2(entry: Incoming) -> Iterator[tuple[int, str, str, int, str, str, str]]:
-    _, record, reason = entry
-    if record.namespace == V2_METADATA and reason is None:
-        for row in derived.rows(record.key, record.value):
-            yield (entry.source, record.key, *row)
-
-
-def _merge(store: SQLMetadataStore, handle: Handle, rowid: tuple[int], resolve: Resolve) -> bool:
-    namespace, key, value, modified_at_ns, new_value, new_modified_at_ns = handle.execute(_CLASH, rowid).fetchone()
-    existing = Record(namespace, key, value, modified_at_ns)
-    stored = resolve(existing, Record(namespace, key, new_value, new_modified_at_ns))
-    if stored is None or stored == existing:
-        return False
-    store.put(stored)
-    return True
+def _merge(store: SQLMetadataStore, handle: Handle, source: int, resolve: Resolve) -> Loaded:
+    differing = handle.execute(_DIFFERING, (source,)).fetchall()
+    handle.execute(_ADD_V2, (source,))
+    added = handle.execute(_ADD, (source,)).rowcount
+    updated = 0
+    for namespace, key in differing:
+        value, modified_at_ns, new_value, new_modified_at_ns = handle.execute(
+            _CLASH, (source, namespace, key)
+        ).fetchone()
+        existing = Record(namespace, key, value, modified_at_ns)
+        stored = resolve(existing, Record(namespace, key, new_value, new_modified_at_ns))
+        if stored is not None and stored != existing:
+            store.put(stored)
+            updated += 1
+    return Loaded(added, updated)

@@ -6,10 +6,12 @@ It is a read transaction on a connection of its own; writers go on meanwhile and
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from layerstore.records import V2_METADATA, Record
+from layerstore.digest import is_digest
+from layerstore.records import V2_METADATA, Record, digest_key
 from layerstore.sql import derived, statements
 from layerstore.sql.handles import Handle, Result
 
@@ -58,6 +60,10 @@ class Snapshot:
         found = [str(row[0]) for row in self._handle.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
 
+    def copy_to(self, connection: sqlite3.Connection) -> None:
+        """Copy the whole database to another one, in one step: a copy in steps begins anew at every write."""
+        self._handle.connection.backup(connection)
+
     def stale(self) -> Iterator[str]:
         """Yield the DiffIDs whose derived rows are not what their list says, the ones without a list included."""
         matched = 0
@@ -70,5 +76,7 @@ class Snapshot:
             if [tuple(row[1:]) for row in found] != derived.texts(entries):
                 yield diff_id
         if matched != self._handle.execute(statements.COUNT_ASSOCIATIONS).fetchone()[0]:
-            for (diff_id,) in self._handle.execute(statements.LAYERS_WITHOUT_LIST):
-                yield diff_id
+            for (diff_id,) in self._handle.execute(statements.LAYERS_WITH_ROWS).fetchall():
+                key = digest_key(diff_id)
+                if not is_digest(diff_id) or not self._handle.execute(statements.GET, (V2_METADATA, key)).fetchone():
+                    yield diff_id

@@ -24,7 +24,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-from layerstore.records import V2_METADATA
 from layerstore.sql.schema import alembic_version, metadata, quarantine, v2_metadata
 
 _dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
@@ -113,19 +112,20 @@ REMOVE_ASSOCIATION: Final = _sql(
 )
 REMOVE_ASSOCIATIONS: Final = _sql(delete(v2_metadata).where(_of_layer), "diff_id")
 COUNT_ASSOCIATIONS: Final = _sql(select(func.count()).select_from(v2_metadata))
-_list_key = func.replace(v2_metadata.c.diff_id, literal_column("':'"), literal_column("'/'"))
-LAYERS_WITHOUT_LIST: Final = _sql(
-    select(v2_metadata.c.diff_id)
-    .distinct()
-    .where(
-        ~select(literal_column("1"))
-        .where(metadata.c.namespace == literal_column(f"'{V2_METADATA}'"))
-        .where(metadata.c.key == _list_key)
-        .exists()
-    )
-)
-
+LAYERS_WITH_ROWS: Final = _sql(select(v2_metadata.c.diff_id).distinct())
 COUNT_QUARANTINED: Final = _sql(select(func.count()).select_from(quarantine))
+_set_aside = (
+    quarantine.c.id,
+    quarantine.c.namespace,
+    quarantine.c.key,
+    cast(quarantine.c.value, LargeBinary),
+    quarantine.c.reason,
+    quarantine.c.quarantined_at_ns,
+)
+_of_number = quarantine.c.id == bindparam("id")
+QUARANTINED: Final = _sql(select(*_set_aside).order_by(quarantine.c.id))
+ONE_QUARANTINED: Final = _sql(select(*_set_aside).where(_of_number), "id")
+DROP_QUARANTINED: Final = _sql(delete(quarantine).where(_of_number), "id")
 IS_QUARANTINED: Final = _sql(
     select(literal_column("1")).where(
         quarantine.c.namespace == _namespace,

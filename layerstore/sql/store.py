@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, NoReturn, Self
 
 from sqlalchemy import Engine
 
+from layerstore.digest import is_digest
 from layerstore.errors import (
     InvalidInputError,
     InvalidKeyError,
@@ -26,7 +27,7 @@ from layerstore.errors import (
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived, opening, statements
 from layerstore.sql.connections import Connections, Durability
-from layerstore.sql.errors import mapped
+from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.handles import Handle
 from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.snapshot import Snapshot, fetch_many
@@ -68,7 +69,8 @@ class SQLMetadataStore:
         if durability not in ("full", "normal"):
             raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
         self.path = opening.resolve(path_or_url)
-        self._connections = Connections(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
+        with mapping(self.path):
+            self._connections = Connections(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
         try:
             opening.make_ready(self._connections, timeout_s)
         except BaseException:
@@ -215,32 +217,34 @@ class SQLMetadataStore:
         """
         self._set(*record)
 
-    def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> Loaded:
+    def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
         """Take in many entries: all of `incoming` is read first, then merged in one transaction.
 
         What has a reason against it goes to quarantine; where an entry is there and differs, in its value or its
-        time, `resolve` says what to store. The work of `import_directory`.
+        time, `resolve` says what to store. Returns what was done, by source. The work of `import_directory`.
+        In memory, where all threads have one connection, the others wait for all of it.
 
         Raises: as `set`; nothing was taken in. What `incoming` raises, as it is.
         """
         try:
-            return load(self, self._connections.local.handle, incoming, resolve)
+            with self.transaction() if self.path is None else nullcontext():
+                return load(self, self._connections.local.handle, incoming, resolve)
         except sqlite3.Error as error:
             raise self._mapped(error) from error
 
     def rederive(self, diff_id: str) -> None:
-        """Make a layer's derived rows what its list says; without a list, remove them.
+        """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
 
         Raises: as `set`.
         """
         key = digest_key(diff_id)
-        try:
-            with self.transaction():
+        with self.transaction():
+            values = self.run(statements.GET, (V2_METADATA, key)) if is_digest(diff_id) else []
+            if values:
                 handle = self._connections.local.handle
-                row = handle.execute(statements.GET, (V2_METADATA, key)).fetchone()
-                self._derive(handle, lambda: derived.update(handle, key, row[0] if row else b"[]"))
-        except sqlite3.Error as error:
-            raise self._mapped(error) from error
+                self._derive(handle, lambda: derived.update(handle, key, values[0][0]))
+            else:
+                self.run(statements.REMOVE_ASSOCIATIONS, (diff_id,))
 
     def transaction(self) -> Transaction:
         """Return a context manager: what this thread writes in it happens whole, or not at all if an error leaves it.
@@ -261,14 +265,30 @@ class SQLMetadataStore:
 
         Raises: as `set`.
         """
+        row = (namespace, key, value, reason)
+        with self.transaction():
+            if not self.run(statements.IS_QUARANTINED, row):
+                self.run(statements.QUARANTINE, (*row, time.time_ns()))
+
+    def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        """Run one of `layerstore.sql.statements` on this thread's connection; return its rows.
+
+        Raises:
+            InvalidInputError: a parameter that SQLite cannot take. StoreError: the store failed or was closed.
+        """
         try:
-            with self.transaction():
-                handle = self._connections.local.handle
-                row = (namespace, key, value, reason)
-                if handle.execute(statements.IS_QUARANTINED, row).fetchone() is None:
-                    handle.execute(statements.QUARANTINE, (*row, time.time_ns()))
+            return self._connections.local.execute(statement, parameters).fetchall()
         except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
-            self._fail(error, namespace, key)
+            self._fail(error)
+
+    def copy_to(self, connection: sqlite3.Connection) -> None:
+        """Copy the whole database, as it is at this moment, to another one.
+
+        Raises:
+            StoreError: the store failed or was closed. What the other database raises, as the driver has it.
+        """
+        with self.snapshot() as snapshot:
+            snapshot.copy_to(connection)
 
     @property
     def engine(self) -> Engine:
@@ -330,10 +350,10 @@ class SQLMetadataStore:
             handle.fail()
             raise
 
-    def _fail(self, error: Exception, namespace: str, key: str) -> NoReturn:
-        """Raise the error of our tree for one of the driver's, or for a key that the driver could not take."""
-        if not self._connections.closed and getattr(error, "sqlite_errorcode", None) is None:
-            check_key(namespace, key)
+    def _fail(self, error: Exception, *place: str) -> NoReturn:
+        """Raise the error of our tree for one of the driver's, or for a namespace and key that it could not take."""
+        if place and not self._connections.closed and getattr(error, "sqlite_errorcode", None) is None:
+            check_key(*place)
         if not isinstance(error, sqlite3.Error):
             raise InvalidInputError(str(error)) from error
         raise self._mapped(error) from error

@@ -1,13 +1,12 @@
-"""Comparing two stores or directories, entry by entry."""
+"""Comparing two stores or directories: entry by entry, and what that means for each layer."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-from layerstore.store import Store
+from layerstore.records import V2_METADATA, Record, V2Metadata, decode_list, key_digest
 from layerstore.transfer.joining import side_by_side
-from layerstore.transfer.sources import name, opened, view
+from layerstore.transfer.sources import Place, name, opened, view
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +15,23 @@ class Entry:
 
     namespace: str
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDifference:
+    """How a layer's associations differ.
+
+    Attributes:
+        diff_id: the layer.
+        only_left: associations, as `digest from repository`, that the right list does not have; oldest first.
+        only_right: those that the left list does not have.
+        reordered: whether those that both have are in another order.
+    """
+
+    diff_id: str
+    only_left: tuple[str, ...]
+    only_right: tuple[str, ...]
+    reordered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +44,7 @@ class DiffReport:
         only_left: entries that the right one does not have.
         only_right: entries that the left one does not have.
         differing: entries with other bytes on each side.
+        layers: what that means for the layers, where both sides can be read.
         equal: how many entries have the same bytes.
         times_differ: how many of those were modified at other times; that alone is no difference.
     """
@@ -37,6 +54,7 @@ class DiffReport:
     only_left: tuple[Entry, ...]
     only_right: tuple[Entry, ...]
     differing: tuple[Entry, ...]
+    layers: tuple[LayerDifference, ...]
     equal: int
     times_differ: int
 
@@ -46,30 +64,69 @@ class DiffReport:
         return not (self.only_left or self.only_right or self.differing)
 
 
-def diff(left: Store | str | os.PathLike[str], right: Store | str | os.PathLike[str]) -> DiffReport:
-    """Compare the entries of two stores, directories or database files.
+def diff(left: Place, right: Place) -> DiffReport:
+    """Compare the entries of any two of: a store, a directory, a data root with one driver, a database file, a tar.
 
     Of a database, one snapshot is read; of a directory, the files as they are: temporary ones, links and names that
     are no keys are no entries.
 
     Raises:
-        TransferError: there is nothing at a path.
+        TransferError: there is nothing at a path, or an archive that cannot be read.
         StoreError: a side cannot be read.
     """
-    only_left, only_right, differing = [], [], []
-    equal = times_differ = 0
-    with opened(left) as one, view(one) as ours, opened(right) as other, view(other) as theirs:
+    found = _Found()
+    with opened(left) as (one, _), view(one) as ours, opened(right) as (other, _), view(other) as theirs:
         for mine, yours in side_by_side(ours.records(), theirs.records()):
-            if mine is None:
-                assert yours is not None
-                only_right.append(Entry(yours.namespace, yours.key))
-            elif yours is None:
-                only_left.append(Entry(mine.namespace, mine.key))
-            elif mine.value != yours.value:
-                differing.append(Entry(mine.namespace, mine.key))
-            else:
-                equal += 1
-                times_differ += mine.modified_at_ns != yours.modified_at_ns
+            found.add(mine, yours)
     return DiffReport(
-        name(left), name(right), tuple(only_left), tuple(only_right), tuple(differing), equal, times_differ
+        name(left),
+        name(right),
+        tuple(found.only_left),
+        tuple(found.only_right),
+        tuple(found.differing),
+        tuple(found.layers),
+        found.equal,
+        found.times_differ,
     )
+
+
+class _Found:
+    def __init__(self) -> None:
+        self.only_left: list[Entry] = []
+        self.only_right: list[Entry] = []
+        self.differing: list[Entry] = []
+        self.layers: list[LayerDifference] = []
+        self.equal = self.times_differ = 0
+
+    def add(self, mine: Record | None, yours: Record | None) -> None:
+        """Note how the two sides of one key differ."""
+        if mine is not None and yours is not None and mine.value == yours.value:
+            self.equal += 1
+            self.times_differ += mine.modified_at_ns != yours.modified_at_ns
+            return
+        there = mine or yours
+        assert there is not None
+        side = self.only_right if mine is None else self.only_left if yours is None else self.differing
+        side.append(Entry(there.namespace, there.key))
+        diff_id = key_digest(there.key) if there.namespace == V2_METADATA else None
+        if diff_id is not None:
+            self._add_layer(diff_id, mine, yours)
+
+    def _add_layer(self, diff_id: str, mine: Record | None, yours: Record | None) -> None:
+        try:
+            ours, theirs = _entries(mine), _entries(yours)
+        except ValueError:
+            return
+        only_left = tuple(_shown(entry) for entry in ours if entry not in theirs)
+        only_right = tuple(_shown(entry) for entry in theirs if entry not in ours)
+        reordered = [entry for entry in ours if entry in theirs] != [entry for entry in theirs if entry in ours]
+        if only_left or only_right or reordered:
+            self.layers.append(LayerDifference(diff_id, only_left, only_right, reordered))
+
+
+def _entries(record: Record | None) -> list[V2Metadata]:
+    return [] if record is None else decode_list(record.value)
+
+
+def _shown(entry: V2Metadata) -> str:
+    return f"{entry.digest} from {entry.source_repository or '(unknown repository)'}"

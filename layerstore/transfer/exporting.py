@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import IO
 
 from layerstore import tree
 from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
@@ -16,8 +18,9 @@ from layerstore.fs import scan
 from layerstore.records import Record
 from layerstore.sql.snapshot import Snapshot
 from layerstore.store import Store, check_key
+from layerstore.transfer import tar
 from layerstore.transfer.joining import side_by_side
-from layerstore.transfer.sources import Progress, opened, view
+from layerstore.transfer.sources import Progress, opened, refuse_under_a_daemon, view
 
 _BATCH = 20_000
 """Files that are renamed after one sync. A sync costs as much for one file as for many."""
@@ -55,6 +58,7 @@ def export_directory(
     *,
     delete: bool = False,
     dry_run: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write a store as a directory that a Docker daemon takes for its own.
@@ -68,19 +72,22 @@ def export_directory(
         path: the `distribution` directory; it is made if it is not there.
         delete: remove files that the store does not have; only regular files with a valid key.
         dry_run: only count.
+        force: delete also under a running daemon.
         progress: called with the entries done and the entries there are.
 
     Raises:
         InvalidKeyError: a key that cannot be a path: it breaks the key rules, a segment is over 255 bytes, or it is
             the directory of another. Found before anything is written.
         StoreFullError: no space is left; what was renamed stays, nothing is half written.
-        TransferError: the directory cannot be read or written.
+        TransferError: the directory cannot be read or written; or, to `delete`, a daemon runs on it.
         StoreError: the store failed.
 
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
     """
     base = os.path.abspath(os.fspath(path))
-    with opened(store) as source, view(source) as content:
+    if delete and not (dry_run or force):
+        refuse_under_a_daemon(base)
+    with opened(store) as (source, _), view(source) as content:
         total = _check_paths(content) if isinstance(content, Snapshot) else None
         with _naming(base):
             if not dry_run:
@@ -92,6 +99,47 @@ def export_directory(
                     if progress is not None:
                         progress(done, total)
     return ExportReport(base, writer.written, writer.unchanged, writer.deleted, writer.extra, dry_run)
+
+
+def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = None) -> int:
+    """Write a store as a tar archive of one `distribution` directory; return how many entries it has.
+
+    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax).
+
+    Raises:
+        InvalidKeyError: a key that cannot be a path; found before anything is written.
+        TransferError: the file cannot be written.
+        StoreError: the store failed.
+    """
+    with opened(store) as (source, _), view(source) as content:
+        total = _check_paths(content) if isinstance(content, Snapshot) else None
+        with _naming(getattr(file, "name", None) or "the archive"), tar.Writer(file) as writer:
+            for record in content.records():
+                writer.add(record)
+                if progress is not None:
+                    progress(writer.written, total)
+        return writer.written
+
+
+@contextmanager
+def new_file(path: str) -> Iterator[IO[bytes]]:
+    """Open a file for writing that gets its name when it is whole, and in place of the one that has it.
+
+    Raises:
+        TransferError: it cannot be written.
+    """
+    target = os.path.abspath(path)
+    temporary = f"{target}.tmp-{secrets.token_hex(8)}"
+    with _naming(target):
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, target)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
 
 
 def _check_paths(snapshot: Snapshot) -> int:
@@ -130,6 +178,8 @@ def _naming(base: str) -> Iterator[None]:
     """Turn what the file system raises into errors that name the directory."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read the archive has gone; that is no failure of ours
     except OSError as error:
         path = os.path.join(base, os.fsdecode(error.filename)) if error.filename else base
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -151,9 +201,10 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._rename()
-        else:
+        try:
+            if kind is None:
+                self._rename()
+        finally:
             self._discard()
 
     def settle(self, there: Record | None, wanted: Record | None) -> None:
@@ -192,6 +243,7 @@ class _Writer:
             _sync_file_system(base)
 
     def _discard(self) -> None:
+        """Remove what has not got its name."""
         for segments, temporary, _ in self._waiting:
             with tree.directory(self._base, segments) as directory:
                 os.unlink(temporary, dir_fd=directory)

@@ -1,22 +1,39 @@
-"""What a path is: a metadata directory, a data root that has some, or a database file."""
+"""What can be read from: metadata directories, data roots that have some, tar archives, database files, stores.
+
+Each is scanned as labelled entries, the label saying where an entry came from.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import IO, Protocol
 
+from layerstore import fs
+from layerstore.daemon import running_on
 from layerstore.errors import TransferError
-from layerstore.fs import FSMetadataStore
+from layerstore.fs import FSMetadataStore, Odd
 from layerstore.records import KNOWN_NAMESPACES, Record
+from layerstore.sql.load import Incoming
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store
+from layerstore.transfer import tar
 
 Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""
 
 ReadableStore = SQLMetadataStore | FSMetadataStore
+Place = Store | str | os.PathLike[str]
+"""A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin."""
+
+STANDARD_INPUT = "-"
+_SQLITE = b"SQLite format 3\0"
+_remapped = re.compile(r"\d+\.\d+").fullmatch
 
 
 class Readable(Protocol):
@@ -29,24 +46,99 @@ class Readable(Protocol):
         """Return the values of the keys that are there."""
 
 
-def distributions(path: str | os.PathLike[str]) -> list[str]:
-    """Return the metadata directories that a path stands for: itself, or a data root's `image/*/distribution`.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Something to read entries from.
 
-    A directory that has one of Docker's namespaces is itself one.
+    Attributes:
+        name: what a report calls it.
+        scan: yields each entry, or what is none, with a label: where below `name` it is from, or ``.
+        count: returns how many entries there are, if that can be told beforehand.
+        is_archive: whether one source may hold several directories.
+    """
+
+    name: str
+    scan: Callable[[], Iterator[tuple[str, Record | Odd]]]
+    count: Callable[[], int | None]
+    is_archive: bool = False
+
+
+def sources(place: Place) -> list[Source]:
+    """Return what a place stands for: several sources for a data root with several drivers, else one.
 
     Raises:
-        TransferError: there is no directory, or it is a data root without any metadata.
+        TransferError: there is nothing to read from.
+        StoreError: a database cannot be opened.
     """
-    base = os.path.abspath(os.fspath(path))
+    if not isinstance(place, str | os.PathLike):
+        return [_store_source(place)]
+    text = os.fspath(place)
+    if text == STANDARD_INPUT:
+        return [_tar_source("standard input", lambda: sys.stdin.buffer)]
+    path = os.path.abspath(text)
+    if os.path.isdir(path):
+        return [_directory_source(base) for base in distributions(path)]
+    if not os.path.exists(path):
+        raise TransferError("there is no such file or directory", path)
+    if _is_database(path):
+        return [_database_source(path)]
+    return [_tar_source(path, lambda: open(path, "rb"))]
+
+
+def _directory_source(base: str) -> Source:
+    return Source(base, lambda: (("", found) for found in fs.scan(base)), lambda: fs.count(base))
+
+
+def _tar_source(name: str, open_: Callable[[], IO[bytes]]) -> Source:
+    def scan() -> Iterator[tuple[str, Record | Odd]]:
+        with open_() as file:
+            yield from tar.scan(file, name)
+
+    return Source(name, scan, lambda: None, is_archive=True)
+
+
+def _store_source(store: Store) -> Source:
+    if not isinstance(store, SQLMetadataStore | FSMetadataStore):
+        raise TransferError(f"{type(store).__name__} cannot list its entries: give a store of this package, or a path")
+
+    def scan() -> Iterator[tuple[str, Record | Odd]]:
+        yield from (("", record) for record in store.records())
+
+    return Source(name(store), scan, lambda: None)
+
+
+def _database_source(path: str) -> Source:
+    def scan() -> Iterator[tuple[str, Record | Odd]]:
+        with SQLMetadataStore(path, read_only=True) as store:
+            yield from (("", record) for record in store.records())
+
+    def count() -> int | None:
+        with SQLMetadataStore(path, read_only=True) as store, store.snapshot() as snapshot:
+            return snapshot.count()
+
+    return Source(path, scan, count)
+
+
+def distributions(path: str) -> list[str]:
+    """Return the metadata directories that a directory stands for.
+
+    That is itself, if it has one of Docker's namespaces; else those of a data root, `image/*/distribution`, with
+    remapped users `<uid>.<gid>/image/*/distribution`; else itself.
+
+    Raises:
+        TransferError: a data root without any metadata, or no directory.
+    """
+    base = os.path.abspath(path)
     if not os.path.isdir(base):
         what = "not a directory" if os.path.exists(base) else "there is no such directory"
         raise TransferError(f"{what}: give a `distribution` directory or a Docker data root", base)
     if any(os.path.isdir(os.path.join(base, namespace)) for namespace in KNOWN_NAMESPACES):
         return [base]
-    image = os.path.join(base, "image")
-    if not os.path.isdir(image):
+    roots = [base, *(os.path.join(base, name) for name in sorted(os.listdir(base)) if _remapped(name))]
+    images = [os.path.join(root, "image") for root in roots if os.path.isdir(os.path.join(root, "image"))]
+    if not images:
         return [base]
-    found = [os.path.join(image, driver, "distribution") for driver in sorted(os.listdir(image))]
+    found = [os.path.join(image, driver, "distribution") for image in images for driver in sorted(os.listdir(image))]
     found = [directory for directory in found if os.path.isdir(directory)]
     if not found:
         raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", base)
@@ -54,30 +146,67 @@ def distributions(path: str | os.PathLike[str]) -> list[str]:
 
 
 @contextmanager
-def opened(store_or_path: Store | str | os.PathLike[str], *, write: bool = False) -> Iterator[ReadableStore]:
-    """Open what is given as a store: a store as it is, a directory as files, a file as a database.
+def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore, list[Odd]]]:
+    """Open a place as one store: a directory as files, a database file as it is, an archive in a temporary database.
+
+    Also gives what an archive holds that is no entry; of a directory, `fs.scan` tells.
 
     Raises:
-        TransferError: a store that cannot list its entries; a path that is not there; several directories.
+        TransferError: there is nothing at the path, or several directories, or an archive to `write` to.
         StoreError: the database cannot be opened.
     """
-    if isinstance(store_or_path, SQLMetadataStore | FSMetadataStore):
-        yield store_or_path
+    if not isinstance(place, str | os.PathLike):
+        _store_source(place)
+        assert isinstance(place, SQLMetadataStore | FSMetadataStore)
+        yield place, []
         return
-    if not isinstance(store_or_path, str | os.PathLike):
-        raise TransferError(f"{type(store_or_path).__name__} cannot list its entries: give a store or a path")
-    path = os.path.abspath(os.fspath(store_or_path))
-    if os.path.isdir(path):
+    path = os.path.abspath(os.fspath(place))
+    if os.fspath(place) != STANDARD_INPUT and os.path.isdir(path):
         found = distributions(path)
         if len(found) > 1:
             raise TransferError(f"several metadata directories: give one of {', '.join(found)}", path)
         with FSMetadataStore(found[0]) as files:
-            yield files
-        return
-    if not os.path.exists(path):
-        raise TransferError("there is no such file or directory", path)
-    with SQLMetadataStore(path, read_only=not write) as database:
-        yield database
+            yield files, []
+    elif os.fspath(place) != STANDARD_INPUT and os.path.exists(path) and _is_database(path):
+        with SQLMetadataStore(path, read_only=not write) as database:
+            yield database, []
+    else:
+        (archive,) = sources(place)
+        if write:
+            raise TransferError("an archive cannot be changed: import it, then work on the store", archive.name)
+        with _unpacked(archive) as unpacked:
+            yield unpacked
+
+
+@contextmanager
+def _unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
+    """Hold an archive's entries, readable or not, in a database that goes afterwards."""
+    odd: list[Odd] = []
+
+    def entries() -> Iterator[Incoming]:
+        for _, found in archive.scan():
+            if isinstance(found, Odd):
+                odd.append(found)
+            else:
+                yield Incoming(0, found, None)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="layerstore-") as folder,
+        SQLMetadataStore(os.path.join(folder, "archive.db"), durability="normal") as store,
+    ):
+        store.load(entries(), lambda _existing, incoming: incoming)
+        yield store, odd
+
+
+def refuse_under_a_daemon(directory: str) -> None:
+    """Raise if a daemon runs on a directory.
+
+    Raises:
+        TransferError: one does.
+    """
+    daemon = running_on(directory)
+    if daemon is not None:
+        raise TransferError(f"a Docker daemon runs on it ({daemon}): stop it first, or use --force", directory)
 
 
 @contextmanager
@@ -90,8 +219,18 @@ def view(store: ReadableStore) -> Iterator[Readable]:
         yield store
 
 
-def name(store_or_path: object) -> str:
+def name(place: Place) -> str:
     """Return what a report calls a store or path."""
-    if isinstance(store_or_path, str | os.PathLike):
-        return os.path.abspath(os.fspath(store_or_path))
-    return getattr(store_or_path, "path", None) or ":memory:"
+    if isinstance(place, str | os.PathLike):
+        text = os.fspath(place)
+        return "standard input" if text == STANDARD_INPUT else os.path.abspath(text)
+    return getattr(place, "path", None) or ":memory:"
+
+
+def _is_database(path: str) -> bool:
+    """Tell a database from an archive; an empty file is a database that nobody has written to."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_SQLITE)) in (_SQLITE, b"")
+    except OSError as error:
+        raise TransferError(f"cannot be read: {error.strerror}", path) from error

@@ -6,7 +6,6 @@ crash, a power cut or another hand leaves is a `warning` or an `error`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,17 @@ from layerstore.records import (
 )
 from layerstore.sql.snapshot import Snapshot
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import Store, read_modify_write, why_not_a_key, why_not_a_namespace
-from layerstore.transfer.sources import Progress, Readable, ReadableStore, name, opened, view
+from layerstore.store import read_modify_write, why_not_a_key, why_not_a_namespace
+from layerstore.transfer.sources import (
+    Place,
+    Progress,
+    Readable,
+    ReadableStore,
+    name,
+    opened,
+    refuse_under_a_daemon,
+    view,
+)
 
 Severity = Literal["error", "warning", "info"]
 
@@ -124,9 +132,10 @@ class VerifyReport:
 
 
 def verify(
-    store_or_path: Store | str | os.PathLike[str],
+    store_or_path: Place,
     *,
     repair: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check that every value can be read, that lists and mappings agree, and that derived rows equal the truth.
@@ -134,21 +143,29 @@ def verify(
     A database is checked as one snapshot, SQLite's own check of the file included; a directory as it is.
 
     With `repair`, derived rows are derived again, a digest that half an `add` left unmapped is mapped, and what cannot
-    be read moves to quarantine: in a database to its table, beside a directory to `<directory>.quarantine`.
-    Each mend looks again first, so that a writer's newer value is left alone. Do not repair the directory of a running
-    daemon. Nothing is lost either way.
+    be read moves to quarantine: in a database to its table, beside a directory to
+    `<directory>.quarantine/<time>`.
+    Each mend looks again first, so that a writer's newer value is left alone. The directory of a running daemon is
+    refused. Nothing is lost either way.
 
     Args:
-        store_or_path: a store, a database file, a `distribution` directory, or a data root that has one.
+        store_or_path: a store, a database file, a `distribution` directory, a data root that has one, or a tar of
+            one (to look only).
         repair: mend what can be mended.
+        force: repair a directory also under a running daemon.
         progress: called with the entries checked and, for a database, how many there are.
 
     Raises:
-        TransferError: there is nothing at the path.
+        TransferError: there is nothing at the path; or, to repair it: it is an archive, or a directory that a
+            daemon runs on.
         StoreError: the store cannot be opened or read.
     """
-    with opened(store_or_path, write=repair) as store:
+    with opened(store_or_path, write=repair) as (store, odd):
+        if repair and isinstance(store, FSMetadataStore) and not force:
+            refuse_under_a_daemon(store.path)
         findings = _Findings()
+        for found in odd:
+            findings.add_odd(found)
         with view(store) as content:
             checked = _check(store, content, findings, progress)
         if repair:
@@ -172,6 +189,11 @@ class _Findings:
         examples = self._examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
             examples.append(example)
+
+    def add_odd(self, odd: Odd) -> None:
+        if odd.kind != "vanished":
+            kind = {"temporary": "temporary", "unreadable": "unreadable-file"}.get(odd.kind, "no-entry")
+            self.add(kind, f"{odd.path}: {odd.reason}")
 
     def mend(self, kind: str) -> None:
         self._repaired[kind] = self._repaired.get(kind, 0) + 1
@@ -220,11 +242,9 @@ def _records(store: ReadableStore, content: Readable, findings: _Findings) -> It
     if isinstance(store, SQLMetadataStore):
         yield from content.records()
         return
-    kinds = {"temporary": "temporary", "unreadable": "unreadable-file"}
     for found in scan(store.path):
         if isinstance(found, Odd):
-            if found.kind != "vanished":
-                findings.add(kinds.get(found.kind, "no-entry"), f"{found.path}: {found.reason}")
+            findings.add_odd(found)
         else:
             yield found
 
@@ -296,8 +316,10 @@ def _digests(value: bytes) -> set[str]:
 
 
 def _repair(store: ReadableStore, findings: _Findings) -> None:
+    # Each repair of a directory has a quarantine of its own, so that none overwrites what is there.
+    aside = f"{store.path}.quarantine/{time.time_ns()}"
     for kind, namespace, key in findings.unfit:
-        _set_aside(store, namespace, key)
+        _set_aside(store, namespace, key, aside)
         findings.mend(kind)
     for digest, key in findings.unmapped:
         _map(store, digest, key)
@@ -308,7 +330,7 @@ def _repair(store: ReadableStore, findings: _Findings) -> None:
             findings.mend("stale-rows")
 
 
-def _set_aside(store: ReadableStore, namespace: str, key: str) -> None:
+def _set_aside(store: ReadableStore, namespace: str, key: str, aside: str) -> None:
     """Move an entry that still cannot be read to quarantine."""
     with read_modify_write(store)():
         try:
@@ -321,8 +343,7 @@ def _set_aside(store: ReadableStore, namespace: str, key: str) -> None:
         if isinstance(store, SQLMetadataStore):
             store.quarantine(namespace, key, value, reason)
         else:
-            # The time keeps what was moved there before from being overwritten.
-            FSMetadataStore(f"{store.path}.quarantine").set(namespace, f"{key}.{time.time_ns()}", value)
+            FSMetadataStore(aside).set(namespace, key, value)
         store.delete(namespace, key)
 
 

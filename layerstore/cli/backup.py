@@ -1,0 +1,37 @@
+"""`backup`: one consistent file, made while others write."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from layerstore.cli.options import Settings, database_option, json_option, quiet_option, settings_argument
+from layerstore.cli.output import print_json, say
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  layerstore backup layers-2026-11-24.db
+  layerstore --db layers-2026-11-24.db verify"""
+)
+@click.argument("path", type=click.Path())
+@quiet_option
+@json_option
+@database_option
+@settings_argument
+def backup(settings: Settings, path: str, quiet: bool, as_json: bool) -> None:
+    """Copy the store to a new file.
+
+    As it is at this moment, while others write. The copy is one file that can also be read where nothing can be
+    written; it is made 0600.
+    """
+    from layerstore.sql.backup import backup as copy
+
+    with settings.reading() as store:
+        size = copy(store, path)
+    if as_json:
+        print_json({"path": os.path.abspath(path), "bytes": size})
+    elif not quiet:
+        say(f"copied {settings.path} to {os.path.abspath(path)}: {size} bytes")

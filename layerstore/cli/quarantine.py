@@ -1,0 +1,114 @@
+"""`quarantine`: looking at what was set aside, putting it back, forgetting it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from layerstore.cli.options import Settings, database_option, json_option, settings_argument
+from layerstore.cli.output import columns, print_json, say, utc
+
+
+@click.group()
+def quarantine() -> None:
+    """Look after bytes that were set aside.
+
+    What an import, a repair or a write could not read, or found in conflict, is kept until somebody drops it.
+    """
+
+
+@quarantine.command("list", epilog="\b\nExample:\n  layerstore quarantine list")
+@json_option
+@database_option
+@settings_argument
+def list_(settings: Settings, as_json: bool) -> None:
+    """List what was set aside.
+
+    Its number, when, how many bytes, where it was, and why.
+    """
+    from layerstore.sql.quarantine import quarantined
+
+    with settings.reading() as store:
+        found = quarantined(store)
+    if as_json:
+        print_json(
+            [
+                {
+                    "number": one.number,
+                    "namespace": one.namespace,
+                    "key": one.key,
+                    "value": one.value.decode("utf-8", "backslashreplace"),
+                    "reason": one.reason,
+                    "quarantined_at_ns": one.quarantined_at_ns,
+                }
+                for one in found
+            ]
+        )
+    else:
+        columns(
+            [
+                (
+                    str(one.number),
+                    utc(one.quarantined_at_ns),
+                    str(len(one.value)),
+                    f"{one.namespace}/{one.key}",
+                    one.reason,
+                )
+                for one in found
+            ]
+        )
+
+
+@quarantine.command(epilog="\b\nExample:\n  layerstore quarantine show 3")
+@click.argument("number", type=int)
+@database_option
+@settings_argument
+def show(settings: Settings, number: int) -> None:
+    """Print a value that was set aside.
+
+    Its bytes as they are. Exits with 1 if there is none.
+    """
+    from layerstore.sql.quarantine import one_quarantined
+
+    with settings.reading() as store:
+        value = one_quarantined(store, number).value
+    sys.stdout.buffer.write(value)
+    sys.stdout.buffer.flush()
+
+
+@quarantine.command(epilog="\b\nExample:\n  layerstore quarantine restore 3")
+@click.argument("number", type=int)
+@click.option("--force", is_flag=True, help="Restore also what cannot be what its namespace says.")
+@database_option
+@settings_argument
+def restore(settings: Settings, number: int, force: bool) -> None:
+    """Put a value back where it was.
+
+    What is there by now goes to quarantine in its stead. Exits with 1 if there is none.
+    """
+    from layerstore.sql.quarantine import restore as put_back
+
+    with settings.writing() as store:
+        found = put_back(store, number, force=force)
+    say(f"restored {found.namespace}/{found.key}")
+
+
+@quarantine.command(epilog="\b\nExamples:\n  layerstore quarantine drop 3 4\n  layerstore quarantine drop --all")
+@click.argument("numbers", type=int, nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Drop all there is.")
+@database_option
+@settings_argument
+def drop(settings: Settings, numbers: tuple[int, ...], everything: bool) -> None:
+    """Forget values for good.
+
+    All that are named, or none. Exits with 1 if one of them is not there.
+    """
+    from layerstore.sql.quarantine import drop as forget
+    from layerstore.sql.quarantine import quarantined
+
+    if bool(numbers) == everything:
+        raise click.UsageError("give numbers, or --all")
+    with settings.writing() as store, store.transaction():
+        dropped = forget(store, [one.number for one in quarantined(store)] if everything else numbers)
+    say(f"{len(dropped)} dropped")
