@@ -1,0 +1,151 @@
+"""What a push reads the metadata for: from where a blob can be mounted, which blobs may be there already, and how
+many tries a layer is worth.
+
+Pure functions on lists of metadata: nothing is read from a store, asked of a registry, or removed.
+Source: Docker's distribution/push_v2.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import takewhile
+from operator import eq
+from typing import Final, NamedTuple
+
+from layerstore.hmac import check_hmac
+from layerstore.records import V2Metadata
+from layerstore.repository import canonical_domain, parse_normalized
+
+SMALL_LAYER_MAX_BYTES: Final = 100 * 1024
+"""Source: Docker's `smallLayerMaximumSize`."""
+MIDDLE_LAYER_MAX_BYTES: Final = 10 * 1024 * 1024
+"""Source: Docker's `middleLayerMaximumSize`."""
+
+
+class PushAttempts(NamedTuple):
+    """How often a push asks the registry about one layer before it uploads it."""
+
+    mounts: int
+    """Mounts from other repositories: the `limit` of `mount_candidates`."""
+    existence_checks: int
+    """Digests looked for in the target, all together: the `limit` of `existence_candidates`, less those checked."""
+    other_repositories: bool
+    """Whether digests known from other repositories are looked for: `check_other_repositories`."""
+
+
+def push_attempts(size: int | None) -> PushAttempts:
+    """Weigh the upload of a layer against the round trips that may save it.
+
+    Docker first makes one check with digests of any repository, whatever the size; then the mounts; then the checks
+    that are left.
+
+    Args:
+        size: of the files that the layer adds, uncompressed, in bytes: what Docker's layerdb has in the file `size`.
+            `None` when it cannot be told, which counts as middle-sized.
+
+    Returns:
+        Above 10 MiB 4 mounts and 3 checks, with digests of other repositories too; above 100 KiB 3 mounts and 1
+        check, otherwise 1 and 1, both with the target's own digests only.
+
+    Source: Docker's `getMaxMountAndExistenceCheckAttempts`.
+    """
+    if size is not None and size > MIDDLE_LAYER_MAX_BYTES:
+        return PushAttempts(mounts=4, existence_checks=3, other_repositories=True)
+    if size is None or size > SMALL_LAYER_MAX_BYTES:
+        return PushAttempts(mounts=3, existence_checks=1, other_repositories=False)
+    return PushAttempts(mounts=1, existence_checks=1, other_repositories=False)
+
+
+def mount_candidates(
+    metadata: Iterable[V2Metadata],
+    target_repository: str,
+    *,
+    hmac_key: bytes | None = None,
+    limit: int | None = None,
+) -> list[V2Metadata]:
+    """Choose the associations from which a layer's blob may be mounted into a repository, the best first.
+
+    These are the ones of other repositories at the target's registry. One whose repository is empty, unreadable or
+    not in canonical form is left out. Associations seen with the same credentials come first; among equals those
+    that share more leading components with the target, the host counted; among equals the newest. A digest comes as
+    often as it is known.
+
+    Args:
+        metadata: a layer's associations, the oldest first, as `V2MetadataService.get_metadata` returns them.
+        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        hmac_key: by `compute_hmac_key`; `None` or empty without credentials: then an empty HMAC is one that matches.
+        limit: candidates to return at most; `None` or below zero for all.
+
+    Returns:
+        A new list, empty when there is no candidate.
+
+    Raises:
+        InvalidRepositoryError: `target_repository` is not a repository's name, or has a tag or digest.
+
+    Source: Docker's `getRepositoryMountCandidates`.
+    """
+    target = parse_normalized(target_repository)
+    candidates = [
+        entry
+        for entry in metadata
+        if canonical_domain(entry.source_repository) == target.domain and entry.source_repository != target.name
+    ]
+    ordered = _by_likeness_and_age(candidates, target.name, hmac_key)
+    return ordered if limit is None or limit < 0 else ordered[:limit]
+
+
+def existence_candidates(
+    metadata: Iterable[V2Metadata],
+    target_repository: str,
+    *,
+    hmac_key: bytes | None = None,
+    check_other_repositories: bool = True,
+    checked: Iterable[str] = (),
+    limit: int | None = None,
+) -> list[V2Metadata]:
+    """Choose the digests that are worth looking for in a repository before a layer is uploaded, the best first.
+
+    The order is that of `mount_candidates`; each digest comes once, with the best of its associations. Any
+    repository will do, of another registry or malformed too: the same content often has the same digest.
+
+    Args:
+        metadata: a layer's associations, the oldest first, as `V2MetadataService.get_metadata` returns them.
+        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        hmac_key: by `compute_hmac_key`; `None` or empty without credentials: then an empty HMAC is one that matches.
+        check_other_repositories: if false, only the target's associations and those without a repository.
+        checked: digests that were looked for already, and are left out; they do not count for `limit`.
+        limit: candidates to return at most, none if it is zero or below; `None` for all.
+
+    Returns:
+        A new list, empty when there is no candidate.
+
+    Raises:
+        InvalidRepositoryError: `target_repository` is not a repository's name, or has a tag or digest.
+
+    Source: Docker's `layerAlreadyExists`, up to its first request.
+    """
+    target = parse_normalized(target_repository)
+    done = frozenset(checked)
+    candidates = [
+        entry
+        for entry in metadata
+        if (check_other_repositories or entry.source_repository in ("", target.name)) and entry.digest not in done
+    ]
+    best: dict[str, V2Metadata] = {}
+    for entry in _by_likeness_and_age(candidates, target.name, hmac_key):
+        best.setdefault(entry.digest, entry)
+    return list(best.values())[: None if limit is None else max(limit, 0)]
+
+
+def _by_likeness_and_age(candidates: list[V2Metadata], target: str, hmac_key: bytes | None) -> list[V2Metadata]:
+    """Source: Docker's `sortV2MetadataByLikenessAndAge`."""
+    components = target.split("/")
+
+    def rank(entry: V2Metadata) -> tuple[bool, int]:
+        # Raw text on purpose, as in Docker: a tag stays in its component, a malformed name counts too.
+        shared = takewhile(bool, map(eq, entry.source_repository.split("/"), components))
+        return not check_hmac(entry, hmac_key), -sum(shared)
+
+    ordered = candidates[::-1]
+    ordered.sort(key=rank)  # stable: equals stay the newest first
+    return ordered
