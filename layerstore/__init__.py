@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from layerstore.transfer.diffing import diff as diff
     from layerstore.transfer.exporting import ExportReport as ExportReport
     from layerstore.transfer.exporting import export_directory as export_directory
+    from layerstore.transfer.findings import VerifyReport as VerifyReport
     from layerstore.transfer.importing import ImportReport as ImportReport
     from layerstore.transfer.importing import import_directory as import_directory
-    from layerstore.transfer.verifying import VerifyReport as VerifyReport
     from layerstore.transfer.verifying import verify as verify
     from layerstore.v1 import V1IDService as V1IDService
     from layerstore.v2 import V2MetadataService as V2MetadataService
@@ -92,7 +92,8 @@ _MODULES = {
     "transfer.importing": ("ImportReport", "import_directory"),
     "v1": ("V1IDService",),
     "v2": ("V2MetadataService",),
-    "transfer.verifying": ("VerifyReport", "verify"),
+    "transfer.findings": ("VerifyReport",),
+    "transfer.verifying": ("verify",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -154,8 +154,6 @@ def _target(path: str | None, data_root: str | None, driver: str | None) -> str:
     assert driver is not None
     if "/" in driver or driver in ("", ".", ".."):
         raise click.UsageError(f"not the name of a storage driver: {driver!r}")
-    if not os.path.isdir(data_root):
-        raise click.UsageError(f"there is no data root {data_root}: start the daemon once, or make the directory")
     return os.path.join(data_root, "image", driver, "distribution")
 
 

@@ -45,10 +45,16 @@ class Handle:
         else:
             inherited.append(self.connection)
 
-    def begin(self) -> None:
-        """Begin a transaction, or a savepoint inside the one that is open."""
+    def begin(self, *, deferred: bool = False) -> None:
+        """Begin a transaction, or a savepoint inside the one that is open.
+
+        With the lock of the writers from the beginning; `deferred`, for work on temporary tables, without.
+        """
         self.check()
-        self.connection.execute(f"SAVEPOINT layerstore_{self.depth}" if self.depth else self._begin)
+        if self.depth:
+            self.connection.execute(f"SAVEPOINT layerstore_{self.depth}")
+        else:
+            self.connection.execute("BEGIN" if deferred else self._begin)
         self.depth += 1
 
     def check(self) -> None:
@@ -137,10 +143,10 @@ class MemoryHandle(Handle):
         """Let the next thread go on."""
         self._turn.release()
 
-    def begin(self) -> None:
+    def begin(self, *, deferred: bool = False) -> None:
         self.take_turn()
         try:
-            super().begin()
+            super().begin(deferred=deferred)
         except BaseException:
             self.end_turn()
             raise

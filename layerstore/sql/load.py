@@ -8,15 +8,13 @@ a key that a source has twice, as an archive may, the last one counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from layerstore.records import V2_METADATA, Record
 from layerstore.sql import derived
-from layerstore.sql.handles import Handle
-
-if TYPE_CHECKING:
-    from layerstore.sql.store import SQLMetadataStore
+from layerstore.sql.store import SQLMetadataStore
 
 _BATCH = 2000
 
@@ -75,34 +73,36 @@ Resolve = Callable[[Record, Record], Record | None]
 """Given the entry that is there and the one that comes in, return what to store, or `None` to leave it as it is."""
 
 
-def load(store: SQLMetadataStore, handle: Handle, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
-    """Stage everything, then merge it in one transaction. `resolve` is asked where an entry differs."""
-    try:
-        sources = _stage(handle, incoming)
-        with store.transaction():
-            for namespace, key, value, reason in handle.execute(_UNREADABLE).fetchall():
-                store.quarantine(namespace, key, value, reason)
-            return {source: _merge(store, handle, source, resolve) for source in sorted(sources)}
-    finally:
-        for statement in _UNSTAGE:
-            handle.execute(statement)
+def load(store: SQLMetadataStore, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
+    """Stage everything, then merge it in one transaction; return what was done, by source.
+
+    What has a reason against it goes to quarantine; where an entry is there and differs, in its value or its time,
+    `resolve` says what to store. In memory, where all threads have one connection, the others wait for all of it.
+
+    Raises: as `SQLMetadataStore.set`, nothing was taken in; what `incoming` raises, as it is.
+    """
+    with store.transaction() if store.path is None else nullcontext():
+        try:
+            sources = _stage(store, incoming)
+            with store.transaction():
+                for namespace, key, value, reason in store.run(_UNREADABLE):
+                    store.quarantine(namespace, key, value, reason)
+                return {source: _merge(store, source, resolve) for source in sorted(sources)}
+        finally:
+            for statement in _UNSTAGE:
+                store.run(statement)
 
 
-def _stage(handle: Handle, incoming: Iterable[Incoming]) -> set[int]:
+def _stage(store: SQLMetadataStore, incoming: Iterable[Incoming]) -> set[int]:
     sources: set[int] = set()
     for statement in (*_UNSTAGE, *_STAGE):
-        handle.execute(statement)
+        store.run(statement)
     for batch in _batches(incoming):
         # In a transaction for speed; deferred, so that it locks the temporary database alone.
-        if not handle.depth:
-            handle.execute("BEGIN")
-        try:
+        with store.transaction(deferred=True):
             for entry in batch:
                 sources.add(entry.source)
-                _stage_one(handle, entry)
-        finally:
-            if not handle.depth:
-                handle.execute("COMMIT")
+                _stage_one(store, entry)
     return sources
 
 
@@ -112,25 +112,24 @@ def _batches(incoming: Iterable[Incoming]) -> Iterator[list[Incoming]]:
         yield batch
 
 
-def _stage_one(handle: Handle, entry: Incoming) -> None:
+def _stage_one(store: SQLMetadataStore, entry: Incoming) -> None:
     source, record, reason = entry
-    handle.execute(_ADD_STAGED, (source, *record, reason))
+    store.run(_ADD_STAGED, (source, *record, reason))
     if record.namespace == V2_METADATA:
-        handle.execute(_FORGET_STAGED_V2, (source, record.key))
+        store.run(_FORGET_STAGED_V2, (source, record.key))
         if reason is None:
             for row in derived.rows(record.key, record.value):
-                handle.execute(_ADD_STAGED_V2, (source, record.key, *row))
+                store.run(_ADD_STAGED_V2, (source, record.key, *row))
 
 
-def _merge(store: SQLMetadataStore, handle: Handle, source: int, resolve: Resolve) -> Loaded:
-    differing = handle.execute(_DIFFERING, (source,)).fetchall()
-    handle.execute(_ADD_V2, (source,))
-    added = handle.execute(_ADD, (source,)).rowcount
+def _merge(store: SQLMetadataStore, source: int, resolve: Resolve) -> Loaded:
+    differing = store.run(_DIFFERING, (source,))
+    store.run(_ADD_V2, (source,))
+    store.run(_ADD, (source,))
+    ((added,),) = store.run("SELECT changes()")
     updated = 0
     for namespace, key in differing:
-        value, modified_at_ns, new_value, new_modified_at_ns = handle.execute(
-            _CLASH, (source, namespace, key)
-        ).fetchone()
+        ((value, modified_at_ns, new_value, new_modified_at_ns),) = store.run(_CLASH, (source, namespace, key))
         existing = Record(namespace, key, value, modified_at_ns)
         stored = resolve(existing, Record(namespace, key, new_value, new_modified_at_ns))
         if stored is not None and stored != existing:

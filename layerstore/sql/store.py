@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from typing import Any, NoReturn, Self
 
 from sqlalchemy import Engine
@@ -22,15 +22,14 @@ from layerstore.errors import (
     LayerstoreError,
     NotFoundError,
     StoreClosedError,
-    StoreError,
 )
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived, opening, statements
 from layerstore.sql.connections import Connections, Durability
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.handles import Handle
-from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.snapshot import Snapshot, fetch_many
+from layerstore.sql.transactions import Transaction
 from layerstore.store import check_key, why_not_a_namespace
 
 
@@ -217,21 +216,6 @@ class SQLMetadataStore:
         """
         self._set(*record)
 
-    def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
-        """Take in many entries: all of `incoming` is read first, then merged in one transaction.
-
-        What has a reason against it goes to quarantine; where an entry is there and differs, in its value or its
-        time, `resolve` says what to store. Returns what was done, by source. The work of `import_directory`.
-        In memory, where all threads have one connection, the others wait for all of it.
-
-        Raises: as `set`; nothing was taken in. What `incoming` raises, as it is.
-        """
-        try:
-            with self.transaction() if self.path is None else nullcontext():
-                return load(self, self._connections.local.handle, incoming, resolve)
-        except sqlite3.Error as error:
-            raise self._mapped(error) from error
-
     def rederive(self, diff_id: str) -> None:
         """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
 
@@ -246,7 +230,7 @@ class SQLMetadataStore:
             else:
                 self.run(statements.REMOVE_ASSOCIATIONS, (diff_id,))
 
-    def transaction(self) -> Transaction:
+    def transaction(self, *, deferred: bool = False) -> Transaction:
         """Return a context manager: what this thread writes in it happens whole, or not at all if an error leaves it.
 
         It begins with the lock of the writers (`BEGIN IMMEDIATE`), so that what is read in it is still true when it
@@ -254,11 +238,14 @@ class SQLMetadataStore:
         an error that leaves it undoes its part alone. A write that broke off, as on a full disk, undoes its
         transaction also when the error was caught.
 
+        Args:
+            deferred: begin without the lock, for reading alone: one snapshot from the first read on.
+
         Raises:
             StoreBusyError: another writer did not end in time.
             StoreError: the store failed or was closed; or, at the end, what was written could not be kept.
         """
-        return Transaction(self)
+        return Transaction(self._connections, deferred=deferred)
 
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
         """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.
@@ -360,30 +347,3 @@ class SQLMetadataStore:
 
     def _mapped(self, error: BaseException) -> LayerstoreError:
         return mapped(error, self.path, closed=self._connections.closed)
-
-
-class Transaction:
-    """The context manager of `SQLMetadataStore.transaction`."""
-
-    __slots__ = ("_handle", "_store")
-
-    def __init__(self, store: SQLMetadataStore) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        self._handle = self._store._connections.local.handle
-        try:
-            self._handle.begin()
-        except sqlite3.Error as error:
-            raise self._store._mapped(error) from error
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        try:
-            stays = self._handle.end(commit=kind is None)
-        except sqlite3.Error as failure:
-            raise self._store._mapped(failure) from failure
-        if kind is None and not stays:
-            raise StoreError(
-                "the transaction was rolled back, as a write in it had failed: write it all again",
-                self._store.path,
-            )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from layerstore.errors import InvalidInputError, LayerstoreError
 from layerstore.fs import Odd
 from layerstore.records import Record, why_unreadable
-from layerstore.sql.load import Incoming, Loaded, Resolve
+from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store, check_key
 from layerstore.transfer import sources as reading
@@ -139,7 +139,7 @@ def import_all(
     if on_conflict not in resolvers:
         raise InvalidInputError(f"on_conflict is one of {', '.join(resolvers)}, not {on_conflict!r}")
     found = _Reading([source for place in places for source in reading.sources(place)], progress)
-    by_source = found.reports(store.load(found, resolvers[on_conflict]))
+    by_source = found.reports(load(store, found, resolvers[on_conflict]))
     return ImportReport(
         sources=by_source,
         read=sum(report.read for report in by_source),

@@ -19,7 +19,7 @@ from layerstore.daemon import running_on
 from layerstore.errors import TransferError
 from layerstore.fs import FSMetadataStore, Odd
 from layerstore.records import KNOWN_NAMESPACES, Record
-from layerstore.sql.load import Incoming
+from layerstore.sql.load import Incoming, load
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store
 from layerstore.transfer import tar
@@ -194,7 +194,7 @@ def _unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
         tempfile.TemporaryDirectory(prefix="layerstore-") as folder,
         SQLMetadataStore(os.path.join(folder, "archive.db"), durability="normal") as store,
     ):
-        store.load(entries(), lambda _existing, incoming: incoming)
+        load(store, entries(), lambda _existing, incoming: incoming)
         yield store, odd
 
 

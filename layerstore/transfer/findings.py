@@ -1,0 +1,139 @@
+"""What a check can find: the kinds of findings with their severity and remedy, and the report of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from layerstore.fs import Odd
+from layerstore.records import MAX_METADATA
+
+Severity = Literal["error", "warning", "info"]
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    severity: Severity
+    message: str
+    remedy: str
+
+
+_REPAIR = "`verify --repair`"
+_KINDS = {
+    "damaged-file": _Kind(
+        "error", "SQLite finds the file damaged", "copy the file away, then `sqlite3 FILE .recover` into a new one"
+    ),
+    "unreadable-file": _Kind("error", "a file or directory cannot be read", "check its permissions and the disk"),
+    "unreadable": _Kind("error", "an entry cannot be what its namespace says", f"{_REPAIR} moves it to quarantine"),
+    "invalid-key": _Kind(
+        "error", "an entry has a key that breaks the key rules; no export takes it", f"{_REPAIR} moves it to quarantine"
+    ),
+    "stale-rows": _Kind("error", "derived rows are not what the layer's list says", f"{_REPAIR} derives them again"),
+    "odd-digest": _Kind(
+        "warning", "a list holds an entry whose digest is none", "nothing looks it up; it goes when the list moves on"
+    ),
+    "over-the-cap": _Kind(
+        "warning", f"a list holds more than {MAX_METADATA} entries", "the next `add` to the layer cuts it"
+    ),
+    "unmapped": _Kind(
+        "warning", "a list holds a digest that maps to no layer: half an `add`", f"{_REPAIR} maps it to its layer"
+    ),
+    "no-entry": _Kind(
+        "warning", "a file that is no entry: a link, a device, or a name that no key can have", "remove or rename it"
+    ),
+    "other-layer": _Kind("info", "a list holds a digest that maps to another layer by now", "none is needed"),
+    "not-listed": _Kind(
+        "info", "a digest maps to a layer whose list does not hold it: evicted, or removed", "none is needed"
+    ),
+    "duplicates": _Kind("info", "a list holds an entry twice, as Docker 1.12 writes them", "none is needed"),
+    "temporary": _Kind("info", "a file that a write left behind", "remove it when no daemon runs"),
+    "quarantined": _Kind(
+        "info", "bytes that were set aside are in quarantine", "look at them in the table `quarantine`"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of thing that was found.
+
+    Attributes:
+        kind: its name, such as `unmapped`.
+        severity: `error`, `warning`, or `info` for what Docker does by itself.
+        message: what it is.
+        remedy: what to do about it.
+        count: how often it was found.
+        repaired: how many of them `repair` has mended.
+        examples: the first few, as namespace/key with what is wrong.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    remedy: str
+    count: int
+    repaired: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a check found.
+
+    Attributes:
+        path: what was checked.
+        checked: how many entries were.
+        findings: errors first, then warnings, then infos.
+    """
+
+    path: str
+    checked: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no error and no warning is left unmended."""
+        return all(found.severity == "info" or found.repaired == found.count for found in self.findings)
+
+
+class Findings:
+    """What was found so far: all places of what can be mended, a few examples of the rest."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, list[str]] = {}
+        self._repaired: dict[str, int] = {}
+        self.unfit: list[tuple[str, str, str]] = []
+        self.unmapped: list[tuple[str, str]] = []
+        self.stale: list[str] = []
+
+    def add(self, kind: str, example: str, count: int = 1) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + count
+        examples = self._examples.setdefault(kind, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(example)
+
+    def add_odd(self, odd: Odd) -> None:
+        if odd.kind != "vanished":
+            kind = {"temporary": "temporary", "unreadable": "unreadable-file"}.get(odd.kind, "no-entry")
+            self.add(kind, f"{odd.path}: {odd.reason}")
+
+    def mend(self, kind: str) -> None:
+        self._repaired[kind] = self._repaired.get(kind, 0) + 1
+
+    def report(self) -> tuple[Finding, ...]:
+        return tuple(
+            Finding(
+                kind,
+                of.severity,
+                of.message,
+                of.remedy,
+                self._counts[kind],
+                self._repaired.get(kind, 0),
+                tuple(self._examples[kind]),
+            )
+            for kind, of in _KINDS.items()
+            if kind in self._counts
+        )
