@@ -63,9 +63,18 @@ class Digest(str):
         Source: OCI image-spec, descriptor.md, "Digests"; Docker's `digest.Validate`.
         Differs: Docker's `digest.Hex()` panics on text without a colon; this raises.
         """
+        cls.check(text)
+        return cls(text)
+
+    @classmethod
+    def check(cls, text: str) -> None:
+        """Refuse what `parse` refuses, without making an object of the rest: most lookups need none.
+
+        Raises:
+            InvalidDigestError: as `parse`.
+        """
         if not isinstance(text, str) or _matches(text) is None:
             raise InvalidDigestError(f"not a valid {cls._noun()}: {text!r}: {_why_not(text)}")
-        return cls(text)
 
     @classmethod
     def _noun(cls) -> str:

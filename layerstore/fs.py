@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import NamedTuple, Self
 
 from layerstore import tree
@@ -25,7 +25,7 @@ from layerstore.errors import (
     StoreReadOnlyError,
 )
 from layerstore.records import Record
-from layerstore.store import check_key, get_many, why_not_a_key, why_not_a_namespace
+from layerstore.store import check_key, why_not_a_key, why_not_a_namespace
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -148,7 +148,11 @@ class FSMetadataStore:
 
         Raises: as `get`, but for NotFoundError.
         """
-        return get_many(_WithoutMany(self), namespace, keys)
+        found: dict[str, bytes] = {}
+        for key in keys:
+            with suppress(NotFoundError):
+                found[key] = self.get(namespace, key)
+        return found
 
     def set_many(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
         """`set` each entry in turn. An error leaves those before it written: files have no transactions."""
@@ -202,13 +206,6 @@ class FSMetadataStore:
         if error.errno == errno.EROFS:
             return StoreReadOnlyError("the file system is read-only", path)
         return StoreError(f"{error.strerror}", path)
-
-
-class _WithoutMany:
-    """A store's three methods alone, so that the general `get_many` does not come back to the store's own."""
-
-    def __init__(self, store: FSMetadataStore) -> None:
-        self.get, self.set, self.delete = store.get, store.set, store.delete
 
 
 def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol, runtime_checkable
 
 from layerstore.errors import InvalidKeyError, NotFoundError
@@ -74,10 +74,8 @@ def get_many(store: Store, namespace: str, keys: Iterable[str]) -> dict[str, byt
         return many(namespace, keys)
     found: dict[str, bytes] = {}
     for key in keys:
-        try:
+        with suppress(NotFoundError):
             found[key] = store.get(namespace, key)
-        except NotFoundError:
-            continue
     return found
 
 

@@ -46,7 +46,7 @@ class V2MetadataService:
     """
 
     def __init__(self, store: Store | None) -> None:
-        self._backing = store
+        self._store = _NoStore() if store is None else store
         self._read_modify_write = None if store is None else read_modify_write(store)
 
     def get_metadata(self, diff_id: str) -> list[V2Metadata]:
@@ -61,8 +61,9 @@ class V2MetadataService:
 
         Source: Docker's `GetMetadata`.
         """
-        key = digest_key(DiffID.parse(diff_id))
-        return _read_list(key, self._store().get(V2_METADATA, key))
+        DiffID.check(diff_id)
+        key = digest_key(diff_id)
+        return _read_list(key, self._store.get(V2_METADATA, key))
 
     def get_diff_id(self, digest: str) -> DiffID:
         """Return the layer that a blob is. One read of the store.
@@ -77,8 +78,9 @@ class V2MetadataService:
         Source: Docker's `GetDiffID`.
         Differs: Docker returns an empty or malformed value as it is.
         """
-        key = digest_key(Digest.parse(digest))
-        return _read_diff_id(key, self._store().get(DIFF_IDS, key))
+        Digest.check(digest)
+        key = digest_key(digest)
+        return _read_diff_id(key, self._store.get(DIFF_IDS, key))
 
     def get_metadata_many(self, diff_ids: Iterable[str]) -> dict[str, list[V2Metadata]]:
         """Return the associations of many layers, each under its DiffID as given; layers without a list are left out.
@@ -86,7 +88,7 @@ class V2MetadataService:
         Raises: as `get_metadata`, but for NotFoundError.
         """
         keys = {digest_key(DiffID.parse(diff_id)): diff_id for diff_id in diff_ids}
-        values = get_many(self._store(), V2_METADATA, keys)
+        values = get_many(self._store, V2_METADATA, keys)
         return {keys[key]: _read_list(key, value) for key, value in values.items()}
 
     def get_diff_ids(self, digests: Iterable[str]) -> dict[str, DiffID]:
@@ -95,7 +97,7 @@ class V2MetadataService:
         Raises: as `get_diff_id`, but for NotFoundError.
         """
         keys = {digest_key(Digest.parse(digest)): digest for digest in digests}
-        values = get_many(self._store(), DIFF_IDS, keys)
+        values = get_many(self._store, DIFF_IDS, keys)
         return {keys[key]: _read_diff_id(key, value) for key, value in values.items()}
 
     def add(self, diff_id: str, metadata: V2Metadata) -> None:
@@ -117,10 +119,10 @@ class V2MetadataService:
         Source: Docker's `Add`.
         Differs: Docker takes any error while reading for an empty list, and loses what was there.
         """
-        if self._backing is None or self._read_modify_write is None:
+        if self._read_modify_write is None:
             return
-        store = self._backing
-        diff_id = DiffID.parse(diff_id)
+        store = self._store
+        DiffID.check(diff_id)
         _check(metadata)
         list_key, mapping_key = digest_key(diff_id), digest_key(metadata.digest)
         with self._read_modify_write():
@@ -156,10 +158,10 @@ class V2MetadataService:
 
         Source: Docker's `Remove`.
         """
-        if self._backing is None or self._read_modify_write is None:
+        if self._read_modify_write is None:
             return
-        store = self._backing
-        Digest.parse(metadata.digest)
+        store = self._store
+        Digest.check(metadata.digest)
         with self._read_modify_write():
             key = digest_key(self.get_diff_id(metadata.digest))
             entries = [entry for entry in self._list_or_nothing(store, key) if entry != metadata]
@@ -167,11 +169,6 @@ class V2MetadataService:
                 store.set(V2_METADATA, key, encode_list(entries))
             else:
                 store.delete(V2_METADATA, key)
-
-    def _store(self) -> Store:
-        if self._backing is None:
-            raise LayerstoreError("this V2MetadataService has no store")
-        return self._backing
 
     @staticmethod
     def _list_or_nothing(store: Store, key: str) -> list[V2Metadata]:
@@ -208,8 +205,21 @@ class V2MetadataService:
             )
 
 
+class _NoStore:
+    """What `V2MetadataService(None)` looks up in."""
+
+    def get(self, _namespace: str, _key: str, /) -> bytes:
+        raise LayerstoreError("this V2MetadataService has no store")
+
+    def set(self, _namespace: str, _key: str, _value: bytes, /) -> None:
+        self.get(_namespace, _key)
+
+    def delete(self, _namespace: str, _key: str, /) -> None:
+        self.get(_namespace, _key)
+
+
 def _check(metadata: V2Metadata) -> None:
-    Digest.parse(metadata.digest)
+    Digest.check(metadata.digest)
     for field, value, error in (
         ("source repository", metadata.source_repository, InvalidRepositoryError),
         ("HMAC", metadata.hmac, InvalidInputError),
