@@ -123,8 +123,13 @@ def _why_not_a_segment(segment: str) -> str | None:
         return f"begins with {TEMPORARY_PREFIX!r}, as files do that are still being written"
     if "\0" in segment:
         return "holds a NUL character"
+    return None if is_utf8(segment) else "cannot be written as UTF-8"
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether text can be written as UTF-8: it has no lone surrogates."""
     try:
-        segment.encode()
+        text.encode()
     except UnicodeEncodeError:
-        return "cannot be written as UTF-8"
-    return None
+        return False
+    return True

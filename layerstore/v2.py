@@ -30,7 +30,7 @@ from layerstore.records import (
     digest_key,
     encode_list,
 )
-from layerstore.store import Store, get_many, read_modify_write, set_aside
+from layerstore.store import Store, get_many, is_utf8, read_modify_write, set_aside
 
 _log = logging.getLogger("layerstore")
 
@@ -226,10 +226,8 @@ def _check(metadata: V2Metadata) -> None:
     ):
         if not isinstance(value, str):
             raise error(f"the {field} must be text, not {type(value).__name__}")
-        try:
-            value.encode()
-        except UnicodeEncodeError as reason:
-            raise error(f"the {field} {value!r} cannot be written as UTF-8") from reason
+        if not is_utf8(value):
+            raise error(f"the {field} {value!r} cannot be written as UTF-8")
 
 
 def _read_list(key: str, value: bytes) -> list[V2Metadata]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 import click
@@ -52,8 +54,12 @@ for subcommand in (import_, export, verify, diff, show, *_ENTRIES, quarantine, b
 
 def main() -> None:
     """Run the command, and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in a path may be no UTF-8
     try:
-        sys.exit(command.main(standalone_mode=False, prog_name="layerstore"))
+        code = _run()
+        sys.stdout.flush()
     except NotFoundError as error:
         fail(error, FOUND)
     except LayerstoreError as error:
@@ -61,9 +67,31 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.exceptions.Abort:
+    except (KeyboardInterrupt, click.Abort):
         fail("interrupted; nothing is half done", 130)
     except BrokenPipeError:
-        # The reader of a pipe has gone, as `head` does. Python would complain while closing the stream.
-        sys.stdout = None
+        # Whoever read the pipe has gone, as `head` does; a shell says 141 for that.
+        _detach_output()
         sys.exit(141)
+    except OSError as error:
+        _detach_output()
+        fail(f"the output cannot be written: {error.strerror or error}", BAD)
+    sys.exit(code)
+
+
+def _run() -> int:
+    if "_LAYERSTORE_COMPLETE" in os.environ:
+        command.main(prog_name="layerstore", complete_var="_LAYERSTORE_COMPLETE")
+    # Not click's own `main`, which takes a broken pipe for failure.
+    try:
+        with command.make_context("layerstore", sys.argv[1:]) as context:
+            return int(command.invoke(context) or DONE)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+
+
+def _detach_output() -> None:
+    """Keep Python from flushing, when it ends, what cannot be written."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -44,8 +44,13 @@ def columns(rows: Iterable[Sequence[str]], *, indent: str = "") -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print one JSON document, escaped where the output's encoding needs it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, default=str)
+    click.echo(text)
 
 
 def report_json(report: DataclassInstance) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, say, utc
+from layerstore.cli.output import columns, print_json, printable, say, utc
 
 if TYPE_CHECKING:
     from layerstore.sql.lookup import Association, Blob, Layer, Repository, V1Image
@@ -49,7 +49,7 @@ def show(settings: Settings, what: str, as_json: bool) -> int:
         else:
             _show_repository(one)
     if not found:
-        click.echo(f"layerstore: nothing is known about {what!r} in {settings.path}", err=True)
+        click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.path}"), err=True)
     return 0 if found else 1
 
 

@@ -63,7 +63,7 @@ class Incoming(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a load did with one source, in entries."""
+    """What a load did with one source, in entries. One whose time alone is later by now is not counted."""
 
     added: int
     updated: int
@@ -134,5 +134,5 @@ def _merge(store: SQLMetadataStore, source: int, resolve: Resolve) -> Loaded:
         stored = resolve(existing, Record(namespace, key, new_value, new_modified_at_ns))
         if stored is not None and stored != existing:
             store.put(stored)
-            updated += 1
+            updated += stored.value != existing.value
     return Loaded(added, updated)

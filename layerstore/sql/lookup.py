@@ -14,6 +14,7 @@ from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
 from layerstore.sql.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
+from layerstore.store import is_utf8
 
 _MIN_PREFIX = 12
 _prefix = re.compile(rf"(?:(sha256|sha384|sha512):)?([0-9a-f]{{{_MIN_PREFIX},}})").fullmatch
@@ -85,6 +86,8 @@ def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
         InvalidInputError: several begin with these digits, or they are too few.
         StoreError: the store failed.
     """
+    if not term or not is_utf8(term):
+        return []
     with mapping(store.path), store.engine.connect() as connection:
         for name in _complete(connection, term):
             found: list[Found | None] = [_layer(connection, name), _blob(connection, name), _v1_image(connection, name)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 
 from sqlalchemy import make_url
@@ -87,6 +88,26 @@ def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
     return str(row[0])
 
 
+def is_database(path: str) -> bool:
+    """Tell whether a file is an SQLite database, or empty as a new one is.
+
+    SQLite looks, as whoever opens a database file otherwise drops this process's locks on it when closing it.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
+    try:
+        connections.local.handle.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            return False
+        raise mapped(error, path) from error
+    finally:
+        connections.close()
+    return True
+
+
 def revision(path: str) -> str | None:
     """Return the schema's revision of a file, which is not changed; `None` for an empty one.
 
@@ -146,8 +167,8 @@ def prepare_file(connections: Connections) -> None:
     Raises:
         StoreOpenError: the file is missing, a directory, or cannot be made.
 
-    An existing file is not even opened: closing it again would drop the locks that other connections of this process
-    hold. Source: sqlite.org/howtocorrupt.html, section 2.2.
+    The file is not even opened: closing it again would drop the locks that other connections of this process hold, as
+    another thread may have one by then. Source: sqlite.org/howtocorrupt.html, section 2.2.
     """
     path = connections.path
     if path is None:
@@ -160,11 +181,8 @@ def prepare_file(connections: Connections) -> None:
         raise StoreOpenError("there is no such file: `layerstore import` makes one", path)
     try:
         tree.make_base(os.path.dirname(path))
-        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-        try:
-            os.fchmod(made, _FILE_MODE)
-        finally:
-            os.close(made)
+        os.mknod(path, stat.S_IFREG | _FILE_MODE)
+        os.chmod(path, _FILE_MODE)
     except FileExistsError:
         return  # another process made it just now
     except OSError as error:

@@ -77,6 +77,12 @@ class Snapshot:
                 yield diff_id
         if matched != self._handle.execute(statements.COUNT_ASSOCIATIONS).fetchone()[0]:
             for (diff_id,) in self._handle.execute(statements.LAYERS_WITH_ROWS).fetchall():
-                key = digest_key(diff_id)
-                if not is_digest(diff_id) or not self._handle.execute(statements.GET, (V2_METADATA, key)).fetchone():
+                if not self._has_list(diff_id):
                     yield diff_id
+
+    def _has_list(self, diff_id: object) -> bool:
+        # What another program wrote need not even be text.
+        if not isinstance(diff_id, str) or not is_digest(diff_id):
+            return False
+        row = self._handle.execute(statements.GET, (V2_METADATA, digest_key(diff_id))).fetchone()
+        return row is not None

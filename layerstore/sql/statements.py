@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import (
     BindParameter,
     ClauseElement,
+    Integer,
     LargeBinary,
     Text,
     bindparam,
@@ -41,7 +42,7 @@ _key: BindParameter[str] = bindparam("key")
 _here = (metadata.c.namespace == _namespace) & (metadata.c.key == _key)
 # Other tools may have written text where we write bytes; the cast costs nothing on a BLOB.
 _value = cast(metadata.c.value, LargeBinary)
-_record = (metadata.c.namespace, metadata.c.key, _value, metadata.c.modified_at_ns)
+_record = (metadata.c.namespace, metadata.c.key, _value, cast(metadata.c.modified_at_ns, Integer))
 
 GET: Final = _sql(select(_value).where(_here), "namespace", "key")
 

@@ -221,10 +221,11 @@ class SQLMetadataStore:
 
         Raises: as `set`.
         """
-        key = digest_key(diff_id)
         with self.transaction():
-            values = self.run(statements.GET, (V2_METADATA, key)) if is_digest(diff_id) else []
-            if values:
+            # What another program wrote need not even be text.
+            key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
+            values = self.run(statements.GET, (V2_METADATA, key))
+            if key and values:
                 handle = self._connections.local.handle
                 self._derive(handle, lambda: derived.update(handle, key, values[0][0]))
             else:

@@ -195,6 +195,7 @@ class _Writer:
         self._delete = delete
         self._dry_run = dry_run
         self._waiting: list[tuple[tuple[str, ...], str, str]] = []
+        self._doomed: list[Record] = []
         self.written = self.unchanged = self.deleted = self.extra = 0
 
     def __enter__(self) -> _Writer:
@@ -204,6 +205,7 @@ class _Writer:
         try:
             if kind is None:
                 self._rename()
+                self._remove_doomed()
         finally:
             self._discard()
 
@@ -221,13 +223,20 @@ class _Writer:
 
     def _write(self, record: Record) -> None:
         *segments, name = (record.namespace, *record.key.split("/"))
-        with tree.directory(self._base, segments, create=True) as directory:
-            temporary = tree.write_temporary(
-                directory, name, record.value, modified_at_ns=record.modified_at_ns, sync=False
-            )
+        try:
+            temporary = self._write_temporary(segments, name, record)
+        except NotADirectoryError:
+            if not self._doomed:
+                raise
+            self._remove_doomed()  # one of them may be where a directory must be
+            temporary = self._write_temporary(segments, name, record)
         self._waiting.append((tuple(segments), temporary, name))
         if len(self._waiting) >= _BATCH:
             self._rename()
+
+    def _write_temporary(self, segments: list[str], name: str, record: Record) -> str:
+        with tree.directory(self._base, segments, create=True) as directory:
+            return tree.write_temporary(directory, name, record.value, modified_at_ns=record.modified_at_ns, sync=False)
 
     def _rename(self) -> None:
         """Sync what was written, then give it its names: a name never stands for bytes that a power cut may take."""
@@ -254,6 +263,12 @@ class _Writer:
             return
         self.deleted += 1
         if not self._dry_run:
+            self._doomed.append(record._replace(value=b""))
+
+    def _remove_doomed(self) -> None:
+        """Remove files, if possible last, when all that should be there is."""
+        doomed, self._doomed = self._doomed, []
+        for record in doomed:
             *segments, name = (record.namespace, *record.key.split("/"))
             with tree.directory(self._base, segments) as directory:
                 tree.remove(directory, name)

@@ -26,7 +26,11 @@ _KINDS = {
         "error", "SQLite finds the file damaged", "copy the file away, then `sqlite3 FILE .recover` into a new one"
     ),
     "unreadable-file": _Kind("error", "a file or directory cannot be read", "check its permissions and the disk"),
-    "unreadable": _Kind("error", "an entry cannot be what its namespace says", f"{_REPAIR} moves it to quarantine"),
+    "unreadable": _Kind(
+        "error",
+        "an entry cannot be what its namespace says; a Docker daemon dies of such a mapping",
+        f"{_REPAIR} moves it to quarantine",
+    ),
     "invalid-key": _Kind(
         "error", "an entry has a key that breaks the key rules; no export takes it", f"{_REPAIR} moves it to quarantine"
     ),
@@ -38,7 +42,9 @@ _KINDS = {
         "warning", f"a list holds more than {MAX_METADATA} entries", "the next `add` to the layer cuts it"
     ),
     "unmapped": _Kind(
-        "warning", "a list holds a digest that maps to no layer: half an `add`", f"{_REPAIR} maps it to its layer"
+        "warning",
+        "a list holds a digest that maps to no layer: half an `add`; a pull downloads it again",
+        f"{_REPAIR} maps it to its layer",
     ),
     "no-entry": _Kind(
         "warning", "a file that is no entry: a link, a device, or a name that no key can have", "remove or rename it"

@@ -13,7 +13,7 @@ from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store, check_key
 from layerstore.transfer import sources as reading
-from layerstore.transfer.merging import Conflict, Merge, OnConflict, keep, replace
+from layerstore.transfer.merging import Conflict, Merge, OnConflict, Replace, keep
 from layerstore.transfer.sources import Place, Progress
 
 _EARLIEST_NS, _LATEST_NS = -(2**63), 2**63 - 1
@@ -28,7 +28,7 @@ class SourceReport:
         read: entries that were found.
         added: that the store did not have.
         updated: that the store had otherwise; merged, or replaced.
-        unchanged: that the store had already, or kept.
+        unchanged: that the store had already, perhaps with an earlier time, or kept.
         quarantined: that cannot be what their namespace says.
     """
 
@@ -65,7 +65,7 @@ class ImportReport:
         read: entries that were found.
         added: that the store did not have.
         updated: that the store had otherwise; merged, or replaced.
-        unchanged: that the store had already, or kept.
+        unchanged: that the store had already, perhaps with an earlier time, or kept.
         evicted: associations that fell off the end of a merged list of 50.
         conflicts: two values of one digest or V1 ID; the later one stays, the other is in quarantine.
         quarantined: entries that cannot be what their namespace says.
@@ -134,8 +134,12 @@ def import_all(
     """Take several places into a store, one after the other, in one transaction. Otherwise as `import_directory`."""
     if not isinstance(store, SQLMetadataStore):
         raise InvalidInputError(f"importing needs a SQLMetadataStore, not {type(store).__name__}")
-    merge = Merge(lambda record, reason: store.quarantine(*record[:3], reason))
-    resolvers: dict[str, Resolve] = {"merge": merge, "replace": replace, "keep": keep}
+
+    def set_aside(record: Record, reason: str) -> None:
+        store.quarantine(*record[:3], reason)
+
+    merge = Merge(set_aside)
+    resolvers: dict[str, Resolve] = {"merge": merge, "replace": Replace(set_aside), "keep": keep}
     if on_conflict not in resolvers:
         raise InvalidInputError(f"on_conflict is one of {', '.join(resolvers)}, not {on_conflict!r}")
     found = _Reading([source for place in places for source in reading.sources(place)], progress)

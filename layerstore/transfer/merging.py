@@ -68,9 +68,18 @@ class Merge:
         return later
 
 
-def replace(_existing: Record, incoming: Record) -> Record:
-    """Take what comes in."""
-    return incoming
+class Replace:
+    """Take what comes in; what was there and cannot be read is set aside."""
+
+    def __init__(self, set_aside: SetAside) -> None:
+        self._set_aside = set_aside
+
+    def __call__(self, existing: Record, incoming: Record) -> Record:
+        """Return what to store."""
+        reason = why_unreadable(*existing[:3])
+        if reason is not None and existing.value != incoming.value:
+            self._set_aside(existing, reason)
+        return incoming
 
 
 def keep(_existing: Record, _incoming: Record) -> None:

@@ -20,6 +20,7 @@ from layerstore.errors import TransferError
 from layerstore.fs import FSMetadataStore, Odd
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.load import Incoming, load
+from layerstore.sql.opening import is_database
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store
 from layerstore.transfer import tar
@@ -32,7 +33,7 @@ Place = Store | str | os.PathLike[str]
 """A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin."""
 
 STANDARD_INPUT = "-"
-_SQLITE = b"SQLite format 3\0"
+_EXPECTED = "give a `distribution` directory, a data root, a tar, or a database (`layerstore import` makes one)"
 _remapped = re.compile(r"\d+\.\d+").fullmatch
 
 
@@ -79,8 +80,8 @@ def sources(place: Place) -> list[Source]:
     if os.path.isdir(path):
         return [_directory_source(base) for base in distributions(path)]
     if not os.path.exists(path):
-        raise TransferError("there is no such file or directory", path)
-    if _is_database(path):
+        raise TransferError(f"there is no such file or directory: {_EXPECTED}", path)
+    if is_database(path):
         return [_database_source(path)]
     return [_tar_source(path, lambda: open(path, "rb"))]
 
@@ -167,7 +168,7 @@ def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore
             raise TransferError(f"several metadata directories: give one of {', '.join(found)}", path)
         with FSMetadataStore(found[0]) as files:
             yield files, []
-    elif os.fspath(place) != STANDARD_INPUT and os.path.exists(path) and _is_database(path):
+    elif os.fspath(place) != STANDARD_INPUT and os.path.exists(path) and is_database(path):
         with SQLMetadataStore(path, read_only=not write) as database:
             yield database, []
     else:
@@ -225,12 +226,3 @@ def name(place: Place) -> str:
         text = os.fspath(place)
         return "standard input" if text == STANDARD_INPUT else os.path.abspath(text)
     return getattr(place, "path", None) or ":memory:"
-
-
-def _is_database(path: str) -> bool:
-    """Tell a database from an archive; an empty file is a database that nobody has written to."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(_SQLITE)) in (_SQLITE, b"")
-    except OSError as error:
-        raise TransferError(f"cannot be read: {error.strerror}", path) from error

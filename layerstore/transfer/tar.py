@@ -42,12 +42,16 @@ def scan(file: IO[bytes], name: str) -> Iterator[tuple[str, Record | Odd]]:
         TransferError: it is not an archive, or it is cut off.
     """
     try:
-        with tarfile.open(fileobj=file, mode="r|*", encoding="utf-8", errors="surrogateescape") as archive:
+        archive = tarfile.open(fileobj=file, mode="r|*", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise TransferError(f"not a layerstore database, and not a tar archive: {error}", name) from error
+    try:
+        with archive:
             for member in archive:
                 if not member.isdir():
                     yield _read(archive, member)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise TransferError(f"cannot be read as a tar archive: {error}", name) from error
+        raise TransferError(f"the archive is damaged: {error}: nothing was taken from it", name) from error
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, Record | Odd]:

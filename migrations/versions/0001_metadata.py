@@ -113,7 +113,7 @@ def upgrade() -> None:
         op.execute(sa.text(view.replace(":", "\\:")))
     # Fixed statistics: without them SQLite takes a namespace for selective, and joins by a scan.
     op.execute("ANALYZE sqlite_master")
-    statistics = sa.table("sqlite_stat1", sa.column("tbl"), sa.column("idx"), sa.column("stat"))
+    statistics = sa.table("sqlite_stat1", *(sa.column(name, sa.Text) for name in ("tbl", "idx", "stat")))
     op.bulk_insert(statistics, _STATISTICS)
 
 

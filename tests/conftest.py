@@ -1,0 +1,124 @@
+"""What every test module may use: stores that are checked when the test is over, and the options of the suite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import hypothesis
+import pytest
+from sqlalchemy import text
+
+from layerstore import FSMetadataStore, SQLMetadataStore, StoreError, verify
+from layerstore.sql import derived
+
+AnyStore = SQLMetadataStore | FSMetadataStore
+OpenSQL = Callable[..., SQLMetadataStore]
+
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, print_blob=True)
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=30, help="how often the crash tests kill a writer (default 30)")
+
+
+class UndoError(Exception):
+    """Leaves a transaction so that it is undone; no error of the library's."""
+
+
+def transact(store: SQLMetadataStore) -> None:
+    """Go through an empty transaction, for a caller that expects it to be refused."""
+    with store.transaction():
+        pass
+
+
+@contextmanager
+def undone(store: SQLMetadataStore) -> Iterator[None]:
+    """Run the body in a transaction that an error leaves at its end."""
+    with suppress(UndoError), store.transaction():
+        yield
+        raise UndoError
+
+
+@contextmanager
+def rolled_back(store: SQLMetadataStore) -> Iterator[None]:
+    """Run the body in a transaction that cannot be kept, and expect to be told so at its end."""
+    with pytest.raises(StoreError, match="rolled back"), store.transaction():
+        yield
+
+
+def assert_sound(store: SQLMetadataStore) -> None:
+    """Run `verify`, and hold the derived rows against the lists that they come from, without it."""
+    wrong = {"damaged-file", "stale-rows"}
+    assert [found for found in verify(store).findings if found.kind in wrong] == []
+    with store.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
+        lists = connection.execute(
+            text("SELECT key, CAST(value AS BLOB) FROM metadata WHERE namespace = 'v2metadata-by-diffid'")
+        ).all()
+        found = connection.execute(
+            text("SELECT diff_id, digest, source_repository, hmac FROM v2_metadata ORDER BY diff_id, position")
+        ).all()
+    wanted = [(row[0], *row[2:]) for key, value in lists for row in derived.rows(key, value)]
+    wanted.sort(key=lambda row: row[0])
+    assert [tuple(row) for row in found] == wanted
+
+
+def database_rows(store: SQLMetadataStore, query: str, **values: object) -> list[tuple[object, ...]]:
+    """Run a query through the engine, as a user does, and return its rows as plain tuples."""
+    with store.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query), values)]
+
+
+@pytest.fixture
+def open_sql(tmp_path: Path) -> Iterator[OpenSQL]:
+    """Open SQL stores, `layers.db` unless told otherwise; when the test is over, every file is checked."""
+    opened: list[SQLMetadataStore] = []
+
+    def open_one(path: str | os.PathLike[str] = tmp_path / "layers.db", **options: object) -> SQLMetadataStore:
+        store = SQLMetadataStore(path, **options)  # type: ignore[arg-type]  # a test passes what it wants to try
+        opened.append(store)
+        return store
+
+    yield open_one
+    for store in opened:
+        store.close()
+    for path in {store.path for store in opened if store.path is not None}:
+        with SQLMetadataStore(path) as store:
+            assert_sound(store)
+
+
+@pytest.fixture
+def sql_file(open_sql: OpenSQL) -> SQLMetadataStore:
+    return open_sql()
+
+
+@pytest.fixture
+def sql_memory() -> Iterator[SQLMetadataStore]:
+    with SQLMetadataStore(":memory:") as store:
+        yield store
+        if not store._connections.closed:
+            assert_sound(store)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FSMetadataStore:
+    return FSMetadataStore(tmp_path / "distribution")
+
+
+@pytest.fixture(params=["file", "memory"])
+def sql_store(request: pytest.FixtureRequest) -> SQLMetadataStore:
+    """Each store on SQLite in turn."""
+    store: SQLMetadataStore = request.getfixturevalue({"file": "sql_file", "memory": "sql_memory"}[request.param])
+    return store
+
+
+@pytest.fixture(params=["sql-file", "sql-memory", "files"])
+def store(request: pytest.FixtureRequest) -> AnyStore:
+    """Every store in turn: what uses this fixture is the contract of them all."""
+    names = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files"}
+    chosen: AnyStore = request.getfixturevalue(names[request.param])
+    return chosen

@@ -1,0 +1,114 @@
+"""Imports run one way only, what is SQLite's stays under `sql/`, and what needs no SQLAlchemy does not load it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from tests.structure.source import MODULES, ROOT, imports
+
+# DESIGN.md, "Structure", from top to bottom, by the first name below the package. What DESIGN does not name has its
+# place beside what uses it: `records` and `gojson` are the words that stores and services share.
+LAYERS = [
+    {"cli", "__main__"},
+    {"transfer", "verify", "push", "repository", "daemon"},
+    {"v1", "v2", "hmac"},
+    {"sql", "fs"},
+    {"tree"},
+    {"store", "records", "gojson"},
+    {"digest", "errors"},
+]
+SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]
+WHAT_SERVICES_KNOW = {"digest", "errors", "gojson", "hmac", "records", "store"}
+DATABASE = {"sqlalchemy", "alembic", "sqlite3", "aiosqlite", "psycopg"}
+INNER = sorted(set(MODULES) - {"layerstore"})
+
+
+def rank(module: str) -> int:
+    name = module.split(".")[1]
+    found = [number for number, layer in enumerate(LAYERS) if name in layer]
+    assert found, f"{module} has no place in the order of imports: give it one, here and in the design"
+    return found[0]
+
+
+@pytest.mark.parametrize("module", INNER)
+def test_imports_run_from_top_to_bottom(module: str):
+    upwards = [
+        f"line {found.line}: {found.module}"
+        for found in imports(MODULES[module])
+        if found.module.startswith("layerstore.") and rank(found.module) < rank(module)
+    ]
+
+    assert upwards == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        module: {
+            found.module for found in imports(MODULES[module]) if found.module in MODULES and not found.for_types_only
+        }
+        - {module, "layerstore"}
+        for module in INNER
+    }
+
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(INNER)
+
+
+@pytest.mark.parametrize("module", SERVICES)
+def test_the_services_know_only_store(module: str):
+    known = {found.module.split(".")[1] for found in imports(MODULES[module]) if found.module.startswith("layerstore.")}
+
+    assert known
+    assert known <= WHAT_SERVICES_KNOW
+
+
+@pytest.mark.parametrize("module", INNER)
+def test_databases_are_imported_under_sql_only(module: str):
+    found = {found.module.partition(".")[0] for found in imports(MODULES[module])} & DATABASE
+
+    assert found == set() or module.startswith("layerstore.sql.")
+
+
+@pytest.mark.parametrize("module", INNER)
+def test_alembic_is_imported_by_the_migrations_alone_and_late(module: str):
+    """It takes half a second: at the top of no module."""
+    found = [found for found in imports(MODULES[module]) if found.module.partition(".")[0] == "alembic"]
+
+    assert found == [] or module == "layerstore.sql.migrate"
+    lines = MODULES[module].read_text().splitlines()
+    assert all(lines[each.line - 1].startswith("    ") for each in found)
+
+
+def loaded_by(code: str) -> set[str]:
+    """Run code in a fresh interpreter; return the first names of the modules that are loaded afterwards."""
+    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+HEAVY = {"sqlalchemy", "alembic", "sqlite3", "rich", "click", "datasette"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import layerstore",
+        "import layerstore; dir(layerstore)",
+        "from layerstore import Digest, DiffID, LayerstoreError, NotFoundError, StoreError, Store",
+        "from layerstore import FSMetadataStore, V1IDService, V2Metadata, V2MetadataService",
+        "from layerstore import AuthConfig, compute_hmac, compute_hmac_key, check_hmac",
+        "from layerstore import mount_candidates, existence_candidates, push_attempts",
+    ],
+)
+def test_what_needs_no_database_loads_none(code: str):
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_the_sql_store_loads_sqlalchemy_and_not_alembic():
+    assert loaded_by("from layerstore import SQLMetadataStore; SQLMetadataStore(':memory:').close()") & HEAVY == {
+        "sqlalchemy",
+        "sqlite3",
+    }

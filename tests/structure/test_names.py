@@ -1,0 +1,102 @@
+"""The public names: fixed by DESIGN, sorted, all there, and the same to a type checker as at run time."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+
+import layerstore
+from layerstore import errors
+from tests.structure.source import MODULES, PACKAGE, ROOT
+
+FIXED = {
+    *("Store", "SQLMetadataStore", "FSMetadataStore", "V1IDService", "V2MetadataService", "V2Metadata"),
+    *("Digest", "DiffID", "AuthConfig", "compute_hmac", "check_hmac", "compute_hmac_key"),
+    *("mount_candidates", "existence_candidates", "push_attempts"),
+    *("import_directory", "export_directory", "verify", "diff"),
+    *("ImportReport", "ExportReport", "VerifyReport", "DiffReport"),
+}
+
+
+def names_for_type_checkers() -> list[str]:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    names = []
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            assert alias.asname == alias.name, f"{alias.name} is not re-exported: write `as {alias.name}`"
+            names.append(alias.name)
+    return names
+
+
+def test_all_is_sorted_and_what_a_type_checker_sees():
+    dunder, *names = layerstore.__all__
+
+    assert dunder == "__version__"
+    assert names == sorted(names)
+    assert names == sorted(set(names_for_type_checkers()))
+    assert len(names) == len(names_for_type_checkers())
+
+
+def test_the_fixed_names_are_all_public():
+    assert set(layerstore.__all__) >= FIXED
+    assert set(layerstore.__all__) >= set(errors.__all__)
+
+
+@pytest.mark.parametrize("name", layerstore.__all__)
+def test_a_public_name_is_there_and_documented(name: str):
+    value = getattr(layerstore, name)
+
+    assert name in dir(layerstore)
+    if name != "__version__":
+        assert value.__name__ == name
+        assert inspect.getdoc(value)
+
+
+def test_each_error_that_is_defined_is_exported():
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, errors.LayerstoreError) and not name.startswith("_")
+    }
+
+    assert defined == set(errors.__all__)
+    assert errors.__all__ == sorted(errors.__all__)
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = layerstore.absent
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_one_documented_noun_of_400_lines_at_most(module: str):
+    text = MODULES[module].read_text()
+
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_test_module_says_what_it_shows(path: object):
+    text = (ROOT / str(path)).read_text()
+
+    assert text == "" or ast.get_docstring(ast.parse(text))
+
+
+def test_functions_of_the_public_classes_are_documented():
+    missing = [
+        f"{name}.{method}"
+        for name in ("SQLMetadataStore", "FSMetadataStore", "V1IDService", "V2MetadataService", "Digest", "Store")
+        for method, value in vars(getattr(layerstore, name)).items()
+        if not method.startswith("_") and callable(value) and not inspect.getdoc(value)
+    ]
+
+    assert missing == []
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").exists()

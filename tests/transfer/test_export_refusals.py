@@ -1,0 +1,192 @@
+"""What cannot be given out is found before anything is written, and no link leads an export out of its directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from layerstore import (
+    InvalidKeyError,
+    LayerstoreError,
+    SQLMetadataStore,
+    TransferError,
+    export_directory,
+    import_directory,
+)
+from layerstore.records import Record
+from tests.conftest import OpenSQL
+from tests.transfer.conftest import AT, GOLDEN_FILES, MAPPINGS, File, files_of, layer_key, write_file
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "target"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """Files that no export may touch."""
+    return write_file(tmp_path / "outside", "sha256", "victim", b"outside").parents[1]
+
+
+def insert(store: SQLMetadataStore, namespace: str, key: str) -> None:
+    """Write a row past the key rules, as any program with an SQLite library can."""
+    with store.engine.begin() as connection:
+        statement = text("INSERT INTO metadata VALUES (:namespace, :key, x'00', 1)")
+        connection.execute(statement, {"namespace": namespace, "key": key})
+
+
+IMPOSSIBLE = {
+    "out of the base": [("n", "../../x")],
+    "out of the base by its namespace": [("..", "x")],
+    "two segments of namespace": [("a/b", "x")],
+    "absolute": [("n", "/etc/x")],
+    "empty segment": [("n", "a//b")],
+    "empty key": [("n", "")],
+    "temporary": [("n", ".tmp-x")],
+    "NUL": [("n", "a\0b")],
+    "directory of another": [("n", "a"), ("n", "a/b")],
+    "directory of another, others between": [("n", "a"), ("n", "a!"), ("n", "a-b"), ("n", "a/b/c")],
+    "deep directory of another": [("n", "a/b/c"), ("n", "a/b/c/d/e")],
+    "segment of 300 bytes": [("n", "x" * 300)],
+    "segment of 256 bytes in 128 letters": [("n", "é" * 128)],
+    "namespace of 300 bytes": [("n" * 300, "x")],
+}
+
+
+@pytest.mark.parametrize("names", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+@pytest.mark.parametrize("dry_run", [False, True], ids=["real", "dry-run"])
+def test_a_key_that_cannot_be_a_path_is_found_before_anything_is_written(
+    sql_file: SQLMetadataStore, golden: Path, target: Path, names: list[tuple[str, str]], dry_run: bool
+):
+    import_directory(sql_file, golden)
+    for namespace, key in names:
+        insert(sql_file, namespace, key)
+
+    with pytest.raises(InvalidKeyError) as caught:
+        export_directory(sql_file, target, dry_run=dry_run)
+
+    assert any(repr(key) in str(caught.value) for _, key in names)
+    assert not target.parent.exists()
+
+
+def test_names_that_only_look_like_directories_of_others_can_be_given_out(sql_file: SQLMetadataStore, target: Path):
+    names = [("n", "a/b"), ("n", "a-b"), ("n", "a.b"), ("a", "n"), ("n", "ab"), ("n", "b/a")]
+    for namespace, key in names:
+        insert(sql_file, namespace, key)
+
+    assert export_directory(sql_file, target).written == len(names)
+
+
+def test_a_file_link_in_the_place_of_a_file_is_replaced_and_not_followed(
+    sql_file: SQLMetadataStore, target: Path, outside: Path
+):
+    sql_file.put(Record("n", "k", b"ours", AT))
+    (target / "n").mkdir(parents=True)
+    (target / "n" / "k").symlink_to(outside / "sha256" / "victim")
+
+    assert export_directory(sql_file, target).written == 1
+
+    assert files_of(target) == {"n/k": File(b"ours", 0o644, AT)}
+    assert files_of(outside)["sha256/victim"].value == b"outside"
+
+
+@pytest.mark.parametrize("place", [MAPPINGS, f"{MAPPINGS}/sha256"])
+def test_a_directory_link_below_the_base_is_refused_and_nothing_is_written_outside(
+    sql_file: SQLMetadataStore, golden: Path, target: Path, outside: Path, place: str
+):
+    import_directory(sql_file, golden)
+    before = files_of(outside)
+    (target / place).parent.mkdir(parents=True)
+    (target / place).symlink_to(outside, target_is_directory=True)
+
+    for delete in (False, True):
+        with pytest.raises(TransferError, match="cannot be written") as caught:
+            export_directory(sql_file, target, delete=delete)
+        assert str(caught.value.path).startswith(str(target))
+
+    assert files_of(outside) == before
+    assert [path.name for path in outside.rglob("*") if path.name != "victim"] == ["sha256"]
+    assert files_of(target) == {}
+
+
+def test_a_link_that_is_the_base_itself_is_the_operators_and_followed(
+    sql_file: SQLMetadataStore, target: Path, outside: Path
+):
+    sql_file.put(Record("n", "k", b"ours", AT))
+    target.parent.mkdir()
+    target.symlink_to(outside, target_is_directory=True)
+
+    export_directory(sql_file, target)
+
+    assert files_of(outside)["n/k"] == File(b"ours", 0o644, AT)
+
+
+@pytest.mark.parametrize("place", ["", MAPPINGS, f"{MAPPINGS}/sha256"], ids=["base", "namespace", "folder"])
+def test_a_file_in_the_place_of_a_directory_is_an_error_with_its_path(
+    sql_file: SQLMetadataStore, golden: Path, target: Path, place: str
+):
+    import_directory(sql_file, golden)
+    (target / place).parent.mkdir(parents=True, exist_ok=True)
+    (target / place).write_bytes(b"in the way")
+
+    with pytest.raises(TransferError) as caught:
+        export_directory(sql_file, target)
+
+    assert str(target) in str(caught.value)
+    assert (target / place).read_bytes() == b"in the way"
+
+
+def test_a_directory_in_the_place_of_a_file_is_an_error_and_leaves_no_temporary_files(
+    sql_file: SQLMetadataStore, golden: Path, target: Path
+):
+    """It is met when all files were written beside their names, and are about to get them."""
+    import_directory(sql_file, golden)
+    in_the_way = target / sorted(files_of(golden))[50]
+    in_the_way.mkdir(parents=True)
+
+    with pytest.raises(TransferError):
+        export_directory(sql_file, target)
+
+    assert [path for path in files_of(target) if ".tmp-" in path] == []
+    in_the_way.rmdir()
+    export_directory(sql_file, target)
+    assert files_of(target) == files_of(golden)
+
+
+def test_delete_makes_room_for_a_directory_where_a_file_was(sql_file: SQLMetadataStore, target: Path):
+    sql_file.put(Record("n", "a/b", b"ours", AT))
+    write_file(target, "n", "a", b"theirs")
+
+    export_directory(sql_file, target, delete=True)
+
+    assert files_of(target) == {"n/a/b": File(b"ours", 0o644, AT)}
+
+
+def test_an_error_of_the_callers_leaves_the_target_as_it_was(sql_file: SQLMetadataStore, golden: Path, target: Path):
+    import_directory(sql_file, golden)
+    sql_file.set(MAPPINGS, layer_key(1), b"sha256:" + b"2" * 64)
+    before = files_of(golden)
+
+    def progress(done: int, _total: int | None) -> None:
+        if done == GOLDEN_FILES:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        export_directory(sql_file, golden, progress=progress)
+    with pytest.raises(ZeroDivisionError):
+        export_directory(sql_file, target, progress=progress)
+
+    assert files_of(golden) == before
+    assert files_of(target) == {}
+
+
+def test_a_closed_store_is_an_error_of_ours(open_sql: OpenSQL, target: Path):
+    store = open_sql()
+    store.close()
+
+    with pytest.raises(LayerstoreError):
+        export_directory(store, target)
+    assert not target.exists()

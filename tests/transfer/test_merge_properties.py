@@ -1,0 +1,114 @@
+"""Without ties merging is commutative, and it is idempotent: shown on directories that Hypothesis makes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from layerstore import SQLMetadataStore, V2Metadata, import_directory
+from layerstore.records import encode_list
+from tests.conftest import assert_sound
+from tests.strategies import sha256
+from tests.transfer.conftest import LISTS, MAPPINGS, V1, layer_key, quarantine_of, rows_of, whole, write_file
+
+Item = tuple[str, str, bytes]
+
+_associations = st.builds(
+    V2Metadata,
+    st.one_of(st.integers(0, 5).map(sha256), st.just("odd")),
+    st.sampled_from(["", "host/a", "host/b"]),
+    st.sampled_from(["", "f" * 64]),
+)
+_short = st.lists(_associations, max_size=6)
+# Long enough that two of them do not fit into 50; runs of numbers, so that they overlap.
+_long = st.tuples(st.integers(0, 40), st.integers(30, 60)).map(
+    lambda run: [V2Metadata(sha256(number), "host/long") for number in range(run[0], run[0] + run[1])]
+)
+_list = st.one_of(
+    st.one_of(_short, _long).map(encode_list),
+    _short.map(lambda found: b" " + encode_list(found)),
+    st.sampled_from([b"null", b"", b"[", b"[{}]"]),
+)
+_items: st.SearchStrategy[Item] = st.one_of(
+    st.tuples(st.just(LISTS), st.integers(0, 2).map(layer_key), _list),
+    st.tuples(
+        st.just(MAPPINGS),
+        st.integers(0, 3).map(layer_key),
+        st.sampled_from([sha256(0).encode(), sha256(1).encode(), b""]),
+    ),
+    st.tuples(st.just(V1), st.just("registry," + "a" * 64), st.integers(0, 2).map(lambda n: sha256(n).encode())),
+    st.tuples(st.just("other"), st.sampled_from(["a", "b"]), st.binary(max_size=3)),
+)
+_directories = st.lists(_items, max_size=8, unique_by=lambda item: item[:2])
+
+
+@st.composite
+def directories(draw: st.DrawFn, count: int) -> list[list[tuple[Item, int]]]:
+    """Draw directories whose files all have times of their own."""
+    drawn = [draw(_directories) for _ in range(count)]
+    times = iter(draw(st.permutations(range(sum(map(len, drawn))))))
+    return [[(item, next(times)) for item in items] for items in drawn]
+
+
+def make(base: Path, items: Iterable[tuple[Item, int]]) -> Path:
+    base.mkdir()
+    for (namespace, key, value), at in items:
+        write_file(base, namespace, key, value, at)
+    return base
+
+
+def merged(*sources: Path) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+    """Return what a new store holds after importing these, without what its quarantine says of moments."""
+    with SQLMetadataStore(":memory:") as store:
+        for source in sources:
+            import_directory(store, source)
+        assert_sound(store)
+        return rows_of(store), sorted(quarantine_of(store), key=repr)
+
+
+@settings(max_examples=60)
+@given(directories(2))
+@example(
+    [
+        [((LISTS, layer_key(0), encode_list([V2Metadata(sha256(n)) for n in range(40)])), 1)],
+        [((LISTS, layer_key(0), encode_list([V2Metadata(sha256(n)) for n in range(30, 70)])), 2)],
+    ]
+)
+def test_two_directories_give_the_same_store_in_both_orders(items: list[list[tuple[Item, int]]]):
+    with tempfile.TemporaryDirectory() as folder:
+        one, other = (make(Path(folder) / str(number), content) for number, content in enumerate(items))
+
+        assert merged(one, other) == merged(other, one)
+
+
+@settings(max_examples=60)
+@given(directories(2))
+def test_merging_again_changes_nothing(items: list[list[tuple[Item, int]]]):
+    """Not the last source, not an earlier one, and not both."""
+    with tempfile.TemporaryDirectory() as folder, SQLMetadataStore(":memory:") as store:
+        one, other = (make(Path(folder) / str(number), content) for number, content in enumerate(items))
+        import_directory(store, one)
+        import_directory(store, other)
+        before = whole(store)
+
+        for again in (other, one, other):
+            report = import_directory(store, again)
+            assert whole(store) == before
+            assert (report.added, report.updated, report.evicted) == (0, 0, 0)
+
+
+@settings(max_examples=40)
+@given(directories(1), st.booleans())
+def test_a_directory_merged_into_an_empty_store_is_the_directory(items: list[list[tuple[Item, int]]], again: bool):
+    """But for what goes to quarantine."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = make(Path(folder) / "0", items[0])
+        rows, quarantined = merged(base, base) if again else merged(base)
+
+    set_aside = {row[:2] for row in quarantined}
+    assert len(set_aside) == len(quarantined)
+    assert set(rows) == {(*item, at) for item, at in items[0] if item[:2] not in set_aside}
