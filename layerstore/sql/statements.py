@@ -40,9 +40,10 @@ def _sql(statement: ClauseElement, *parameters: str) -> str:
 _namespace: BindParameter[str] = bindparam("namespace")
 _key: BindParameter[str] = bindparam("key")
 _here = (metadata.c.namespace == _namespace) & (metadata.c.key == _key)
-# Other tools may have written text where we write bytes; the cast costs nothing on a BLOB.
+# Other tools may have written text where we write bytes, or bytes where we write text; the casts cost next to nothing.
 _value = cast(metadata.c.value, LargeBinary)
-_record = (metadata.c.namespace, metadata.c.key, _value, cast(metadata.c.modified_at_ns, Integer))
+_name = (cast(metadata.c.namespace, Text), cast(metadata.c.key, Text))
+_record = (*_name, _value, cast(metadata.c.modified_at_ns, Integer))
 
 GET: Final = _sql(select(_value).where(_here), "namespace", "key")
 
@@ -72,7 +73,7 @@ RECORDS_OF: Final = _sql(
 )
 
 KEYS: Final = _sql(
-    select(metadata.c.namespace, metadata.c.key).order_by(metadata.c.namespace, metadata.c.key),
+    select(*_name).order_by(metadata.c.namespace, metadata.c.key),
 )
 COUNT: Final = _sql(select(func.count()).select_from(metadata))
 
