@@ -62,12 +62,14 @@ def _data_root(pid: int) -> str:
     root = _option(arguments, _ROOT_OPTIONS)
     if root is None:
         root = _configured_root(_option(arguments, ("--config-file",)) or _DEFAULT_CONFIG)
-    return os.path.realpath(root or _DEFAULT_ROOT)
+    return os.path.realpath(os.path.join(f"/proc/{pid}/cwd", root or _DEFAULT_ROOT))
 
 
 def _option(arguments: list[str], names: tuple[str, ...]) -> str | None:
     for number, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
+        if "-g" in names and argument.startswith("-g") and not argument.startswith("-g=") and argument != "-g":
+            return argument[2:]
         if option in names:
             return value if equals else (arguments[number + 1] if number + 1 < len(arguments) else None)
     return None

@@ -128,6 +128,11 @@ def _association(element: object) -> V2Metadata:
     return V2Metadata(**fields)
 
 
+def storable_time(time_ns: int) -> int:
+    """Return a time in nanoseconds as near as 64 bits can have it: they end in the years 1677 and 2262."""
+    return max(-(2**63), min(time_ns, 2**63 - 1))
+
+
 def digest_key(digest: str) -> str:
     """Return the key of a valid digest: `sha256/<hex>`."""
     return digest.replace(":", "/", 1)

@@ -123,6 +123,8 @@ def export(
     from layerstore import export_directory
 
     target = _target(path, data_root, driver)
+    if as_tar and data_root is not None:
+        raise click.UsageError("--tar goes with PATH, not with --data-root")
     if as_tar or target == "-":
         if delete or dry_run:
             raise click.UsageError("--delete and --dry-run go with a directory, not with a tar")

@@ -20,21 +20,23 @@ _BATCH = 2000
 
 _STAGE = (
     "CREATE TEMP TABLE staged("
-    "source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, reason TEXT,"
+    "source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER,"
     " PRIMARY KEY (source, namespace, key)) WITHOUT ROWID",
+    "CREATE TEMP TABLE staged_unfit(namespace TEXT, key TEXT, value BLOB, reason TEXT)",
     "CREATE TEMP TABLE staged_v2("
     "source INTEGER, key TEXT, diff_id TEXT, position INTEGER, digest TEXT, source_repository TEXT, hmac TEXT,"
     " PRIMARY KEY (source, key, position)) WITHOUT ROWID",
 )
-_UNSTAGE = ("DROP TABLE IF EXISTS temp.staged", "DROP TABLE IF EXISTS temp.staged_v2")
-_ADD_STAGED = "INSERT OR REPLACE INTO temp.staged VALUES (?, ?, ?, ?, ?, ?)"
+_UNSTAGE = tuple(f"DROP TABLE IF EXISTS temp.{table}" for table in ("staged", "staged_unfit", "staged_v2"))
+_ADD_STAGED = "INSERT OR REPLACE INTO temp.staged VALUES (?, ?, ?, ?, ?)"
+_ADD_UNFIT = "INSERT INTO temp.staged_unfit VALUES (?, ?, ?, ?)"
 _FORGET_STAGED_V2 = "DELETE FROM temp.staged_v2 WHERE source = ? AND key = ?"
 _ADD_STAGED_V2 = "INSERT INTO temp.staged_v2 VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 _ABSENT = "NOT EXISTS (SELECT 1 FROM main.metadata m WHERE m.namespace = {namespace} AND m.key = s.key)"
 _DIFFERING = """
     SELECT s.namespace, s.key FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
-    WHERE s.source = ? AND s.reason IS NULL
+    WHERE s.source = ?
     AND (CAST(m.value AS BLOB) <> s.value OR m.modified_at_ns <> s.modified_at_ns)
     ORDER BY s.namespace, s.key"""
 _ADD_V2 = f"""
@@ -44,12 +46,12 @@ _ADD_V2 = f"""
 _ADD = f"""
     INSERT INTO main.metadata(namespace, key, value, modified_at_ns)
     SELECT namespace, key, value, modified_at_ns FROM temp.staged s
-    WHERE source = ? AND reason IS NULL AND {_ABSENT.format(namespace="s.namespace")} ORDER BY namespace, key"""
+    WHERE source = ? AND {_ABSENT.format(namespace="s.namespace")} ORDER BY namespace, key"""
 _CLASH = """
     SELECT CAST(m.value AS BLOB), m.modified_at_ns, s.value, s.modified_at_ns
     FROM temp.staged s JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
     WHERE s.source = ? AND s.namespace = ? AND s.key = ?"""
-_UNREADABLE = "SELECT namespace, key, value, reason FROM temp.staged WHERE reason IS NOT NULL"
+_UNFIT = "SELECT namespace, key, value, reason FROM temp.staged_unfit"
 
 
 class Incoming(NamedTuple):
@@ -85,7 +87,7 @@ def load(store: SQLMetadataStore, incoming: Iterable[Incoming], resolve: Resolve
         try:
             sources = _stage(store, incoming)
             with store.transaction():
-                for namespace, key, value, reason in store.run(_UNREADABLE):
+                for namespace, key, value, reason in store.run(_UNFIT):
                     store.quarantine(namespace, key, value, reason)
                 return {source: _merge(store, source, resolve) for source in sorted(sources)}
         finally:
@@ -114,12 +116,14 @@ def _batches(incoming: Iterable[Incoming]) -> Iterator[list[Incoming]]:
 
 def _stage_one(store: SQLMetadataStore, entry: Incoming) -> None:
     source, record, reason = entry
-    store.run(_ADD_STAGED, (source, *record, reason))
+    if reason is not None:
+        store.run(_ADD_UNFIT, (*record[:3], reason))
+        return
+    store.run(_ADD_STAGED, (source, *record))
     if record.namespace == V2_METADATA:
         store.run(_FORGET_STAGED_V2, (source, record.key))
-        if reason is None:
-            for row in derived.rows(record.key, record.value):
-                store.run(_ADD_STAGED_V2, (source, record.key, *row))
+        for row in derived.rows(record.key, record.value):
+            store.run(_ADD_STAGED_V2, (source, record.key, *row))
 
 
 def _merge(store: SQLMetadataStore, source: int, resolve: Resolve) -> Loaded:

@@ -81,7 +81,7 @@ def drop(store: SQLMetadataStore, numbers: Iterable[int]) -> list[SetAside]:
         NotFoundError: there is none of one of these numbers.
     """
     with store.transaction():
-        found = [one_quarantined(store, number) for number in numbers]
+        found = [one_quarantined(store, number) for number in dict.fromkeys(numbers)]
         for one in found:
             store.run(statements.DROP_QUARANTINED, (one.number,))
     return found

@@ -72,6 +72,7 @@ quarantine = Table(
     Column("reason", Text, nullable=False),
     Column("quarantined_at_ns", BigInteger, nullable=False),
     Index("quarantine_by_key", "namespace", "key"),
+    sqlite_autoincrement=True,  # a number that was dropped is never another value's
 )
 
 # Alembic's own table, as Alembic makes it. Apart, so that it is in no comparison of ours with the database.

@@ -6,7 +6,6 @@ It is a read transaction on a connection of its own; writers go on meanwhile and
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -59,10 +58,6 @@ class Snapshot:
         """
         found = [str(row[0]) for row in self._handle.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
-
-    def copy_to(self, connection: sqlite3.Connection) -> None:
-        """Copy the whole database to another one, in one step: a copy in steps begins anew at every write."""
-        self._handle.connection.backup(connection)
 
     def stale(self) -> Iterator[str]:
         """Yield the DiffIDs whose derived rows are not what their list says, the ones without a list included."""

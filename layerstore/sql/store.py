@@ -22,12 +22,13 @@ from layerstore.errors import (
     LayerstoreError,
     NotFoundError,
     StoreClosedError,
+    StoreError,
 )
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived, opening, statements
 from layerstore.sql.connections import Connections, Durability
 from layerstore.sql.errors import mapped, mapping
-from layerstore.sql.handles import Handle
+from layerstore.sql.handles import Handle, MemoryHandle
 from layerstore.sql.snapshot import Snapshot, fetch_many
 from layerstore.sql.transactions import Transaction
 from layerstore.store import check_key, why_not_a_namespace
@@ -270,13 +271,27 @@ class SQLMetadataStore:
             self._fail(error)
 
     def copy_to(self, connection: sqlite3.Connection) -> None:
-        """Copy the whole database, as it is at this moment, to another one.
+        """Copy the whole database, as it was last committed, to another one.
+
+        In one step, as a copy in steps begins anew at every write; on a connection of its own, as SQLite waits for
+        ever for a connection to end its own transaction.
 
         Raises:
-            StoreError: the store failed or was closed. What the other database raises, as the driver has it.
+            StoreError: it is in memory and inside `transaction()`, or was closed. What the other database raises
+                comes as it is.
         """
-        with self.snapshot() as snapshot:
-            snapshot.copy_to(connection)
+        handle = self._connections.local.handle
+        if isinstance(handle, MemoryHandle):
+            if handle.depth:
+                raise StoreError("a store in memory cannot be copied inside transaction()")
+            handle.take_turn()
+            try:
+                handle.connection.backup(connection)
+            finally:
+                handle.end_turn()
+            return
+        with closing(self._connections.new_handle(read_only=True)) as reader:
+            reader.connection.backup(connection)
 
     @property
     def engine(self) -> Engine:

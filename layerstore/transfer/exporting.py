@@ -129,6 +129,10 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
         TransferError: it cannot be written.
     """
     target = os.path.abspath(path)
+    if os.path.lexists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        with _naming(target), open(target, "wb") as device:
+            yield device
+        return
     temporary = f"{target}.tmp-{secrets.token_hex(8)}"
     with _naming(target):
         try:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from layerstore.errors import InvalidInputError, LayerstoreError
 from layerstore.fs import Odd
-from layerstore.records import Record, why_unreadable
+from layerstore.records import Record, storable_time, why_unreadable
 from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store, check_key
 from layerstore.transfer import sources as reading
 from layerstore.transfer.merging import Conflict, Merge, OnConflict, Replace, keep
 from layerstore.transfer.sources import Place, Progress
-
-_EARLIEST_NS, _LATEST_NS = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +178,7 @@ class _Reading:
         total = None if self._progress is None else self._total()
         done = 0
         for source in self._sources:
-            if not source.is_archive:
-                self._account(source.name)  # also when it is empty
+            before = len(self._accounts)
             for below, found in source.scan():
                 if isinstance(found, Odd):
                     self._leave_out(source, found)
@@ -190,6 +187,8 @@ class _Reading:
                 done += 1
                 if self._progress is not None:
                     self._progress(done, total)
+            if len(self._accounts) == before:
+                self._account(source.name)  # it is empty
 
     def reports(self, loaded: dict[int, Loaded]) -> tuple[SourceReport, ...]:
         """Put what was read and what became of it side by side."""
@@ -214,15 +213,14 @@ class _Reading:
         if reason is not None:
             account.quarantined += 1
             self.quarantined.append(Quarantined(os.path.join(label, record.namespace, record.key), reason))
-        # 64 bits of nanoseconds end in the years 1677 and 2262; a clock that is off further loses the rest.
-        modified_at_ns = max(_EARLIEST_NS, min(record.modified_at_ns, _LATEST_NS))
-        return Incoming(account.number, record._replace(modified_at_ns=modified_at_ns), reason)
+        record = record._replace(modified_at_ns=storable_time(record.modified_at_ns))
+        return Incoming(account.number, record, reason)
 
     def _leave_out(self, source: reading.Source, odd: Odd) -> None:
         if odd.kind == "temporary":
             self.temporary += 1
         else:
-            self.skipped.append(Skipped(os.path.join(source.name, odd.path), odd.reason))
+            self.skipped.append(Skipped(f"{source.name}/{odd.path}", odd.reason))
 
 
 def _why_unfit(record: Record) -> str | None:

@@ -55,13 +55,11 @@ class Source:
         name: what a report calls it.
         scan: yields each entry, or what is none, with a label: where below `name` it is from, or ``.
         count: returns how many entries there are, if that can be told beforehand.
-        is_archive: whether one source may hold several directories.
     """
 
     name: str
     scan: Callable[[], Iterator[tuple[str, Record | Odd]]]
     count: Callable[[], int | None]
-    is_archive: bool = False
 
 
 def sources(place: Place) -> list[Source]:
@@ -81,7 +79,7 @@ def sources(place: Place) -> list[Source]:
         return [_directory_source(base) for base in distributions(path)]
     if not os.path.exists(path):
         raise TransferError(f"there is no such file or directory: {_EXPECTED}", path)
-    if is_database(path):
+    if os.path.isfile(path) and is_database(path):
         return [_database_source(path)]
     return [_tar_source(path, lambda: open(path, "rb"))]
 
@@ -92,10 +90,16 @@ def _directory_source(base: str) -> Source:
 
 def _tar_source(name: str, open_: Callable[[], IO[bytes]]) -> Source:
     def scan() -> Iterator[tuple[str, Record | Odd]]:
-        with open_() as file:
+        try:
+            file = open_()
+        except OSError as error:
+            raise TransferError(f"cannot be read: {error.strerror}", name) from error
+        if file.closed:
+            raise TransferError("it was read to its end already: name it once", name)
+        with file:
             yield from tar.scan(file, name)
 
-    return Source(name, scan, lambda: None, is_archive=True)
+    return Source(name, scan, lambda: None)
 
 
 def _store_source(store: Store) -> Source:
@@ -103,7 +107,8 @@ def _store_source(store: Store) -> Source:
         raise TransferError(f"{type(store).__name__} cannot list its entries: give a store of this package, or a path")
 
     def scan() -> Iterator[tuple[str, Record | Odd]]:
-        yield from (("", record) for record in store.records())
+        found = fs.scan(store.path) if isinstance(store, FSMetadataStore) else store.records()
+        yield from (("", one) for one in found)
 
     return Source(name(store), scan, lambda: None)
 
@@ -168,7 +173,7 @@ def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore
             raise TransferError(f"several metadata directories: give one of {', '.join(found)}", path)
         with FSMetadataStore(found[0]) as files:
             yield files, []
-    elif os.fspath(place) != STANDARD_INPUT and os.path.exists(path) and is_database(path):
+    elif os.fspath(place) != STANDARD_INPUT and os.path.isfile(path) and is_database(path):
         with SQLMetadataStore(path, read_only=not write) as database:
             yield database, []
     else:
@@ -185,11 +190,15 @@ def _unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
     odd: list[Odd] = []
 
     def entries() -> Iterator[Incoming]:
-        for _, found in archive.scan():
+        labels: dict[str, None] = {}
+        for label, found in archive.scan():
             if isinstance(found, Odd):
                 odd.append(found)
-            else:
-                yield Incoming(0, found, None)
+                continue
+            labels[label] = None
+            if len(labels) > 1:
+                raise TransferError(f"several metadata directories: {', '.join(labels)}: import it first", archive.name)
+            yield Incoming(0, found, None)
 
     with (
         tempfile.TemporaryDirectory(prefix="layerstore-") as folder,

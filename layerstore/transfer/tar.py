@@ -6,19 +6,20 @@ Source: POSIX.1-2001 pax interchange format, whose `mtime` record keeps nanoseco
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import tarfile
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from types import TracebackType
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from layerstore import tree
-from layerstore.errors import TransferError
 from layerstore.fs import Odd
-from layerstore.records import KNOWN_NAMESPACES, Record
+from layerstore.records import KNOWN_NAMESPACES, Record, storable_time
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
+from layerstore.transfer.members import members
 
 MAX_VALUE: Final = 64 << 20
 """Bytes of the largest file that is taken from an archive. A list of 50 entries has about 12,000."""
@@ -28,6 +29,7 @@ ROOT: Final = "distribution"
 
 _DATA_ROOT = re.compile(r"(?:.*?/)?image/[^/]+/distribution(?=/)")
 _DISTRIBUTION = re.compile(r"(?:.*?/)?distribution(?=/)")
+_OTHER_OF_A_DATA_ROOT = re.compile(r"(?:.*?/)?image/(?:[^/]+/(?!distribution/)|[^/]+$)")
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -35,26 +37,26 @@ def scan(file: IO[bytes], name: str) -> Iterator[tuple[str, Record | Odd]]:
     """Read an archive, compressed or not, from its beginning to its end, in its own order.
 
     Yields each entry with the directory that it is from, as the archive has it: `image/overlay2/distribution`,
-    `distribution`, or `` when the namespaces lie at the top. Nothing is unpacked. Absolute names, `..`, links, devices
-    and files over 64 MiB come as `Odd`.
+    `distribution`, or `` when Docker's namespaces lie at the top. Nothing is unpacked. What else a data root holds is
+    passed over. Absolute names, `..`, links, devices and files over 64 MiB come as `Odd`.
 
     Raises:
-        TransferError: it is not an archive, or it is cut off.
+        TransferError: it is not an archive, or it is damaged or cut off.
     """
-    try:
-        archive = tarfile.open(fileobj=file, mode="r|*", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise TransferError(f"not a layerstore database, and not a tar archive: {error}", name) from error
-    try:
-        with archive:
-            for member in archive:
-                if not member.isdir():
-                    yield _read(archive, member)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise TransferError(f"the archive is damaged: {error}: nothing was taken from it", name) from error
+    for found in members(file, name, _read):
+        if found is not None:
+            yield found
 
 
-def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, Record | Odd]:
+def _is_elsewhere(path: str) -> bool:
+    """Tell a daemon's other files in an archive of a data root from metadata."""
+    return _base(path.removeprefix("./")) == "" and _OTHER_OF_A_DATA_ROOT.match(path) is not None
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, Record | Odd] | None:
+    """Read a member, or return `None` for one that is not about metadata."""
+    if member.isdir() or _is_elsewhere(member.name):
+        return None
     shown = os.fsencode(member.name).decode("utf-8", "backslashreplace")
     path = member.name.removeprefix("./")
     base = _base(path)
@@ -78,12 +80,16 @@ def _base(path: str) -> str:
 
 def _why_no_entry(member: tarfile.TarInfo, namespace: str, key: str) -> tuple[str, str] | None:
     segments = member.name.split("/")
+    below = [namespace, *key.split("/")]
+    known = namespace in KNOWN_NAMESPACES or _base(member.name.removeprefix("./")) != ""
+    too_long = any(len(os.fsencode(segment)) > tree.MAX_SEGMENT for segment in below)
     checks = (
         (not member.isreg(), "special", "a link, device, socket or pipe"),
-        (_is_temporary(segments), "temporary", "left by a write that did not end"),
+        (_is_temporary(below), "temporary", "left by a write that did not end"),
         (member.name.startswith("/") or ".." in segments, "name", "the path leads out of the archive"),
-        (not key, "outside", "a file outside every namespace"),
+        (not key or not known, "outside", "a file outside every namespace"),
         (member.size > MAX_VALUE, "unreadable", f"larger than {MAX_VALUE >> 20} MiB"),
+        (too_long, "name", f"a segment is over {tree.MAX_SEGMENT} bytes"),
     )
     for applies, kind, reason in checks:
         if applies:
@@ -99,16 +105,32 @@ def _is_temporary(segments: list[str]) -> bool:
 def _modified_at_ns(member: tarfile.TarInfo) -> int:
     # The library reads the record as a float, which loses nanoseconds.
     try:
-        return int(Decimal(member.pax_headers.get("mtime", str(int(member.mtime)))) * _NANOSECONDS)
-    except (InvalidOperation, OverflowError, ValueError):
-        return int(member.mtime) * _NANOSECONDS
+        at = int(Decimal(member.pax_headers["mtime"]).scaleb(9))
+    except (KeyError, ArithmeticError, ValueError):
+        at = int(member.mtime) * _NANOSECONDS if math.isfinite(member.mtime) else 0
+    return storable_time(at)
+
+
+class _Sink:
+    """The two methods that the library needs; a stream of its own would write on while it is thrown away."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._at = file, 0
+
+    def write(self, content: bytes) -> int:
+        self._at += len(content)
+        return self._file.write(content)
+
+    def tell(self) -> int:
+        return self._at
 
 
 class Writer:
     """Write a store as an archive of one `distribution` directory, with Docker's modes and the store's times."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._archive = tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # see __exit__
+        sink: Any = _Sink(file)
+        self._archive = tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # see __exit__
         self._directories: set[str] = set()
         self.written = 0
 

@@ -107,6 +107,7 @@ def upgrade() -> None:
         sa.Column("value", sa.LargeBinary, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("quarantined_at_ns", sa.BigInteger, nullable=False),
+        sqlite_autoincrement=True,
     )
     op.create_index("quarantine_by_key", "quarantine", ["namespace", "key"])
     for view in _VIEWS.values():

@@ -1,0 +1,245 @@
+"""An archive of the store unpacks to the directory that an export writes, and is whole or absent."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import stat
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from layerstore import FSMetadataStore, InvalidKeyError, SQLMetadataStore, TransferError, export_directory
+from layerstore import import_directory as take_in
+from layerstore.records import Record
+from layerstore.transfer.exporting import export_tar, new_file
+from tests.archives.conftest import listing, needs_tar
+from tests.cli.conftest import BAD, Run, assert_one_line_error
+from tests.transfer.conftest import AT, GOLDEN_FILES, directory_modes, files_of, rows_of
+
+ODD_ENTRIES = [
+    Record("n", "d\u00e9p\u00f4t/\U0001f600", b"\0\xff", AT),
+    Record("n", "long/" + "/".join(["x" * 200] * 3), b"long", 1_000_000_001),
+    Record("n", "a b\n-c", b"", 1),
+    Record("n", "large", bytes(range(256)) * 1000, AT + 1),
+    Record("n", "on the second", b"", 1_700_000_000_000_000_000),
+]
+
+
+@pytest.fixture
+def filled(sql_file: SQLMetadataStore, golden: Path) -> SQLMetadataStore:
+    """What a daemon wrote, each file at a time of its own, and entries with odd names, sizes and times."""
+    take_in(sql_file, golden)
+    for record in ODD_ENTRIES:
+        sql_file.put(record)
+    return sql_file
+
+
+@pytest.fixture
+def exported(filled: SQLMetadataStore, tmp_path: Path) -> Path:
+    """The directory that the archive must unpack to."""
+    export_directory(filled, tmp_path / "exported" / "distribution")
+    return tmp_path / "exported" / "distribution"
+
+
+@pytest.fixture
+def packed(filled: SQLMetadataStore, tmp_path: Path) -> Path:
+    """The archive."""
+    path = tmp_path / "packed.tar"
+    with path.open("wb") as file:
+        assert export_tar(filled, file) == GOLDEN_FILES + len(ODD_ENTRIES)
+    return path
+
+
+def test_python_unpacks_the_directory(packed: Path, exported: Path, tmp_path: Path):
+    """Names, bytes and modes; it restores times as floats, which have no room for nanoseconds."""
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="tar")
+
+    unpacked = tmp_path / "unpacked" / "distribution"
+    assert listing(tmp_path / "unpacked")[0] == "distribution"
+    assert directory_modes(unpacked) == directory_modes(exported)
+    found, wanted = files_of(unpacked), files_of(exported)
+    assert {path: file[:2] for path, file in found.items()} == {path: file[:2] for path, file in wanted.items()}
+    assert all(abs(file.modified_at_ns - wanted[path].modified_at_ns) < 1000 for path, file in found.items())
+
+
+@needs_tar
+def test_tar_unpacks_the_directory_with_its_times_to_the_nanosecond(packed: Path, exported: Path, tmp_path: Path):
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    done = subprocess.run(["tar", "-C", unpacked, "-p", "-xf", packed], capture_output=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert files_of(unpacked / "distribution") == files_of(exported)
+    assert directory_modes(unpacked / "distribution") == directory_modes(exported)
+    assert directory_modes(exported)["."] == 0o700
+
+
+def test_taken_in_again_it_is_the_same_store(filled: SQLMetadataStore, sql_memory: SQLMetadataStore, packed: Path):
+    """The times to the nanosecond, before 1970 too."""
+    filled.put(Record("n", "old", b"", -1_500_000_001))
+    with packed.open("wb") as file:
+        export_tar(filled, file)
+
+    assert take_in(sql_memory, packed).ok
+    assert rows_of(sql_memory) == rows_of(filled)
+
+
+def test_directories_come_before_what_is_in_them_and_once(packed: Path):
+    with tarfile.open(packed) as archive:
+        members = archive.getmembers()
+    names = [member.name for member in members]
+    seen: set[str] = set()
+    for member in members:
+        assert os.path.dirname(member.name) in seen | {""}
+        if member.isdir():
+            seen.add(member.name)
+    assert len(set(names)) == len(names)
+
+
+def test_a_directory_is_packed_as_well_as_a_database(golden: Path, packed: Path, tmp_path: Path):
+    with (tmp_path / "other.tar").open("wb") as file:
+        assert export_tar(FSMetadataStore(golden), file) == GOLDEN_FILES
+    with tarfile.open(packed) as one, tarfile.open(tmp_path / "other.tar") as other:
+        ours = {member.name: member.pax_headers for member in one if member.isfile()}
+        theirs = {member.name: member.pax_headers for member in other if member.isfile()}
+    assert len(theirs) == GOLDEN_FILES
+    assert theirs.items() <= ours.items()
+
+
+def test_the_same_store_gives_the_same_bytes(filled: SQLMetadataStore):
+    """So that two archives can be compared by their checksums."""
+    contents = []
+    for _ in range(2):
+        file = io.BytesIO()
+        export_tar(filled, file)
+        contents.append(file.getvalue())
+    assert contents[0] == contents[1]
+
+
+def test_the_command_writes_a_file_in_place_of_the_old_one(run: Run, database: Path, tmp_path: Path):
+    with SQLMetadataStore(database) as store:
+        store.put(ODD_ENTRIES[0])
+        before = rows_of(store)
+    target = tmp_path / "x.tar"
+    target.write_bytes(b"old")
+
+    done = run("export", "--tar", target, "--json")
+
+    assert done.json == {"path": str(target), "written": 1, "ok": True}
+    assert listing(tmp_path) == ["state", "state/layers.db", "x.tar"]
+    with SQLMetadataStore(":memory:") as copy:
+        take_in(copy, target)
+        assert rows_of(copy) == before
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_error_in_the_middle_leaves_the_old_file_and_nothing_beside_it(filled: SQLMetadataStore, tmp_path: Path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    target = folder / "x.tar"
+    target.write_bytes(b"old")
+    seen: list[list[str]] = []
+
+    def fail(done: int, _total: int | None) -> None:
+        if done == 100:
+            seen.append(sorted(os.listdir(folder)))
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"), new_file(str(target)) as file:
+        export_tar(filled, file, progress=fail)
+    gc.collect()  # what was left half done must not come back when it is collected
+
+    assert len(seen[0]) == 2  # the old file, and the new one under another name
+    assert target.read_bytes() == b"old"
+    assert os.listdir(folder) == ["x.tar"]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_export_that_breaks_off_never_gets_its_end_mark(filled: SQLMetadataStore):
+    """So that whoever reads the pipe can tell, also after what is left of it was collected."""
+
+    def fail(done: int, _total: int | None) -> None:
+        if done == 100:
+            raise RuntimeError
+
+    file = io.BytesIO()
+    with pytest.raises(RuntimeError):
+        export_tar(filled, file, progress=fail)
+    gc.collect()
+
+    assert b"\0" * 1024 not in file.getvalue()[-2048:]
+
+
+def test_a_key_that_cannot_be_a_path_is_found_before_anything_is_written(
+    run: Run, database: Path, tmp_path: Path, sql_memory: SQLMetadataStore
+):
+    for store in (SQLMetadataStore(database), sql_memory):
+        store.set_many([("n", "a", b""), ("n", "a/b", b""), ("m", "k", b"")])
+    file = io.BytesIO()
+    target = tmp_path / "x.tar"
+    target.write_bytes(b"old")
+
+    with pytest.raises(InvalidKeyError):
+        export_tar(sql_memory, file)
+    done = run("export", "--tar", target)
+
+    assert file.getvalue() == b""
+    assert done.code == BAD
+    assert_one_line_error(done, "'a'")
+    assert target.read_bytes() == b"old"
+    assert listing(tmp_path) == ["state", "state/layers.db", "x.tar"]
+
+
+@pytest.mark.parametrize("where", ["missing/x.tar", "folder", "file/x.tar"])
+def test_a_place_where_no_file_can_be_is_an_error_that_names_it(where: str, tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    before = listing(tmp_path)
+
+    with pytest.raises(TransferError, match=str(tmp_path / where)), new_file(str(tmp_path / where)):
+        pass
+    assert listing(tmp_path) == before
+
+
+def test_a_pipe_or_device_is_written_to_and_not_replaced(run: Run, database: Path, tmp_path: Path):
+    """`--tar /dev/null`, given by root, must leave the device what it is."""
+    with SQLMetadataStore(database) as store:
+        store.put(ODD_ENTRIES[0])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        done = run("export", "--tar", pipe)
+        assert stat.S_ISFIFO(pipe.lstat().st_mode)
+        content = os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+
+    assert done.code == 0
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        assert archive.getnames()[-1] == f"distribution/n/{ODD_ENTRIES[0].key}"
+
+
+@pytest.mark.parametrize("options", [("--delete",), ("--dry-run",), ("--delete", "--dry-run")])
+def test_what_only_a_directory_can_have_is_wrong_usage_with_a_tar(
+    options: tuple[str, ...], run: Run, database: Path, tmp_path: Path
+):
+    SQLMetadataStore(database).close()
+
+    assert run("export", "--tar", tmp_path / "x.tar", *options).code == 2
+    assert run("export", "-", *options).code == 2
+    assert not (tmp_path / "x.tar").exists()
+
+
+def test_an_empty_store_is_an_archive_without_entries(sql_file: SQLMetadataStore):
+    file = io.BytesIO()
+
+    assert export_tar(sql_file, file) == 0
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        assert not [member for member in archive if member.isfile()]
