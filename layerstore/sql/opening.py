@@ -77,6 +77,21 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
 
 
 def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
+    """Return the schema's revision; `None` for an empty database.
+
+    Looks in one transaction: between two reads, another process may make the schema.
+    """
+    if connection.in_transaction:
+        return _version_now(connection, path)
+    connection.execute("BEGIN")
+    try:
+        return _version_now(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _version_now(connection: sqlite3.Connection, path: str | None) -> str | None:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID:
         if application_id or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
