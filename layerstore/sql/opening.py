@@ -87,8 +87,7 @@ def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
     try:
         return _version_now(connection, path)
     finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        connection.rollback()  # does nothing where SQLite has rolled back by itself
 
 
 def _version_now(connection: sqlite3.Connection, path: str | None) -> str | None:
