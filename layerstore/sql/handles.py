@@ -60,10 +60,15 @@ class Handle:
     def check(self) -> None:
         """Refuse to write where a transaction was begun and is no more: the statement would be committed alone.
 
+        One that nobody began, left by an interrupt between two lines of ours, is rolled back.
+
         Raises:
             StoreError: SQLite rolled the transaction back by itself, or it is that of the process that forked this.
         """
-        if self.depth and not (self.connection.in_transaction and self._pid == os.getpid()):
+        if self.depth == 0:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+        elif not self.connection.in_transaction or self._pid != os.getpid():
             raise StoreError("the transaction around this write was rolled back: leave it, then write again")
 
     def fail(self) -> None:

@@ -261,3 +261,15 @@ def test_a_transaction_object_can_be_used_again_after_it_ended(sql_store: SQLMet
             sql_store.set("n", str(number), b"")
 
     assert keys(sql_store) == ["0", "1", "2"]
+
+
+def test_what_an_interrupt_left_open_is_rolled_back_by_the_next_write(sql_store: SQLMetadataStore):
+    """Between BEGIN and the line that notes it; the next write must neither fail nor stay uncommitted."""
+    sql_store._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
+    sql_store.set("n", "k", b"v")
+    sql_store._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
+    with sql_store.transaction():
+        sql_store.set("n", "other", b"v")
+
+    assert not sql_store._connections.local.handle.connection.in_transaction
+    assert sql_store.get_many("n", ["k", "other"]) == {"k": b"v", "other": b"v"}
