@@ -20,7 +20,8 @@ from layerstore.cli.show import show
 from layerstore.cli.transfer import diff, export, import_, verify
 from layerstore.errors import LayerstoreError, NotFoundError
 
-DONE, FOUND, USAGE, BAD = 0, 1, 2, 3
+# Click's own errors exit with 2, for wrong usage.
+DONE, FOUND, BAD = 0, 1, 3
 
 
 @click.group(

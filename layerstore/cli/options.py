@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,5 +69,3 @@ def database_option(command: _Command) -> _Command:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but findings and errors.")
 settings_argument = click.make_pass_decorator(Settings, ensure=True)
-
-Opened = AbstractContextManager[Any]
