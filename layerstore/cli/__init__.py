@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 
 import click
@@ -55,29 +56,37 @@ for subcommand in (import_, export, verify, diff, show, *_ENTRIES, quarantine, b
 
 def main() -> None:
     """Run the command, and exit with its code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name in a path may be no UTF-8
+    _prepare()
     try:
         code = _run()
         sys.stdout.flush()
     except NotFoundError as error:
-        fail(error, FOUND)
+        code = fail(error, FOUND)
     except LayerstoreError as error:
-        fail(error, BAD)
+        code = fail(error, BAD)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        fail("interrupted; nothing is half done", 130)
+        code = fail("interrupted; nothing is half written, run it again", 130)
     except BrokenPipeError:
         # Whoever read the pipe has gone, as `head` does; a shell says 141 for that.
-        _detach_output()
-        sys.exit(141)
+        code = 141
     except OSError as error:
-        _detach_output()
-        fail(f"the output cannot be written: {error.strerror or error}", BAD)
+        code = fail(f"the output cannot be written: {error.strerror or error}", BAD)
+    _let_go_of_output()
     sys.exit(code)
+
+
+def _prepare() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in a path may be no UTF-8
+    # As Ctrl-C, so that what is being written is cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _run() -> int:
@@ -91,8 +100,11 @@ def _run() -> int:
         return end.exit_code
 
 
-def _detach_output() -> None:
-    """Keep Python from flushing, when it ends, what cannot be written."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+def _let_go_of_output() -> None:
+    """Keep Python from complaining, when it ends, of what cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

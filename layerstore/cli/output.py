@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,10 +23,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def fail(error: object, code: int) -> NoReturn:
-    """Say in one line what went wrong, and exit."""
+def fail(error: object, code: int) -> int:
+    """Say in one line what went wrong; return the exit code."""
     click.echo(f"layerstore: {printable(str(error))}", err=True)
-    sys.exit(code)
+    return code
 
 
 def say(text: str = "") -> None:

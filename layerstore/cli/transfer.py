@@ -135,6 +135,8 @@ def export(
     if as_json:
         report_json(report)
     elif not quiet:
+        for deleted in report.deleted_paths:
+            say(f"{'would delete' if dry_run else 'deleted'} {deleted}")
         say(f"{'would export' if dry_run else 'exported'} {settings.path} to {report.path}")
         counts = {
             "written": report.written,
@@ -215,10 +217,12 @@ def _say_verify(report: VerifyReport, *, quiet: bool) -> None:
         say(f"{found.severity}: {found.message} ({found.kind}): {found.count}{mended}")
         for example in found.examples:
             say(f"  {example}")
-        if found.count > len(found.examples):
+        if found.examples and found.count > len(found.examples):
             say(f"  and {found.count - len(found.examples)} more")
         if found.repaired < found.count:
             say(f"  remedy: {found.remedy}")
+    if report.quarantine is not None:
+        say(f"moved to {report.quarantine}")
     if not quiet:
         say(f"checked {report.checked} entries of {report.path}: {'ok' if report.ok else 'not ok'}")
 

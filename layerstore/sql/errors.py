@@ -24,7 +24,7 @@ from layerstore.errors import (
 )
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
-_DAMAGED = "the database is damaged: copy it away, then run `sqlite3 FILE .recover` into a new file"
+_DAMAGED = "the database is damaged: copy it away, then `sqlite3 FILE .recover | sqlite3 NEW`"
 
 # By primary result code, the low 8 bits of the extended one.
 _BY_CODE: dict[int, tuple[type[StoreError], str]] = {

@@ -15,12 +15,19 @@ from typing import IO
 from layerstore import tree
 from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
 from layerstore.fs import scan
-from layerstore.records import Record
+from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.snapshot import Snapshot
 from layerstore.store import Store, check_key
 from layerstore.transfer import tar
 from layerstore.transfer.joining import side_by_side
-from layerstore.transfer.sources import Progress, opened, refuse_under_a_daemon, view
+from layerstore.transfer.sources import (
+    Progress,
+    Readable,
+    opened,
+    refuse_above_a_distribution,
+    refuse_under_a_daemon,
+    view,
+)
 
 _BATCH = 20_000
 """Files that are renamed after one sync. A sync costs as much for one file as for many."""
@@ -35,6 +42,7 @@ class ExportReport:
         written: that were not there, or otherwise.
         unchanged: that were right already, and were not touched.
         deleted: that the store does not have.
+        deleted_paths: where they are, below the directory.
         extra: that the store does not have, and that were left.
         dry_run: whether nothing was done.
     """
@@ -43,6 +51,7 @@ class ExportReport:
     written: int
     unchanged: int
     deleted: int
+    deleted_paths: tuple[str, ...]
     extra: int
     dry_run: bool
 
@@ -70,21 +79,24 @@ def export_directory(
     Args:
         store: a `SQLMetadataStore` or `FSMetadataStore`.
         path: the `distribution` directory; it is made if it is not there.
-        delete: remove files that the store does not have; only regular files with a valid key.
+        delete: remove files that the store does not have; only regular files with a valid key, and only in a
+            directory that has a namespace of Docker's or of the store.
         dry_run: only count.
-        force: delete also under a running daemon.
+        force: delete also under a running daemon, and in a directory of unknown namespaces alone.
         progress: called with the entries done and the entries there are.
 
     Raises:
         InvalidKeyError: a key that cannot be a path: it breaks the key rules, a segment is over 255 bytes, or it is
             the directory of another. Found before anything is written.
         StoreFullError: no space is left; what was renamed stays, nothing is half written.
-        TransferError: the directory cannot be read or written; or, to `delete`, a daemon runs on it.
+        TransferError: the directory cannot be read or written, or is one above a `distribution` directory; or, to
+            `delete`, a daemon runs on it.
         StoreError: the store failed.
 
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
     """
     base = os.path.abspath(os.fspath(path))
+    refuse_above_a_distribution(base)
     if delete and not (dry_run or force):
         refuse_under_a_daemon(base)
     with opened(store) as (source, _), view(source) as content:
@@ -92,13 +104,16 @@ def export_directory(
         with _naming(base):
             if not dry_run:
                 tree.make_base(base)
+            if delete and not force:
+                _refuse_to_empty(base, content)
             with _Writer(base, delete=delete, dry_run=dry_run) as writer:
                 existing = _existing(base)
                 for done, (there, wanted) in enumerate(side_by_side(existing, content.records()), 1):
                     writer.settle(there, wanted)
                     if progress is not None:
                         progress(done, total)
-    return ExportReport(base, writer.written, writer.unchanged, writer.deleted, writer.extra, dry_run)
+    deleted = tuple(writer.deleted)
+    return ExportReport(base, writer.written, writer.unchanged, len(deleted), deleted, writer.extra, dry_run)
 
 
 def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = None) -> int:
@@ -172,6 +187,21 @@ def _check_paths(snapshot: Snapshot) -> int:
     return total
 
 
+def _refuse_to_empty(base: str, content: Readable) -> None:
+    """Refuse to delete in a directory that has nothing of what it should have: it is another one than was meant.
+
+    Raises:
+        TransferError: it has files, and no namespace of Docker's or of the store.
+    """
+    there = set(os.listdir(base)) if os.path.isdir(base) else set()
+    if there and not there & {*KNOWN_NAMESPACES, *(record.namespace for record in content.records())}:
+        raise TransferError(
+            "none of the store's namespaces is there, so that --delete would empty it: give a `distribution` directory,"
+            " or use --force",
+            base,
+        )
+
+
 def _existing(base: str) -> Iterator[Record]:
     if os.path.isdir(base):
         yield from (found for found in scan(base) if isinstance(found, Record))
@@ -200,7 +230,8 @@ class _Writer:
         self._dry_run = dry_run
         self._waiting: list[tuple[tuple[str, ...], str, str]] = []
         self._doomed: list[Record] = []
-        self.written = self.unchanged = self.deleted = self.extra = 0
+        self.deleted: list[str] = []
+        self.written = self.unchanged = self.extra = 0
 
     def __enter__(self) -> _Writer:
         return self
@@ -265,7 +296,7 @@ class _Writer:
         if not self._delete:
             self.extra += 1
             return
-        self.deleted += 1
+        self.deleted.append(f"{record.namespace}/{record.key}")
         if not self._dry_run:
             self._doomed.append(record._replace(value=b""))
 

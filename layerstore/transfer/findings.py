@@ -23,13 +23,13 @@ class _Kind:
 _REPAIR = "`verify --repair`"
 _KINDS = {
     "damaged-file": _Kind(
-        "error", "SQLite finds the file damaged", "copy the file away, then `sqlite3 FILE .recover` into a new one"
+        "error", "SQLite finds the file damaged", "copy the file away, then `sqlite3 FILE .recover | sqlite3 NEW`"
     ),
     "unreadable-file": _Kind("error", "a file or directory cannot be read", "check its permissions and the disk"),
     "unreadable": _Kind(
         "error",
-        "an entry cannot be what its namespace says; a Docker daemon dies of such a mapping",
-        f"{_REPAIR} moves it to quarantine",
+        "an entry cannot be what its namespace says",
+        f"{_REPAIR} moves it to quarantine; a Docker daemon may die of it if it is a mapping",
     ),
     "invalid-key": _Kind(
         "error", "an entry has a key that breaks the key rules; no export takes it", f"{_REPAIR} moves it to quarantine"
@@ -56,7 +56,7 @@ _KINDS = {
     "duplicates": _Kind("info", "a list holds an entry twice, as Docker 1.12 writes them", "none is needed"),
     "temporary": _Kind("info", "a file that a write left behind", "remove it when no daemon runs"),
     "quarantined": _Kind(
-        "info", "bytes that were set aside are in quarantine", "look at them in the table `quarantine`"
+        "info", "bytes that were set aside are in quarantine", "`layerstore quarantine list` shows them"
     ),
 }
 
@@ -92,11 +92,13 @@ class VerifyReport:
         path: what was checked.
         checked: how many entries were.
         findings: errors first, then warnings, then infos.
+        quarantine: the directory that a repair moved files to; `None` if it moved none, or to a database's table.
     """
 
     path: str
     checked: int
     findings: tuple[Finding, ...]
+    quarantine: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -115,10 +117,10 @@ class Findings:
         self.unmapped: list[tuple[str, str]] = []
         self.stale: list[str] = []
 
-    def add(self, kind: str, example: str, count: int = 1) -> None:
+    def add(self, kind: str, example: str | None, count: int = 1) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + count
         examples = self._examples.setdefault(kind, [])
-        if len(examples) < _EXAMPLES:
+        if example is not None and len(examples) < _EXAMPLES:
             examples.append(example)
 
     def add_odd(self, odd: Odd) -> None:

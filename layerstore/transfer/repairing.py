@@ -13,8 +13,11 @@ from layerstore.transfer.findings import Findings
 from layerstore.transfer.sources import ReadableStore
 
 
-def repair(store: ReadableStore, findings: Findings) -> None:
-    """Derive what can be derived, move what cannot be read to quarantine, and note it in the findings."""
+def repair(store: ReadableStore, findings: Findings) -> str | None:
+    """Derive what can be derived, move what cannot be read to quarantine, and note it in the findings.
+
+    Returns the directory that files were moved to, if any were.
+    """
     # Each repair of a directory has a quarantine of its own, so that none overwrites what is there.
     aside = f"{store.path}.quarantine/{time.time_ns()}"
     for kind, namespace, key in findings.unfit:
@@ -27,6 +30,8 @@ def repair(store: ReadableStore, findings: Findings) -> None:
         for diff_id in findings.stale:
             store.rederive(diff_id)
             findings.mend("stale-rows")
+        return None
+    return aside if findings.unfit else None
 
 
 def _set_aside(store: ReadableStore, namespace: str, key: str, aside: str) -> None:

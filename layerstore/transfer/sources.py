@@ -5,6 +5,8 @@ Each is scanned as labelled entries, the label saying where an entry came from.
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import re
 import sys
@@ -73,7 +75,7 @@ def sources(place: Place) -> list[Source]:
         return [_store_source(place)]
     text = os.fspath(place)
     if text == STANDARD_INPUT:
-        return [_tar_source("standard input", lambda: sys.stdin.buffer)]
+        return [_tar_source("standard input", _standard_input)]
     path = os.path.abspath(text)
     if os.path.isdir(path):
         return [_directory_source(base) for base in distributions(path)]
@@ -82,6 +84,12 @@ def sources(place: Place) -> list[Source]:
     if os.path.isfile(path) and is_database(path):
         return [_database_source(path)]
     return [_tar_source(path, lambda: open(path, "rb"))]
+
+
+def _standard_input() -> IO[bytes]:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdin.buffer
 
 
 def _directory_source(base: str) -> Source:
@@ -138,11 +146,12 @@ def distributions(path: str) -> list[str]:
     if not os.path.isdir(base):
         what = "not a directory" if os.path.exists(base) else "there is no such directory"
         raise TransferError(f"{what}: give a `distribution` directory or a Docker data root", base)
-    if any(os.path.isdir(os.path.join(base, namespace)) for namespace in KNOWN_NAMESPACES):
+    if _has_namespaces(base):
         return [base]
     roots = [base, *(os.path.join(base, name) for name in sorted(os.listdir(base)) if _remapped(name))]
     images = [os.path.join(root, "image") for root in roots if os.path.isdir(os.path.join(root, "image"))]
     if not images:
+        refuse_above_a_distribution(base)
         return [base]
     found = [os.path.join(image, driver, "distribution") for image in images for driver in sorted(os.listdir(image))]
     found = [directory for directory in found if os.path.isdir(directory)]
@@ -206,6 +215,28 @@ def _unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
     ):
         load(store, entries(), lambda _existing, incoming: incoming)
         yield store, odd
+
+
+def refuse_above_a_distribution(directory: str) -> None:
+    """Raise if a directory is a data root, its `image`, or a storage driver's: what is meant lies below it.
+
+    Raises:
+        TransferError: it is one; the message says which directory may be meant.
+    """
+    if _has_namespaces(directory) or not os.path.isdir(directory):
+        return
+    patterns = ("distribution", "*/distribution", "image/*/distribution", "*.*/image/*/distribution")
+    meant = [found for pattern in patterns for found in glob.glob(os.path.join(glob.escape(directory), pattern))]
+    meant = sorted(found for found in meant if os.path.isdir(found))
+    if meant:
+        raise TransferError(f"it is a directory above the metadata: give {meant[0]}", directory)
+    there = set(os.listdir(directory))
+    if {"image", "containers", "volumes"} <= there or {"imagedb", "layerdb"} & there:
+        raise TransferError("it is a part of a Docker data root: give its image/<driver>/distribution", directory)
+
+
+def _has_namespaces(directory: str) -> bool:
+    return any(os.path.isdir(os.path.join(directory, namespace)) for namespace in KNOWN_NAMESPACES)
 
 
 def refuse_under_a_daemon(directory: str) -> None:

@@ -7,9 +7,11 @@ crash, a power cut or another hand leaves is a `warning` or an `error`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 
 from layerstore.digest import is_digest
+from layerstore.errors import NotFoundError, StoreError
 from layerstore.fs import FSMetadataStore, Odd, count, scan
 from layerstore.records import (
     DIFF_IDS,
@@ -79,9 +81,8 @@ def verify(
             findings.add_odd(found)
         with view(store) as content:
             checked = _check(store, content, findings, progress)
-        if repair:
-            mend(store, findings)
-        return VerifyReport(name(store_or_path), checked, findings.report())
+        moved_to = mend(store, findings) if repair else None
+        return VerifyReport(name(store_or_path), checked, findings.report(), moved_to)
 
 
 def _check(store: ReadableStore, content: Readable, findings: Findings, progress: Progress | None) -> int:
@@ -94,7 +95,7 @@ def _check(store: ReadableStore, content: Readable, findings: Findings, progress
             findings.add("stale-rows", diff_id)
             findings.stale.append(diff_id)
         if quarantined := content.quarantined():
-            findings.add("quarantined", "SELECT * FROM quarantine", quarantined)
+            findings.add("quarantined", None, quarantined)
     elif isinstance(store, FSMetadataStore) and progress is not None:
         total = count(store.path)
     checked = 0
@@ -150,7 +151,7 @@ def _check_lists(lists: Sequence[Record], content: Readable, findings: Findings)
                 digests.append((digest, record.key))
             else:
                 findings.add("odd-digest", f"{place}: {digest!r}")
-    mapped = content.get_many(DIFF_IDS, [digest_key(digest) for digest, _ in digests])
+    mapped = _look_up(content, DIFF_IDS, [digest_key(digest) for digest, _ in digests])
     for digest, key in digests:
         value = mapped.get(digest_key(digest))
         diff_id = key_digest(key)
@@ -164,8 +165,19 @@ def _check_lists(lists: Sequence[Record], content: Readable, findings: Findings)
 def _check_mappings(mappings: Sequence[Record], content: Readable, findings: Findings) -> None:
     """Check that the layer of each mapping lists the digest."""
     layers = {record.key: digest_key(decode_diff_id(record.value)) for record in mappings}
-    lists = content.get_many(V2_METADATA, list(dict.fromkeys(layers.values())))
+    lists = _look_up(content, V2_METADATA, list(dict.fromkeys(layers.values())))
     listed = {key: digests_of(value) for key, value in lists.items()}
     for key, layer in layers.items():
         if key_digest(key) not in listed.get(layer, ()):
             findings.add("not-listed", f"{DIFF_IDS}/{key}")
+
+
+def _look_up(content: Readable, namespace: str, keys: list[str]) -> dict[str, bytes]:
+    """Return the values that are there and can be read; of those that cannot, the walk tells."""
+    if not isinstance(content, FSMetadataStore):
+        return content.get_many(namespace, keys)
+    found: dict[str, bytes] = {}
+    for key in keys:
+        with suppress(NotFoundError, StoreError):
+            found[key] = content.get(namespace, key)
+    return found

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
+from layerstore import SQLMetadataStore
 from tests.cli.conftest import BAD, FOUND, GOLDEN, ROOT, Run, assert_one_line_error, with_places
 
 LAYER = "sha256/" + "1" * 64
@@ -240,14 +241,38 @@ def test_a_full_disk_behind_standard_output_is_one_line(imported: Path, run: Run
     assert done.returncode == BAD
 
 
-def test_an_interrupt_is_one_line_and_stores_nothing(run: Run, database: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line_and_stores_nothing(run: Run, database: Path, number: signal.Signals):
     class Interrupted(io.BytesIO):
         def read(self, _size: int | None = -1, /) -> bytes:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
             return b"never read"
 
-    result = run("set", "n", "k", stdin=Interrupted())
+    # Whoever runs the tests in the background ignores the signal, and Python then leaves it so.
+    before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)]
+    try:
+        result = run("set", "n", "k", stdin=Interrupted())
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
     assert result.code == 130
-    assert result.err.strip() == "layerstore: interrupted; nothing is half done"
+    assert result.err.strip() == "layerstore: interrupted; nothing is half written, run it again"
     assert not database.exists()
+
+
+CLOSED = {"list >&-": 0, "verify >&-": 0, "import - <&-": 3, "get n absent >&- 2>&-": 1}
+
+
+@pytest.mark.parametrize(("line", "code"), CLOSED.items())
+def test_closed_streams_are_no_failure_of_ours(line: str, code: int, database: Path):
+    """As cron and daemons start programs."""
+    with SQLMetadataStore(database) as store:
+        store.set("n", "k", b"v")
+    command = f'"$0" -m layerstore --db "$1" {line}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, database], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr

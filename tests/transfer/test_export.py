@@ -61,7 +61,7 @@ def test_import_and_export_give_the_same_directory(sql_memory: SQLMetadataStore,
 
     report = export_directory(sql_memory, target)
 
-    assert report == ExportReport(str(target), GOLDEN_FILES, 0, 0, 0, dry_run=False)
+    assert report == ExportReport(str(target), GOLDEN_FILES, 0, 0, (), 0, dry_run=False)
     assert report.ok
     assert files_of(target) == files_of(golden)
     assert directory_modes(target) == directory_modes(golden)
