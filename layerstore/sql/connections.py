@@ -11,7 +11,6 @@ import sqlite3
 import sys
 import threading
 import weakref
-from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -19,7 +18,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from layerstore.errors import StoreClosedError, StoreError
-from layerstore.sql.handles import Handle, MemoryHandle, Result, inherited
+from layerstore.sql.handles import Connection, Handle, MemoryHandle, alive
 
 Durability = Literal["full", "normal"]
 
@@ -29,6 +28,8 @@ _NO_DRIVER_TRANSACTIONS: dict[str, Any] = {"isolation_level": None}
 if sys.version_info >= (3, 12):
     _NO_DRIVER_TRANSACTIONS["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
 
+# Files that a fork of this process has taken connections of along; see `_after_fork_in_child`.
+_unusable: set[str] = set()
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
@@ -36,18 +37,16 @@ class _PerThread(threading.local):
     """Each thread's handle, made when the thread first asks for it and closed when the thread ends."""
 
     handle: Handle
-    execute: Callable[..., Result]
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def __getattr__(self, name: str) -> Any:
         # Asked for only while this thread has none; from then on the lookup finds the attribute itself.
-        if name not in ("handle", "execute"):
+        if name != "handle":
             raise AttributeError(name)
         self.handle = self._connections.new_handle()
-        self.execute = self.handle.execute
-        return getattr(self, name)
+        return self.handle
 
 
 class _Shared:
@@ -55,7 +54,6 @@ class _Shared:
 
     def __init__(self, handle: MemoryHandle) -> None:
         self.handle = handle
-        self.execute = handle.execute
 
 
 class _Closed:
@@ -66,17 +64,13 @@ class _Closed:
     def handle(self) -> Handle:
         raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self._path)
 
-    @property
-    def execute(self) -> Callable[..., Result]:
-        return self.handle.execute
-
 
 class Connections:
     """All connections of one store.
 
     Attributes:
         path: the absolute path of the database file; `None` in memory.
-        local: `handle` and `execute` of the thread that asks.
+        local: has the `handle` of the thread that asks.
     """
 
     def __init__(self, path: str | None, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
@@ -84,7 +78,7 @@ class Connections:
         self.read_only = read_only
         self._durability = durability
         self._timeout_s = timeout_s
-        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()  # to see which have a transaction open
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self.local: _PerThread | _Shared | _Closed
@@ -99,7 +93,7 @@ class Connections:
         """Whether `close` was called."""
         return isinstance(self.local, _Closed)
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> Connection:
         """Make a configured driver connection.
 
         Settings, each with its reason and source (sqlite.org/pragma.html):
@@ -108,18 +102,27 @@ class Connections:
         - cell_size_check ON: a damaged page is found when it is read, before it spreads.
         - mmap_size 0: a file that is truncated meanwhile is an error, not a signal that ends the process.
         """
+        if self.path in _unusable:
+            raise StoreError(
+                "this process was forked while the file was in use: fork before that, or start processes by spawn",
+                self.path,
+            )
         if self.path is None:
             target = ":memory:"
         else:
             mode = "ro" if self.read_only else "rw"
             target = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
-        connection: sqlite3.Connection = sqlite3.connect(
+        connection: Connection = sqlite3.connect(
             target,
             uri=self.path is not None,
             timeout=self._timeout_s,
             check_same_thread=False,
+            factory=Connection,
             **_NO_DRIVER_TRANSACTIONS,
         )
+        connection.path = self.path
+        if self.path is not None:
+            alive.add(connection)
         try:
             for setting in (
                 f"synchronous={_SYNCHRONOUS[self._durability]}",
@@ -170,30 +173,41 @@ class Connections:
         )
         return engine
 
+    def keep(self, handle: Handle) -> None:
+        """Make sure that a handle with a transaction stays the thread's own; a fork may just have let go of it."""
+        with self._lock:
+            if isinstance(self.local, _PerThread):
+                self.local.handle = handle
+
     def close(self) -> None:
-        """Close all connections, also those of other threads; a second call does nothing."""
+        """Close all connections; one that another thread is using, as soon as its statement ends."""
         with self._lock:
             local, self.local = self.local, _Closed(self.path)
-            handles, engine = list(self._handles), self._engine
-            self._engine = None
-        if isinstance(local, _Shared):
-            handles.append(local.handle)
+            engine, self._engine = self._engine, None
         if engine is not None:
             engine.dispose()
-        for handle in handles:
-            handle.close()
+        if isinstance(local, _Shared):
+            local.handle.connection.close()
+
+    def before_fork(self) -> None:
+        """Let go of every connection that is idle, so that none comes along into the child."""
+        with self._lock:
+            if not isinstance(self.local, _PerThread) or any(handle.depth for handle in self._handles):
+                return
+            self.local = _PerThread(self)
+            pool = None if self._engine is None else self._engine.pool
+            if isinstance(pool, QueuePool) and pool.checkedout() == 0:
+                pool.dispose()
 
     def after_fork(self) -> None:
-        """Begin anew in the child; what was inherited is neither used nor closed."""
+        """Begin anew in the child."""
         self._lock = threading.Lock()
         if isinstance(self.local, _Shared):
             self.local.handle.after_fork()
         elif isinstance(self.local, _PerThread):
-            inherited.append((self.local, list(self._handles)))
-            self._handles = weakref.WeakSet()
             self.local = _PerThread(self)
+            self._handles = weakref.WeakSet()
             if self._engine is not None:
-                inherited.append(self._engine.pool)
                 self._engine.dispose(close=False)
 
 
@@ -217,9 +231,20 @@ class _Turns(StaticPool):
         self.handle.end_turn()
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    for connections in list(_everyone):
+        connections.before_fork()
+
+
+def _after_fork_in_child() -> None:
+    """Give up the files whose connections came along.
+
+    SQLite would take them, in its table of this process, for its own: new connections would believe that they hold
+    locks which only the parent has, and lose what they write. Source: sqlite.org/howtocorrupt.html, section 2.6.
+    """
+    _unusable.update(connection.path for connection in alive if connection.path is not None)
     for connections in list(_everyone):
         connections.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

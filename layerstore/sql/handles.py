@@ -5,45 +5,80 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from layerstore.errors import StoreBusyError, StoreError
 
-inherited: list[object] = []
-"""Connections that a fork took along. Closing one in the child would drop the parent's locks and perhaps its WAL."""
+alive: weakref.WeakSet[Connection] = weakref.WeakSet()
+"""Every open connection of this process to a file."""
+
+_inherited: list[Connection] = []
 
 
-class Result(Protocol):
-    """The part of a cursor that the store uses."""
+class Connection(sqlite3.Connection):
+    """A driver connection that knows its file, so that a fork can tell what it takes along."""
 
-    @property
-    def rowcount(self) -> int: ...
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> list[Any]: ...
-    def __iter__(self) -> Iterator[Any]: ...
+    path: str | None = None
+
+    def close(self) -> None:
+        """Close it; a closed one, which the garbage collector may find late, is no part of a fork."""
+        alive.discard(self)
+        super().close()
+
+
+class Fetched:
+    """A result that was read to its end."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._rows = cursor.fetchall()
+        self.rowcount = cursor.rowcount
+
+    def fetchone(self) -> Any:
+        return self._rows.pop(0) if self._rows else None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
+
+    def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows, []
+        return rows
 
 
 class Handle:
     """One driver connection and the transaction that is open on it. One thread uses it at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, *, read_only: bool = False) -> None:
+    def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
         self.connection = connection
-        self.execute: Callable[..., Result] = connection.execute
         self.depth = 0
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         self._failed_at = 0
         self._pid = os.getpid()
 
     def __del__(self) -> None:
+        # Closing while another thread is in a statement would end the process; every statement runs in a method of
+        # this object, so that nobody can be in one when it goes.
         self.close()
 
     def close(self) -> None:
-        """Close the connection; in a forked child, only keep it from being closed."""
+        """Close the connection; in a forked child, keep it from being closed: it is the parent's."""
         if self._pid == os.getpid():
             self.connection.close()
         else:
-            inherited.append(self.connection)
+            _inherited.append(self.connection)
+
+    def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+        """Run a statement; return its first row, or `None`."""
+        return self.connection.execute(statement, parameters).fetchone()
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> Fetched:
+        """Run a statement to its end."""
+        return Fetched(self.connection.execute(statement, parameters))
+
+    def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
+        """Run a statement, and yield its rows as they come."""
+        yield from self.connection.execute(statement, parameters)
 
     def begin(self, *, deferred: bool = False) -> None:
         """Begin a transaction, or a savepoint inside the one that is open.
@@ -51,11 +86,16 @@ class Handle:
         With the lock of the writers from the beginning; `deferred`, for work on temporary tables, without.
         """
         self.check()
-        if self.depth:
-            self.connection.execute(f"SAVEPOINT layerstore_{self.depth}")
-        else:
-            self.connection.execute("BEGIN" if deferred else self._begin)
-        self.depth += 1
+        try:
+            if self.depth:
+                self.connection.execute(f"SAVEPOINT layerstore_{self.depth}")
+            else:
+                self.connection.execute("BEGIN" if deferred else self._begin)
+            self.depth += 1
+        except BaseException:
+            if self.depth == 0:
+                self.connection.rollback()  # an interrupt may have come between the two lines
+            raise
 
     def check(self) -> None:
         """Refuse to write where a transaction was begun and is no more: the statement would be committed alone.
@@ -99,6 +139,11 @@ class Handle:
             self._end_outermost("COMMIT" if stays else "ROLLBACK")
         return stays
 
+    def abandon(self) -> None:
+        """Roll everything back, after an interrupt in the middle of ending a transaction."""
+        self.depth = self._failed_at = 0
+        self.connection.rollback()
+
     def _end_outermost(self, statement: str) -> None:
         try:
             self.connection.execute(statement)
@@ -107,30 +152,11 @@ class Handle:
                 self.connection.execute("ROLLBACK")
 
 
-class _Fetched:
-    """A result that was read to its end while the lock was held."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self._rows = cursor.fetchall()
-        self.rowcount = cursor.rowcount
-
-    def fetchone(self) -> Any:
-        return self._rows.pop(0) if self._rows else None
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.fetchall())
-
-    def fetchall(self) -> list[Any]:
-        rows, self._rows = self._rows, []
-        return rows
-
-
 class MemoryHandle(Handle):
     """The one connection of a store in memory: threads take turns, for a statement or for a whole transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, timeout_s: float) -> None:
+    def __init__(self, connection: Connection, timeout_s: float) -> None:
         super().__init__(connection)
-        self.execute = self._execute_in_turn
         self._timeout_s = timeout_s
         self._turn = threading.RLock()
         self._owner: int | None = None
@@ -173,9 +199,15 @@ class MemoryHandle(Handle):
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
-    def _execute_in_turn(self, *statement: Any) -> Result:
+    def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+        return self.execute(statement, parameters).fetchone()
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> Fetched:
         self.take_turn()
         try:
-            return _Fetched(self.connection.execute(*statement))
+            return super().execute(statement, parameters)
         finally:
             self.end_turn()
+
+    def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
+        return iter(self.execute(statement, parameters))

@@ -12,10 +12,10 @@ from typing import Any
 from layerstore.digest import is_digest
 from layerstore.records import V2_METADATA, Record, digest_key
 from layerstore.sql import derived, statements
-from layerstore.sql.handles import Handle, Result
+from layerstore.sql.handles import Fetched, Handle
 
 
-def fetch_many(execute: Callable[..., Result], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+def fetch_many(execute: Callable[..., Fetched], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
     """Return the values of the keys that are there, by one statement."""
     return dict(execute(statements.GET_MANY, (namespace, json.dumps(keys))).fetchall())
 
@@ -33,14 +33,14 @@ class Snapshot:
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield namespace and key of all entries, in the order of `records`."""
-        yield from self._handle.execute(statements.KEYS)
+        yield from self._handle.stream(statements.KEYS)
 
     def records(self, namespace: str | None = None) -> Iterator[Record]:
         """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key."""
         if namespace is None:
-            yield from map(Record._make, self._handle.execute(statements.RECORDS))
+            yield from map(Record._make, self._handle.stream(statements.RECORDS))
         else:
-            yield from map(Record._make, self._handle.execute(statements.RECORDS_OF, (namespace,)))
+            yield from map(Record._make, self._handle.stream(statements.RECORDS_OF, (namespace,)))
 
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there."""

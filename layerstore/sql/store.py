@@ -37,7 +37,9 @@ from layerstore.store import check_key, why_not_a_namespace
 class SQLMetadataStore:
     """Keep entries in one SQLite file that threads and processes share.
 
-    Each thread has a connection of its own, a forked child makes new ones. Readers see the last commit and wait for
+    Each thread has a connection of its own. A fork lets go of idle connections, and the child makes new ones; where one
+    was in use (a transaction, an iteration, a connection of the engine), the file cannot be used in the child, which
+    says so: SQLite would lose what it writes. Readers see the last commit and wait for
     nobody; writers take turns. Opening a file that is not there makes it (0600, its directory 0700); opening an older
     one upgrades its schema; both are safe against others that open it at the same moment.
 
@@ -88,7 +90,7 @@ class SQLMetadataStore:
         Source: Docker's `Get`.
         """
         try:
-            row = self._connections.local.execute(statements.GET, (namespace, key)).fetchone()
+            row = self._connections.local.handle.first(statements.GET, (namespace, key))
         except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
             self._fail(error, namespace, key)
         if row is None:
@@ -152,7 +154,9 @@ class SQLMetadataStore:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
         with self.snapshot() as snapshot:
             if not self._is_held():
-                yield from snapshot.records(namespace)
+                for record in snapshot.records(namespace):
+                    yield record
+                    self._check_open()
                 return
             # Read whole: a transaction must not stay open for as long as somebody keeps this iterator.
             records = list(snapshot.records(namespace))
@@ -179,6 +183,10 @@ class SQLMetadataStore:
         except sqlite3.Error as error:
             raise self._mapped(error) from error
 
+    def _check_open(self) -> None:
+        if self._connections.closed:
+            raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self.path)
+
     def _is_held(self) -> bool:
         return self._connections.local.handle.depth > 0 or self.path is None
 
@@ -191,7 +199,7 @@ class SQLMetadataStore:
         """
         wanted = list(dict.fromkeys(keys))
         try:
-            found = fetch_many(self._connections.local.execute, namespace, wanted)
+            found = fetch_many(self._connections.local.handle.execute, namespace, wanted)
         except (sqlite3.Error, UnicodeEncodeError, OverflowError, TypeError) as error:
             for key in wanted:
                 check_key(namespace, key)
@@ -266,7 +274,7 @@ class SQLMetadataStore:
             InvalidInputError: a parameter that SQLite cannot take. StoreError: the store failed or was closed.
         """
         try:
-            return self._connections.local.execute(statement, parameters).fetchall()
+            return self._connections.local.handle.execute(statement, parameters).fetchall()
         except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
             self._fail(error)
 
@@ -303,8 +311,7 @@ class SQLMetadataStore:
         Raises:
             StoreClosedError: the store was closed.
         """
-        if self._connections.closed:
-            raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self.path)
+        self._check_open()
         return self._connections.engine
 
     def close(self) -> None:

@@ -22,17 +22,21 @@ class Transaction:
         self._handle = self._connections.local.handle
         try:
             self._handle.begin(deferred=self._deferred)
+            self._connections.keep(self._handle)
         except sqlite3.Error as error:
             raise self._mapped(error) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
-            stays = self._handle.end(commit=kind is None)
+            stays = self._handle.end(commit=kind is None and not self._connections.closed)
         except sqlite3.Error as failure:
             raise self._mapped(failure) from failure
+        except BaseException:
+            self._handle.abandon()
+            raise
         if kind is None and not stays:
             raise StoreError(
-                "the transaction was rolled back, as a write in it had failed: write it all again",
+                "rolled back, as a write in the transaction had failed or the store was closed: write it all again",
                 self._connections.path,
             )
 

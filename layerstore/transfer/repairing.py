@@ -21,8 +21,8 @@ def repair(store: ReadableStore, findings: Findings) -> str | None:
     # Each repair of a directory has a quarantine of its own, so that none overwrites what is there.
     aside = f"{store.path}.quarantine/{time.time_ns()}"
     for kind, namespace, key in findings.unfit:
-        _set_aside(store, namespace, key, aside)
-        findings.mend(kind)
+        if _set_aside(store, namespace, key, aside):
+            findings.mend(kind)
     for digest, key in findings.unmapped:
         _map(store, digest, key)
         findings.mend("unmapped")
@@ -34,21 +34,22 @@ def repair(store: ReadableStore, findings: Findings) -> str | None:
     return aside if findings.unfit else None
 
 
-def _set_aside(store: ReadableStore, namespace: str, key: str, aside: str) -> None:
-    """Move an entry that still cannot be read to quarantine."""
+def _set_aside(store: ReadableStore, namespace: str, key: str, aside: str) -> bool:
+    """Move an entry that still cannot be read to quarantine; tell whether it was there to be moved."""
     with read_modify_write(store)():
         try:
             value = store.get(namespace, key)
         except NotFoundError:
-            return
+            return False
         reason = why_unfit(namespace, key, value)
         if reason is None:
-            return
+            return True
         if isinstance(store, SQLMetadataStore):
             store.quarantine(namespace, key, value, reason)
         else:
             FSMetadataStore(aside).set(namespace, key, value)
         store.delete(namespace, key)
+        return True
 
 
 def _map(store: ReadableStore, digest: str, key: str) -> None:

@@ -115,7 +115,7 @@ def test_durability_is_sqlites_synchronous_on_every_connection(open_sql: OpenSQL
     store = open_sql(durability=durability)
 
     assert database_rows(store, "PRAGMA synchronous") == [(synchronous,)]
-    assert store._connections.local.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+    assert store._connections.local.handle.first("PRAGMA synchronous") == (synchronous,)
 
 
 def test_full_is_the_default_durability(sql_store: SQLMetadataStore):
