@@ -6,11 +6,12 @@ refused, not followed. Errors are plain `OSError`; `layerstore.fs` and `layersto
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from layerstore.store import TEMPORARY_PREFIX
@@ -25,6 +26,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+databases: set[tuple[int, int]] = set()
+"""Device and inode of the databases that this process has open. Opening and closing one as a file would drop the locks
+that SQLite holds on it. Source: sqlite.org/howtocorrupt.html, section 2.2."""
 
 
 class Found(NamedTuple):
@@ -94,6 +100,8 @@ def _step_down(here: int, segment: str, *, create: bool) -> int:
 
 def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
     """Return a regular file's bytes and status; anything else is `IsADirectoryError`."""
+    if databases and _is_open_database(directory, os.fsencode(name)):
+        raise PermissionError(errno.EPERM, "it is a database that is open here")
     descriptor = os.open(name, _FILE, dir_fd=directory)
     try:
         status = os.fstat(descriptor)
@@ -105,6 +113,17 @@ def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
         return b"".join(parts), status
     finally:
         os.close(descriptor)
+
+
+def _is_open_database(directory: int, name: bytes) -> bool:
+    for of in (name, name.removesuffix(b"-shm")):
+        try:
+            status = os.stat(of, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if (status.st_dev, status.st_ino) in databases:
+            return True
+    return False
 
 
 def write_temporary(directory: int, name: str, value: bytes, *, modified_at_ns: int | None, sync: bool) -> str:
@@ -140,7 +159,8 @@ def replace(directory: int, name: str, value: bytes) -> None:
     try:
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
-        os.unlink(temporary, dir_fd=directory)
+        with suppress(FileNotFoundError):  # an interrupt may come right behind the rename
+            os.unlink(temporary, dir_fd=directory)
         raise
     os.fsync(directory)
 

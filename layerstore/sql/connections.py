@@ -120,10 +120,9 @@ class Connections:
             factory=Connection,
             **_NO_DRIVER_TRANSACTIONS,
         )
-        connection.path = self.path
-        if self.path is not None:
-            alive.add(connection)
         try:
+            if self.path is not None:
+                connection.know(self.path)
             for setting in (
                 f"synchronous={_SYNCHRONOUS[self._durability]}",
                 "trusted_schema=OFF",

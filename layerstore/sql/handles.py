@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from layerstore import tree
 from layerstore.errors import StoreBusyError, StoreError
 
 alive: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -21,11 +22,21 @@ class Connection(sqlite3.Connection):
     """A driver connection that knows its file, so that a fork can tell what it takes along."""
 
     path: str | None = None
+    identity: tuple[int, int] | None = None
+
+    def know(self, path: str) -> None:
+        """Note the file that it is open on."""
+        status = os.stat(path)
+        self.path, self.identity = path, (status.st_dev, status.st_ino)
+        alive.add(self)
+        tree.databases.add(self.identity)
 
     def close(self) -> None:
         """Close it; a closed one, which the garbage collector may find late, is no part of a fork."""
         alive.discard(self)
         super().close()
+        if self.identity is not None and all(other.identity != self.identity for other in list(alive)):
+            tree.databases.discard(self.identity)
 
 
 class Fetched:

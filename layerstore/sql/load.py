@@ -39,6 +39,9 @@ _DIFFERING = """
     WHERE s.source = ?
     AND (CAST(m.value AS BLOB) <> s.value OR m.modified_at_ns <> s.modified_at_ns)
     ORDER BY s.namespace, s.key"""
+_FORGET_STALE_V2 = f"""
+    DELETE FROM main.v2_metadata WHERE diff_id IN (
+    SELECT diff_id FROM temp.staged_v2 s WHERE source = ? AND {_ABSENT.format(namespace=f"'{V2_METADATA}'")})"""
 _ADD_V2 = f"""
     INSERT INTO main.v2_metadata(diff_id, position, digest, source_repository, hmac)
     SELECT diff_id, position, digest, source_repository, hmac FROM temp.staged_v2 s
@@ -128,6 +131,7 @@ def _stage_one(store: SQLMetadataStore, entry: Incoming) -> None:
 
 def _merge(store: SQLMetadataStore, source: int, resolve: Resolve) -> Loaded:
     differing = store.run(_DIFFERING, (source,))
+    store.run(_FORGET_STALE_V2, (source,))  # rows that another program left without their list
     store.run(_ADD_V2, (source,))
     store.run(_ADD, (source,))
     ((added,),) = store.run("SELECT changes()")

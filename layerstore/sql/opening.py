@@ -48,6 +48,8 @@ def _database_of(url_text: str) -> str:
     shown = url.render_as_string(hide_password=True)
     if url.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise StoreOpenError(f"only SQLite files can be opened so far: use sqlite:///FILE or a path, not {shown}")
+    if url.host or url.username or url.port:
+        raise StoreOpenError(f"a file has no host: sqlite:///FILE has three slashes, not {shown}")
     if url.query:
         raise StoreOpenError(f"a URL with a query cannot be opened: use the arguments of SQLMetadataStore, not {shown}")
     return url.database or ""

@@ -16,6 +16,7 @@ from layerstore import tree
 from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
 from layerstore.fs import scan
 from layerstore.records import KNOWN_NAMESPACES, Record
+from layerstore.sql.opening import is_database
 from layerstore.sql.snapshot import Snapshot
 from layerstore.store import Store, check_key
 from layerstore.transfer import tar
@@ -148,6 +149,8 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
         with _naming(target), open(target, "wb") as device:
             yield device
         return
+    if os.path.isfile(target) and os.path.getsize(target) and is_database(target):
+        raise TransferError("it is a database, which an archive must not replace: give another name", target)
     temporary = f"{target}.tmp-{secrets.token_hex(8)}"
     with _naming(target):
         try:
@@ -289,7 +292,7 @@ class _Writer:
     def _discard(self) -> None:
         """Remove what has not got its name."""
         for segments, temporary, _ in self._waiting:
-            with tree.directory(self._base, segments) as directory:
+            with suppress(FileNotFoundError), tree.directory(self._base, segments) as directory:
                 os.unlink(temporary, dir_fd=directory)
 
     def _remove(self, record: Record) -> None:

@@ -18,6 +18,15 @@ from layerstore.errors import TransferError
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"
 _REST: Final = 1 << 20
+# Headers that are read whole: names, and what pax says of the next member.
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_LARGEST_HEADER: Final = 1 << 20
 
 # What the library and its decompressors raise on bytes that are no archive.
 _DAMAGED = (
@@ -56,6 +65,7 @@ def members(file: IO[bytes], name: str, read: Read[Found]) -> Iterator[Found]:
         with archive:
             for member in archive:
                 yield read(archive, member)
+                archive.members.clear()  # type: ignore[attr-defined]  # the library keeps every one of them
         while plain.read(_REST):
             continue
     except _DAMAGED as error:
@@ -87,6 +97,8 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"cut off or damaged: {error}") from error
         if member.size < 0:
             raise tarfile.ReadError("a negative size")
+        if member.type in _HEADERS and member.size > _LARGEST_HEADER:
+            raise tarfile.ReadError("a header that is longer than any name or time")
         return member
 
 

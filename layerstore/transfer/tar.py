@@ -154,6 +154,7 @@ class Writer:
         member.mtime = seconds
         member.pax_headers = {"mtime": f"{Decimal(seconds) + Decimal(nanoseconds) / _NANOSECONDS:f}"}
         self._archive.addfile(member, io.BytesIO(record.value))
+        self._archive.members.clear()  # type: ignore[attr-defined]  # the library keeps every one of them
         self.written += 1
 
     def _add_directories(self, path: str) -> None:
