@@ -187,6 +187,8 @@ class Connections:
             engine.dispose()
         if isinstance(local, _Shared):
             local.handle.connection.close()
+        elif isinstance(local, _PerThread) and (own := vars(local).get("handle")) is not None:
+            own.close()  # this thread's; it is in no statement, as it is here
 
     def before_fork(self) -> None:
         """Let go of every connection that is idle, so that none comes along into the child."""
