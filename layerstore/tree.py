@@ -25,6 +25,7 @@ MAX_SEGMENT = 255
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TEMPORARY = TEMPORARY_PREFIX.encode()
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -107,10 +108,13 @@ def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IsADirectoryError(f"not a regular file: {name!r}")
-        parts = []
-        while part := os.read(descriptor, max(status.st_size, 1 << 16) + 1):
-            parts.append(part)
-        return b"".join(parts), status
+        value = os.read(descriptor, status.st_size + 1)
+        if len(value) != status.st_size:  # it is being written, or is more than one call reads
+            parts = [value]
+            while part := os.read(descriptor, 1 << 20):
+                parts.append(part)
+            value = b"".join(parts)
+        return value, status
     finally:
         os.close(descriptor)
 
@@ -200,36 +204,35 @@ def walk(top: int) -> Iterator[Found]:
     try:
         while levels:
             here, prefix, rest = levels[-1]
-            typed = next(rest, None)
-            if typed is None:
-                os.close(levels.pop()[0])
-                continue
-            name = typed.rstrip(b"/\0")
-            found = Found(here, name, prefix + name, "file")
-            if name.startswith(TEMPORARY_PREFIX.encode()):
-                yield found._replace(kind="temporary")
-            elif typed.endswith(b"\0"):
-                yield found._replace(kind="special")
-            elif not typed.endswith(b"/"):
-                yield found
-            else:
-                below = _level(found)
-                if below is None:
-                    yield found._replace(kind="unreadable")
+            for typed in rest:
+                name = typed.rstrip(b"/\0")
+                if name.startswith(_TEMPORARY):
+                    yield Found(here, name, prefix + name, "temporary")
+                elif name == typed:
+                    yield Found(here, name, prefix + name, "file")
+                elif typed.endswith(b"\0"):
+                    yield Found(here, name, prefix + name, "special")
                 else:
+                    below = _level(here, name, prefix)
+                    if below is None:
+                        yield Found(here, name, prefix + name, "unreadable")
+                        continue
                     levels.append(below)
+                    break
+            else:
+                os.close(levels.pop()[0])
     finally:
         for here, _, _ in levels:
             os.close(here)
 
 
-def _level(found: Found) -> tuple[int, bytes, Iterator[bytes]] | None:
+def _level(above: int, name: bytes, prefix: bytes) -> tuple[int, bytes, Iterator[bytes]] | None:
     try:
-        here = os.open(found.name, _DIRECTORY, dir_fd=found.directory)
+        here = os.open(name, _DIRECTORY, dir_fd=above)
     except OSError:
         return None
     try:
-        return here, found.path + b"/", iter(names(here))
+        return here, prefix + name + b"/", iter(names(here))
     except OSError:
         os.close(here)
         return None
