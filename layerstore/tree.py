@@ -68,15 +68,29 @@ def directory(base: str, segments: Sequence[str], *, create: bool = False) -> It
     """
     if create:
         make_base(base)
-    here = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    top = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        here = open_below(top, segments, create=create)
+    finally:
+        os.close(top)
+    try:
+        yield here
+    finally:
+        os.close(here)
+
+
+def open_below(top: int, segments: Sequence[str], *, create: bool = False) -> int:
+    """Open the directory `segments` below an open one, for the caller to close; otherwise as `directory`."""
+    here = os.dup(top)
     try:
         for segment in segments:
             below = _step_down(here, segment, create=create)
             os.close(here)
             here = below
-        yield here
-    finally:
+    except BaseException:
         os.close(here)
+        raise
+    return here
 
 
 def _step_down(here: int, segment: str, *, create: bool) -> int:
@@ -130,36 +144,42 @@ def _is_open_database(directory: int, name: bytes) -> bool:
     return False
 
 
-def write_temporary(directory: int, name: str, value: bytes, *, modified_at_ns: int | None, sync: bool) -> str:
-    """Write a new temporary file beside `name`, 0644 whatever the umask, and return its name.
+def temporary_name(name: str, suffix: str) -> str:
+    """Return the name that a file has while it is written.
 
     Source: Docker's `ioutils.AtomicWriteFile`, which names it `.tmp-<name><random>`.
     """
-    suffix = str(secrets.randbelow(10**10))
     room = MAX_SEGMENT - len(TEMPORARY_PREFIX) - len(suffix)
     # A name near the limit is cut for the temporary file only; Docker fails on it.
-    shortened = os.fsencode(name)[:room].decode("utf-8", "ignore")
-    temporary = f"{TEMPORARY_PREFIX}{shortened}{suffix}"
-    descriptor = os.open(temporary, _NEW, 0o600, dir_fd=directory)
+    shortened = name if name.isascii() and len(name) <= room else os.fsencode(name)[:room].decode("utf-8", "ignore")
+    return f"{TEMPORARY_PREFIX}{shortened}{suffix}"
+
+
+def write_new(
+    directory: int, name: str, value: bytes, modified_at_ns: int | None = None, *, sync: bool = False
+) -> None:
+    """Write a file that is not there, 0644 whatever the umask. When that fails, there is none."""
+    descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
     try:
-        with open(descriptor, "wb", buffering=0) as file:
-            left = memoryview(value)
-            while left:
-                left = left[file.write(left) :]
-            os.fchmod(descriptor, FILE_MODE)
-            if modified_at_ns is not None:
-                os.utime(descriptor, ns=(modified_at_ns, modified_at_ns))
-            if sync:
-                os.fsync(descriptor)
+        left = memoryview(value)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fchmod(descriptor, FILE_MODE)
+        if modified_at_ns is not None:
+            os.utime(descriptor, ns=(modified_at_ns, modified_at_ns))
+        if sync:
+            os.fsync(descriptor)
     except BaseException:
-        os.unlink(temporary, dir_fd=directory)
+        os.unlink(name, dir_fd=directory)
         raise
-    return temporary
+    finally:
+        os.close(descriptor)
 
 
 def replace(directory: int, name: str, value: bytes) -> None:
     """Write a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
-    temporary = write_temporary(directory, name, value, modified_at_ns=None, sync=True)
+    temporary = temporary_name(name, str(secrets.randbelow(10**10)))
+    write_new(directory, temporary, value, sync=True)
     try:
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
