@@ -130,7 +130,7 @@ class StoreError(_PathError):
 
 
 class StoreOpenError(StoreError):
-    """The store cannot be opened: missing, not permitted, or not one of ours."""
+    """The store cannot be opened: missing, not permitted, not one of ours, or no more the file that was opened."""
 
 
 class StoreCorruptError(StoreError):

@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from layerstore.errors import StoreClosedError, StoreError
 from layerstore.sql.handles import Connection, Handle, MemoryHandle, alive
+from layerstore.sql.place import Identity, Place, changed, identity
 
 Durability = Literal["full", "normal"]
 
@@ -81,6 +82,7 @@ class Connections:
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()  # to see which have a transaction open
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._identity: Identity | None = None  # of the file that the first connection opened
         self.local: _PerThread | _Shared | _Closed
         if path is None:
             self.local = _Shared(MemoryHandle(self.connect(), timeout_s))
@@ -96,6 +98,8 @@ class Connections:
     def connect(self) -> Connection:
         """Make a configured driver connection.
 
+        It must be the file that this store opened first, or threads of one store would see different ones.
+
         Settings, each with its reason and source (sqlite.org/pragma.html):
         - synchronous FULL: each commit is synced, so that a power cut loses none; NORMAL syncs at checkpoints only.
         - trusted_schema OFF: a schema from elsewhere cannot call functions with side effects.
@@ -107,22 +111,8 @@ class Connections:
                 "this process was forked while the file was in use: fork before that, or start processes by spawn",
                 self.path,
             )
-        if self.path is None:
-            target = ":memory:"
-        else:
-            mode = "ro" if self.read_only else "rw"
-            target = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
-        connection: Connection = sqlite3.connect(
-            target,
-            uri=self.path is not None,
-            timeout=self._timeout_s,
-            check_same_thread=False,
-            factory=Connection,
-            **_NO_DRIVER_TRANSACTIONS,
-        )
+        connection = self._connect()
         try:
-            if self.path is not None:
-                connection.know(self.path)
             for setting in (
                 f"synchronous={_SYNCHRONOUS[self._durability]}",
                 "trusted_schema=OFF",
@@ -134,6 +124,33 @@ class Connections:
             connection.close()
             raise
         return connection
+
+    def _connect(self) -> Connection:
+        if self.path is None:
+            return self._driver(":memory:", uri=False)
+        mode = "ro" if self.read_only else "rw"
+        target = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
+        while True:
+            found = identity(self.path)
+            if self._identity not in (None, found):
+                raise changed(self.path)
+            connection = self._driver(target, uri=True)
+            # Looked at before and behind: between the two, the file that was opened may have been replaced.
+            if found is not None and found == identity(self.path):
+                self._identity = found
+                connection.know(Place(self.path, found))
+                return connection
+            connection.close()
+
+    def _driver(self, target: str, *, uri: bool) -> Connection:
+        return sqlite3.connect(
+            target,
+            uri=uri,
+            timeout=self._timeout_s,
+            check_same_thread=False,
+            factory=Connection,
+            **_NO_DRIVER_TRANSACTIONS,
+        )
 
     def new_handle(self, *, read_only: bool = False) -> Handle:
         """Make a connection of its own, which `close` closes too.

@@ -11,6 +11,7 @@ from typing import Any
 
 from layerstore import tree
 from layerstore.errors import StoreBusyError, StoreError
+from layerstore.sql.place import Identity, Place
 
 alive: weakref.WeakSet[Connection] = weakref.WeakSet()
 """Every open connection of this process to a file."""
@@ -22,14 +23,14 @@ class Connection(sqlite3.Connection):
     """A driver connection that knows its file, so that a fork can tell what it takes along."""
 
     path: str | None = None
-    identity: tuple[int, int] | None = None
+    identity: Identity | None = None
+    place: Place | None = None
 
-    def know(self, path: str) -> None:
+    def know(self, place: Place) -> None:
         """Note the file that it is open on."""
-        status = os.stat(path)
-        self.path, self.identity = path, (status.st_dev, status.st_ino)
+        self.path, self.identity, self.place = place.path, place.identity, place
         alive.add(self)
-        tree.databases.add(self.identity)
+        tree.databases.add(place.identity)
 
     def close(self) -> None:
         """Close it; a closed one, which the garbage collector may find late, is no part of a fork."""
@@ -101,12 +102,14 @@ class Handle:
 
         With the lock of the writers from the beginning; `deferred`, for work on temporary tables, without.
         """
-        self.check()
+        self._check_transaction()
         try:
             if self.depth:
                 self.connection.execute(f"SAVEPOINT layerstore_{self.depth}")
             else:
                 self.connection.execute("BEGIN" if deferred else self._begin)
+                if not (deferred or self._begin == "BEGIN"):
+                    self._check_place()  # behind the lock, for which it may have waited long
             self.depth += 1
         except BaseException:
             if self.depth == 0:
@@ -114,12 +117,25 @@ class Handle:
             raise
 
     def check(self) -> None:
-        """Refuse to write where a transaction was begun and is no more: the statement would be committed alone.
-
-        One that nobody began, left by an interrupt between two lines of ours, is rolled back.
+        """Refuse to write where a transaction was begun and is no more, or into a file that was removed.
 
         Raises:
             StoreError: SQLite rolled the transaction back by itself, or it is that of the process that forked this.
+            StoreOpenError: the file was removed or replaced.
+        """
+        self._check_transaction()
+        if self.depth == 0:
+            self._check_place()
+
+    def _check_place(self) -> None:
+        place = self.connection.place
+        if place is not None:
+            place.check()
+
+    def _check_transaction(self) -> None:
+        """Refuse to write where a transaction was begun and is no more: the statement would be committed alone.
+
+        One that nobody began, left by an interrupt between two lines of ours, is rolled back.
         """
         if self.depth == 0:
             if self.connection.in_transaction:
