@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from layerstore.errors import SchemaVersionError, StoreError
 from layerstore.sql.errors import mapping
+from layerstore.sql.objects import OBJECTS
 from layerstore.sql.schema import HEAD
 
 if TYPE_CHECKING:
@@ -65,7 +66,11 @@ def unknown(found: str | None, path: str | None) -> SchemaVersionError:
     )
 
 
-def upgrade(connections: Connections, revision: str = "head") -> None:
+Check = Callable[[list[Any], str | None], None]
+"""Takes the rows of `sqlite_master` after a migration, and the path; what it raises undoes the migration."""
+
+
+def upgrade(connections: Connections, revision: str = "head", *, check: Check | None = None) -> None:
     """Bring the database up to `revision`, whole or not at all. A process that comes second finds it done.
 
     Raises:
@@ -74,7 +79,7 @@ def upgrade(connections: Connections, revision: str = "head") -> None:
     """
     from alembic import command
 
-    _run(connections, lambda config: command.upgrade(config, revision))
+    _run(connections, lambda config: command.upgrade(config, revision), check)
 
 
 def downgrade(connections: Connections, revision: str) -> None:
@@ -89,7 +94,7 @@ def downgrade(connections: Connections, revision: str) -> None:
     _run(connections, lambda config: command.downgrade(config, revision))
 
 
-def _run(connections: Connections, migration: Callable[[Config], None]) -> None:
+def _run(connections: Connections, migration: Callable[[Config], None], check: Check | None = None) -> None:
     from alembic.util import CommandError
 
     with _one_at_a_time, mapping(connections.path):
@@ -104,6 +109,8 @@ def _run(connections: Connections, migration: Callable[[Config], None]) -> None:
                 migration(config)
             except CommandError as error:
                 raise StoreError(f"the migration failed: {error}", connections.path) from error
+            if check is not None:
+                check([tuple(row) for row in connection.exec_driver_sql(OBJECTS)], connections.path)
 
 
 def _config() -> Config:

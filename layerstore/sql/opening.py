@@ -7,10 +7,12 @@ same file at the same moment.
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import stat
 import time
+from typing import Any
 
 from sqlalchemy import make_url
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
@@ -22,6 +24,7 @@ from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyEr
 from layerstore.sql import migrate
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
+from layerstore.sql.objects import OBJECTS, Ours
 from layerstore.sql.schema import (
     APPLICATION_ID,
     HEAD,
@@ -68,27 +71,27 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
     """Make the database usable: create it, upgrade it, or refuse it; then switch it to WAL.
 
     Raises:
-        StoreOpenError: it is missing and cannot be made, or not a file of ours.
+        StoreOpenError: it is missing and cannot be made, not a file of ours, or, to write, its schema is not ours.
         SchemaVersionError: it is newer than this code, or older and may only be read.
         StoreError: SQLite failed; the file is as it was.
     """
     prepare_file(connections)
     with mapping(connections.path):
         connection = connections.local.handle.connection
-        found = _version(connection, connections.path)
+        found = _version(connection, connections.path, writing=not connections.read_only)
         if found != HEAD:
             if connections.read_only:
                 raise _refusal(found, connections.path)
             if found is None:
                 _create(connection, connections.path)
             else:
-                migrate.upgrade(connections, HEAD)
+                migrate.upgrade(connections, HEAD, check=_refuse_migrated)
         if connections.path is not None and not connections.read_only:
             _switch_to_wal(connection, connections.path, timeout_s)
 
 
-def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
-    """Return the schema's revision; `None` for an empty database.
+def _version(connection: sqlite3.Connection, path: str | None, *, writing: bool = False) -> str | None:
+    """Return the schema's revision; `None` for an empty database. With `writing`, refuse a schema that is not ours.
 
     Looks in one transaction: between two reads, another process may make the schema.
     """
@@ -96,7 +99,10 @@ def _version(connection: sqlite3.Connection, path: str | None) -> str | None:
         return _version_now(connection, path)
     connection.execute("BEGIN")
     try:
-        return _version_now(connection, path)
+        found = _version_now(connection, path)
+        if writing and found is not None:
+            refuse_foreign(connection.execute(OBJECTS).fetchall(), found, path)
+        return found
     finally:
         connection.rollback()  # does nothing where SQLite has rolled back by itself
 
@@ -111,6 +117,34 @@ def _version_now(connection: sqlite3.Connection, path: str | None) -> str | None
     if row is None:
         raise StoreOpenError("a layerstore database without a schema revision; it is damaged", path)
     return str(row[0])
+
+
+def refuse_foreign(rows: list[Any], version: str, path: str | None) -> None:
+    """Refuse to write where something else than our schema would decide what is written.
+
+    Of another revision than this code's it is only known that it has no triggers.
+
+    Raises:
+        StoreOpenError: an object under our names is not ours, or a trigger is on one.
+    """
+    reason = ours().why_foreign(rows) if version == HEAD else ours().why_triggered(rows)
+    if reason is not None:
+        raise StoreOpenError(
+            f"its schema is not layerstore's: {reason}. It can be read, not written: mend it with `sqlite3`,"
+            " or take its entries into a new one with `layerstore --db NEW import FILE`",
+            path,
+        )
+
+
+def _refuse_migrated(rows: list[Any], path: str | None) -> None:
+    """Undo a migration whose outcome is not our schema: it was not before either."""
+    refuse_foreign(rows, HEAD, path)
+
+
+@functools.cache
+def ours() -> Ours:
+    """Return what the schema of a database of ours has; made when first asked for, in 0.4 ms."""
+    return Ours(creation())
 
 
 def is_database(path: str) -> bool:
@@ -168,8 +202,12 @@ def move_to(path: str, wanted: str) -> tuple[str, str]:
         raise migrate.unknown(before, path)
     connections = Connections(path, durability="full", read_only=False, timeout_s=30.0)
     try:
-        change = migrate.upgrade if known.index(target) >= known.index(before) else migrate.downgrade
-        change(connections, target)
+        with mapping(path):
+            _version(connections.local.handle.connection, path, writing=True)
+        if known.index(target) >= known.index(before):
+            migrate.upgrade(connections, target, check=_refuse_migrated if target == HEAD else None)
+        else:
+            migrate.downgrade(connections, target)
     finally:
         connections.close()
     return before, target

@@ -47,7 +47,8 @@ class SQLMetadataStore(Database):
         timeout_s: seconds that a writer waits for the others before `StoreBusyError`.
 
     Raises:
-        StoreOpenError: the file is missing and cannot be made, is no file of ours, or is a URL of another database.
+        StoreOpenError: the file is missing and cannot be made, is no file of ours, or is a URL of another database; or,
+            to write, has triggers on our tables, or something else under our names.
         SchemaVersionError: the file is of a newer version, or of an older one and `read_only`.
         StoreCorruptError, StoreBusyError, StoreError: SQLite failed.
 

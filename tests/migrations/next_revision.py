@@ -13,6 +13,7 @@ from typing import Any
 
 from layerstore import SQLMetadataStore
 from layerstore.sql import migrate, opening, schema
+from layerstore.sql.objects import Ours
 
 ROOT = Path(__file__).resolve().parents[2]
 PAUSE = "LAYERSTORE_TEST_PAUSE"
@@ -70,6 +71,17 @@ def install(location: Path, monkeypatch: Any = None) -> None:
     set_attribute(migrate, "script_location", lambda: location)
     for module in (schema, migrate, opening):
         set_attribute(module, "HEAD", "0002")
+    ours = Ours([*map(_with_column, opening.creation()), NOTES])
+    set_attribute(opening, "ours", lambda: ours)
+
+
+NOTES = "CREATE TABLE notes (text TEXT, key TEXT NOT NULL, PRIMARY KEY (key))"
+
+
+def _with_column(statement: str) -> str:
+    """Add the new column to the schema, in another place than ALTER TABLE does."""
+    start = "CREATE TABLE metadata ("
+    return statement.replace(start, f"{start}seen INTEGER DEFAULT '7' NOT NULL, ")
 
 
 def open_with_next_revision(path: str, location: Path) -> None:
