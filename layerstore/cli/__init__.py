@@ -14,7 +14,7 @@ from layerstore.cli.backup import backup
 from layerstore.cli.completion import completion
 from layerstore.cli.entries import delete, get, list_, set_
 from layerstore.cli.options import Settings, database_option
-from layerstore.cli.output import fail
+from layerstore.cli.output import fail, print_warnings
 from layerstore.cli.quarantine import quarantine
 from layerstore.cli.schema import schema
 from layerstore.cli.show import show
@@ -85,6 +85,7 @@ def _prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a path may be no UTF-8
+    print_warnings()
     # As Ctrl-C, so that what is being written is cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,21 @@ def fail(error: object, code: int) -> int:
     """Say in one line what went wrong; return the exit code."""
     click.echo(f"layerstore: {printable(str(error))}", err=True)
     return code
+
+
+class _Warnings(logging.Handler):
+    """Say in one line what the library warns of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it as `fail` does; `--quiet` is for reports, not for this."""
+        click.echo(f"layerstore: warning: {printable(record.getMessage())}", err=True)
+
+
+def print_warnings() -> None:
+    """Let what the library warns of go to standard error."""
+    logger = logging.getLogger("layerstore")
+    if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
+        logger.addHandler(_Warnings(logging.WARNING))
 
 
 def say(text: str = "") -> None:

@@ -25,6 +25,7 @@ from layerstore.sql import migrate
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.objects import OBJECTS, Ours
+from layerstore.sql.owners import warn_of_others
 from layerstore.sql.schema import (
     APPLICATION_ID,
     HEAD,
@@ -76,6 +77,8 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
         StoreError: SQLite failed; the file is as it was.
     """
     prepare_file(connections)
+    if connections.path is not None:
+        warn_of_others(connections.path)
     with mapping(connections.path):
         connection = connections.local.handle.connection
         found = _version(connection, connections.path, writing=not connections.read_only)

@@ -32,6 +32,8 @@ from layerstore.transfer.sources import (
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
 
+_PRIVATE = 0o600
+
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
@@ -140,6 +142,8 @@ def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = Non
 def new_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file for writing that gets its name when it is whole, and in place of the one that has it.
 
+    A new one is 0600, as the database is; one that is replaced leaves its mode.
+
     Raises:
         TransferError: it cannot be written.
     """
@@ -153,7 +157,9 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
     temporary = f"{target}.tmp-{secrets.token_hex(8)}"
     with _naming(target):
         try:
-            with open(temporary, "xb") as file:
+            with open(temporary, "xb", opener=_private) as file:
+                mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.isfile(target) else _PRIVATE
+                os.fchmod(file.fileno(), mode)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -161,6 +167,10 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, _PRIVATE)
 
 
 def _check_paths(snapshot: Snapshot) -> int:
