@@ -5,6 +5,7 @@ Source: sqlite.org/rescode.html.
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from layerstore.errors import (
 )
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
-_DAMAGED = "the database is damaged: copy it away, then `sqlite3 FILE .recover | sqlite3 NEW`"
+_DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
 
 # By primary result code, the low 8 bits of the extended one.
 _BY_CODE: dict[int, tuple[type[StoreError], str]] = {
@@ -35,7 +36,10 @@ _BY_CODE: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_CANTOPEN: (StoreOpenError, "cannot be opened: check that it exists and who may read it"),
     sqlite3.SQLITE_PERM: (StoreOpenError, "cannot be opened: check who may read it"),
     sqlite3.SQLITE_AUTH: (StoreOpenError, "not allowed"),
-    sqlite3.SQLITE_NOTADB: (StoreOpenError, "not a layerstore database: it is not an SQLite file"),
+    sqlite3.SQLITE_NOTADB: (
+        StoreOpenError,
+        "not a layerstore database: it is not an SQLite file, or its first page is damaged (then `layerstore recover`)",
+    ),
     sqlite3.SQLITE_CORRUPT: (StoreCorruptError, _DAMAGED),
     sqlite3.SQLITE_FORMAT: (StoreCorruptError, _DAMAGED),
     sqlite3.SQLITE_IOERR: (StoreError, "reading or writing the file failed: check the disk, then `layerstore verify`"),
@@ -61,8 +65,17 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
     if code == sqlite3.SQLITE_TOOBIG:
         return InvalidInputError(f"larger than SQLite allows: {error}")
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
+    if code == sqlite3.SQLITE_IOERR_WRITE:
+        kind, advice = _why_not_written()
     name = getattr(error, "sqlite_errorname", None)
     return kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
+
+
+def _why_not_written() -> tuple[type[StoreError], str]:
+    """Say why writing failed; SQLite tells a full disk from everything else alone, and not a limit or a quota."""
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+        return StoreFullError, "the limit on the size of files (`ulimit -f`) is reached; nothing of this write was kept"
+    return StoreError, "writing the file failed: check the quota and the disk, then `layerstore verify`"
 
 
 @contextmanager

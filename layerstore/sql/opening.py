@@ -118,7 +118,10 @@ def _version_now(connection: sqlite3.Connection, path: str | None) -> str | None
         return None
     row = connection.execute(VERSION).fetchone()
     if row is None:
-        raise StoreOpenError("a layerstore database without a schema revision; it is damaged", path)
+        raise StoreOpenError(
+            "a layerstore database without a schema revision: it is damaged, `layerstore recover FILE NEW` mends it",
+            path,
+        )
     return str(row[0])
 
 

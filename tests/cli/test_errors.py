@@ -69,7 +69,7 @@ BAD_DATABASES: dict[Callable[[Path], None], str] = {
     empty: "import",
     another_programs: "another program made it",
     newer: "install a newer layerstore",
-    damaged: ".recover",
+    damaged: "`layerstore recover FILE NEW`",
 }
 READING = [["list"], ["get", "n", "k"], ["show", "host/name"], ["export", "OUT"], ["verify"], ["diff", "GOLDEN"]]
 WRITING = [["set", "n", "k", "v"], ["delete", "n", "k"], ["import", "GOLDEN"], ["verify", "--repair"]]

@@ -1,0 +1,167 @@
+"""Making a new database of what a damaged one still holds."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from layerstore import tree
+from layerstore.errors import LayerstoreError, StoreOpenError
+from layerstore.records import Record, storable_time, why_unreadable
+from layerstore.sql import salvage, statements
+from layerstore.sql.backup import backup
+from layerstore.sql.salvage import Value
+from layerstore.sql.store import SQLMetadataStore
+from layerstore.store import check_key
+from layerstore.transfer.sources import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What was found in a damaged database.
+
+    Attributes:
+        path: the damaged database, which is not changed.
+        new: the database that was made.
+        recovered: entries that were found, and are in the new one.
+        quarantined: values that were found and cannot be what their namespace says; in quarantine in the new one.
+        kept_in_quarantine: values that were in quarantine before, and are again.
+        older: other values of the same key, with an earlier time; in quarantine.
+        pages: how many pages the database has.
+        unreadable_pages: how many of them could not be read whole. What they held is not known.
+    """
+
+    path: str
+    new: str
+    recovered: int
+    quarantined: int
+    kept_in_quarantine: int
+    older: int
+    pages: int
+    unreadable_pages: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether every page could be read and every value is where it was."""
+        return not (self.unreadable_pages or self.quarantined or self.older)
+
+
+def recover(
+    path: str | os.PathLike[str], new: str | os.PathLike[str], *, progress: Progress | None = None
+) -> RecoverReport:
+    """Make a new database of the entries and the quarantine that can be read in a damaged one.
+
+    Every page is read by itself, so that one that is damaged takes no other along; what its write-ahead log holds is
+    read too. Derived rows, indexes and views are made anew. The damaged files are not changed; nobody may write to them
+    meanwhile. What people have added for themselves (tables, views, indexes) does not come along.
+
+    The new file is whole or absent, and is made 0600.
+
+    Args:
+        path: the damaged database.
+        new: where the new one shall be; no file may be there.
+        progress: called with the pages done and the pages there are.
+
+    Raises:
+        StoreOpenError: `path` cannot be read or has no page with a layerstore entry, or there is a file at `new`.
+        StoreError: the new one cannot be written, or `path` is open in this process.
+    """
+    broken, target = os.path.abspath(os.fspath(path)), os.path.abspath(os.fspath(new))
+    if os.path.lexists(target):
+        raise StoreOpenError("there is a file already: give a new name, or remove it first", target)
+    salvage.refuse_open(broken, tree.databases)
+    try:
+        tree.make_base(os.path.dirname(target))
+        folder = tempfile.TemporaryDirectory(prefix=".tmp-recover-", dir=os.path.dirname(target))
+    except OSError as error:
+        raise StoreOpenError(f"cannot be made: {error.strerror}", target) from error
+    with (
+        folder as name,
+        closing(salvage.Pages(broken)) as pages,
+        SQLMetadataStore(os.path.join(name, "new.db"), durability="normal") as store,
+    ):
+        taking = _Taking(store)
+        with store.transaction():
+            for found in pages.salvage(progress):
+                taking.take(found)
+        if not (taking.recovered or taking.quarantined or taking.kept):
+            raise StoreOpenError("no layerstore entry is in it: nothing was recovered, nothing was made", broken)
+        backup(store, target)
+        return RecoverReport(
+            path=broken,
+            new=target,
+            recovered=taking.recovered,
+            quarantined=taking.quarantined,
+            kept_in_quarantine=taking.kept,
+            older=taking.older,
+            pages=pages.count,
+            unreadable_pages=pages.unreadable,
+        )
+
+
+class _Taking:
+    """Take rows into a store, told apart by their shape; a value that was found twice is kept once."""
+
+    def __init__(self, store: SQLMetadataStore) -> None:
+        self._store = store
+        self.recovered = self.quarantined = self.kept = self.older = 0
+
+    def take(self, found: salvage.Salvage) -> None:
+        """Take what one page gave."""
+        for row in found.keyed:
+            match row:
+                case (bytes(namespace), bytes(key), bytes(value), int(at)):
+                    self._entry(namespace, key, value, at)
+        for row in found.numbered:
+            match row:
+                case (None, bytes(), bytes(), bytes(), bytes(), int()):
+                    self._set_aside(row[1:])
+
+    def _entry(self, namespace: bytes, key: bytes, value: bytes, at: int) -> None:
+        record = Record(_text(namespace), _text(key), value, storable_time(at))
+        reason = _why_unfit(record)
+        if reason is not None:
+            self.quarantined += 1
+            self._store.quarantine(*record[:3], f"recovered from a damaged database: {reason}")
+            return
+        there = self._store.run(_GET_WITH_TIME, record[:2])
+        if not there:
+            self.recovered += 1
+            self._store.put(record)
+            return
+        other = Record(record.namespace, record.key, *there[0])
+        newer, older = (record, other) if record.modified_at_ns > other.modified_at_ns else (other, record)
+        if older.value != newer.value:
+            self.older += 1
+            self._store.quarantine(*older[:3], "recovered from a damaged database, which had a newer value too")
+        if newer is record:
+            self._store.put(record)
+
+    def _set_aside(self, row: Sequence[Value]) -> None:
+        namespace, key, value, reason, at = row
+        assert isinstance(namespace, bytes)
+        assert isinstance(key, bytes)
+        assert isinstance(reason, bytes)
+        place = (_text(namespace), _text(key), value, _text(reason))
+        if not self._store.run(statements.IS_QUARANTINED, place):
+            self.kept += 1
+            self._store.run(statements.QUARANTINE, (*place, at if isinstance(at, int) else time.time_ns()))
+
+
+_GET_WITH_TIME = "SELECT CAST(value AS BLOB), modified_at_ns FROM metadata WHERE namespace = ? AND key = ?"
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _why_unfit(record: Record) -> str | None:
+    try:
+        check_key(record.namespace, record.key)
+    except LayerstoreError as error:
+        return str(error)
+    return why_unreadable(*record[:3])
