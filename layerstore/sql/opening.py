@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateTable
 
 from layerstore import tree
-from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreOpenError
+from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreOpenError, StoreReadOnlyError
 from layerstore.sql import migrate
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
@@ -80,8 +80,12 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
     if connections.path is not None:
         warn_of_others(connections.path)
     with mapping(connections.path):
-        connection = connections.local.handle.connection
-        found = _version(connection, connections.path, writing=not connections.read_only)
+        try:
+            connection = connections.local.handle.connection
+            found = _version(connection, connections.path, writing=not connections.read_only)
+        except sqlite3.Error as error:
+            _explain(error, connections.path, read_only=connections.read_only)
+            raise
         if found != HEAD:
             if connections.read_only:
                 raise _refusal(found, connections.path)
@@ -153,6 +157,31 @@ def ours() -> Ours:
     return Ours(creation())
 
 
+def _explain(error: sqlite3.Error, path: str | None, *, read_only: bool) -> None:
+    """Say what SQLite means that cannot open a file which is there, as it finds no place for the log beside it.
+
+    Raises:
+        StoreOpenError: nothing can be written in the file's directory, which even reading needs.
+        StoreReadOnlyError: the same, for a store that was to be written.
+
+    Not opened as immutable instead: where another mount can be written, that reads nonsense. Source:
+    sqlite.org/wal.html, "Read-Only Databases".
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if path is None or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or not os.access(path, os.R_OK):
+        return
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.access(folder, os.W_OK):
+        return
+    if read_only:
+        raise StoreOpenError(
+            f"nothing can be written in {folder}, which even reading needs, for the log beside the file: copy it to"
+            " another place, or read what `layerstore backup` makes, which needs none",
+            path,
+        ) from error
+    raise StoreReadOnlyError(f"nothing can be written in {folder}: check its permissions and mount", path) from error
+
+
 def is_database(path: str) -> bool:
     """Tell whether a file is an SQLite database, or empty as a new one is.
 
@@ -167,6 +196,7 @@ def is_database(path: str) -> bool:
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             return False
+        _explain(error, path, read_only=True)
         raise mapped(error, path) from error
     finally:
         connections.close()
