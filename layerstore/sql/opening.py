@@ -20,7 +20,14 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateTable
 
 from layerstore import tree
-from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreOpenError, StoreReadOnlyError
+from layerstore.errors import (
+    InvalidInputError,
+    SchemaVersionError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreOpenError,
+    StoreReadOnlyError,
+)
 from layerstore.sql import migrate
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
@@ -79,6 +86,8 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
     prepare_file(connections)
     if connections.path is not None:
         warn_of_others(connections.path)
+        if not connections.read_only:
+            _look_at_log(connections.path)
     with mapping(connections.path):
         try:
             connection = connections.local.handle.connection
@@ -155,6 +164,34 @@ def _refuse_migrated(rows: list[Any], path: str | None) -> None:
 def ours() -> Ours:
     """Return what the schema of a database of ours has; made when first asked for, in 0.4 ms."""
     return Ours(creation())
+
+
+def _look_at_log(path: str) -> None:
+    """Refuse a write-ahead log that does not fit the database, before a connection that writes lays hands on it.
+
+    SQLite takes any log that lies there for the right one, and writes it back into the database when it closes, also
+    after it has found the two to be nonsense. A connection that only reads does not. Only where there is a log: it was
+    left by a process that was killed, or another one is at work.
+
+    Raises:
+        StoreCorruptError: with this log, the database cannot be read.
+    """
+    log = f"{os.path.realpath(path)}-wal"
+    if not (os.path.exists(log) and os.path.getsize(log)):
+        return
+    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
+    try:
+        _version(connections.local.handle.connection, path)
+    except sqlite3.Error as error:
+        if isinstance(mapped(error, path), StoreCorruptError):
+            raise StoreCorruptError(
+                f"it is damaged, or {os.path.basename(log)} is another database's: if so, move that away first;"
+                f" else copy both away, then `layerstore recover FILE NEW` ({error})",
+                path,
+            ) from error
+        # Whatever else keeps it from being read, the connection that is to write will say.
+    finally:
+        connections.close()
 
 
 def _explain(error: sqlite3.Error, path: str | None, *, read_only: bool) -> None:
