@@ -25,6 +25,7 @@ KINDS = {
 HOW_MUCH = {
     "kills": (300, "how many writers the crash tests kill, about"),
     "cuts": (1500, "how many states after a power cut are checked, about"),
+    "inputs": (25, "how many broken inputs each test of them tries, about"),
     "load-seconds": (4, "how long the load test lasts"),
 }
 """Options: with a smaller number than the default nothing is promised."""
