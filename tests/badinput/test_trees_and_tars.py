@@ -1,0 +1,383 @@
+"""Directory trees, archives and databases made to do harm: taken or refused, and nothing is written elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layerstore import (
+    FSMetadataStore,
+    InvalidKeyError,
+    LayerstoreError,
+    SQLMetadataStore,
+    TransferError,
+    export_directory,
+    import_directory,
+    verify,
+)
+from layerstore.transfer.exporting import export_tar
+from tests.archives.conftest import Member, archive, member
+from tests.badinput.conftest import everything
+from tests.conftest import assert_sound
+from tests.counting import Counted
+from tests.strategies import KEYS
+from tests.transfer.conftest import LISTS, MAPPINGS, V1
+
+NASTY = [
+    "",
+    ".",
+    "..",
+    "...",
+    "/",
+    "//",
+    "~",
+    "*",
+    "a",
+    "a\nb",
+    "\x1b[31m",
+    "-rf",
+    ".tmp-x",
+    "é",
+    "\u202e",
+    " ",
+    "\\",
+    "C:",
+    "etc",
+    "passwd",
+    "sha256",
+    "1" * 64,
+    "x" * 255,
+    "x" * 256,
+    "distribution",
+    "image",
+    "vfs",
+    LISTS,
+    MAPPINGS,
+    V1,
+    f"registry,{'a' * 64}",
+]
+SEGMENTS = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
+PATHS = st.lists(SEGMENTS, min_size=1, max_size=6).map("/".join)
+VALUES = st.one_of(
+    st.sampled_from([b"", b"[]", b"[{}]", b"null", b"{", b"sha256:" + b"1" * 64, b"\xff\xfe", b"[" * 500]),
+    st.binary(max_size=40),
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place to work in, two levels below what must not change; whoever follows a name or link writes there."""
+    here = tmp_path / "around" / "here"
+    here.mkdir(parents=True)
+    for victim in (tmp_path / "victim", tmp_path / "around" / "victim", tmp_path / "around" / "etc" / "passwd"):
+        victim.parent.mkdir(exist_ok=True)
+        victim.write_bytes(b"untouched")
+    monkeypatch.chdir(here)
+    before = everything(tmp_path)
+    yield here
+    shutil.rmtree(here)
+    here.mkdir()
+    assert everything(tmp_path) == before
+
+
+def fresh(place: Path, name: str) -> Path:
+    """Return a directory of the trial's own, empty."""
+    shutil.rmtree(place / name, ignore_errors=True)
+    (place / name).mkdir()
+    return place / name
+
+
+def assert_all_goes_out_and_stays_inside(store: SQLMetadataStore, place: Path) -> None:
+    """What is in the store can be given out, below the target; or it is refused before anything is written."""
+    target = fresh(place, "out") / "distribution"
+    try:
+        export_directory(store, target)
+    except InvalidKeyError:
+        assert not target.exists()
+        with pytest.raises(InvalidKeyError):
+            export_tar(store, io.BytesIO())
+        return
+    with FSMetadataStore(target) as files:
+        assert list(files.entries()) == list(store.entries())
+    for path in target.rglob("*"):
+        assert not path.is_symlink()
+        assert path.resolve().is_relative_to(target.resolve())
+
+
+MEMBERS = st.builds(
+    lambda name, value, kind, link, time: member(
+        name,
+        value if kind in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE) else b"",
+        type=kind,
+        linkname=link,
+        mtime=time,
+    ),
+    st.one_of(
+        PATHS,
+        PATHS.map("distribution/{}".format),
+        PATHS.map("image/vfs/distribution/{}".format),
+        KEYS.map("distribution/n/{}".format),
+        KEYS.map(f"{MAPPINGS}/{{}}".format),
+    ).filter(lambda name: "\0" not in name),
+    VALUES,
+    st.sampled_from(
+        [
+            *[tarfile.REGTYPE] * 6,
+            tarfile.AREGTYPE,
+            tarfile.CONTTYPE,
+            tarfile.SYMTYPE,
+            tarfile.LNKTYPE,
+            tarfile.CHRTYPE,
+            tarfile.BLKTYPE,
+            tarfile.DIRTYPE,
+            tarfile.FIFOTYPE,
+            b"Z",
+            b"\0",
+        ]
+    ),
+    st.sampled_from(["", "/etc/passwd", "..", "../../victim", "distribution/n/a", "."]),
+    st.sampled_from([0, 1_700_000_000, -1, 2**40, -(2**40)]),
+)
+
+
+@given(
+    members=st.lists(MEMBERS, max_size=8),
+    form=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
+    mode=st.sampled_from(["w", "w:gz", "w:bz2", "w:xz"]),
+)
+def test_an_archive_of_anything(members: list[Member], form: int, mode: str, place: Path, counted: Counted):
+    """Twice the first one, so that there are duplicates; each member is taken, named, or counted."""
+    counted("inputs")
+    path = place / "given.tar"
+    path.write_bytes(archive(*members, *members[:1], mode=mode, form=form))
+    with SQLMetadataStore(":memory:") as store:
+        report = import_directory(store, path)
+        assert report.read <= len(members) + 1
+        assert_sound(store)
+        assert_all_goes_out_and_stays_inside(store, place)
+    with suppress(TransferError):  # several directories
+        verify(path)
+
+
+@given(
+    members=st.lists(MEMBERS, min_size=1, max_size=4),
+    mode=st.sampled_from(["w", "w:gz", "w:xz"]),
+    change=st.tuples(
+        st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
+        st.one_of(st.none(), st.integers(0, 20_000)),
+        st.binary(max_size=20),
+    ),
+)
+@pytest.mark.timeout(120)
+def test_an_archive_with_other_bytes_in_it(
+    members: list[Member],
+    mode: str,
+    change: tuple[list[tuple[int, int]], int | None, bytes],
+    place: Path,
+    counted: Counted,
+):
+    """Bytes that are others, an end that is missing, and one that does not belong there."""
+    counted("inputs")
+    flips, cut, tail = change
+    content = bytearray(archive(*members, mode=mode))
+    for at, byte in flips:
+        content[at % len(content)] = byte
+    path = place / "given.tar"
+    path.write_bytes(bytes(content[:cut]) + tail)
+    refused: list[TransferError] = []
+    with SQLMetadataStore(":memory:") as store:
+        try:
+            import_directory(store, path)
+        except TransferError as error:
+            refused.append(error)
+        assert [error.path for error in refused] in ([], [str(path)])
+        assert not refused or list(store.entries()) == []
+        assert_sound(store)
+        assert_all_goes_out_and_stays_inside(store, place)
+
+
+def bomb_of_zeros() -> bytes:
+    """One member of 256 MiB, in 256 KiB."""
+    header = member("distribution/n/bomb").info
+    header.size = 1 << 28
+    compressor = zlib.compressobj(9, wbits=31)
+    chunk = bytes(1 << 24)
+    parts = [compressor.compress(header.tobuf(tarfile.GNU_FORMAT))]
+    parts += [compressor.compress(chunk) for _ in range((1 << 28) // len(chunk))]
+    return b"".join([*parts, compressor.compress(bytes(1024)), compressor.flush()])
+
+
+def sparse_file() -> bytes:
+    """A member that says that it has a terabyte, and holds none of it."""
+    header = bytearray(member("distribution/n/sparse", type=tarfile.GNUTYPE_SPARSE).info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = (1 << 40).to_bytes(12, "big", signed=True)
+    header[483] |= 0x80
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+def long_pax_record() -> bytes:
+    return archive(member("distribution/n/k", b"v", pax_headers={"comment": "x" * (3 << 20)}))
+
+
+def many_pax_records() -> bytes:
+    return archive(member("distribution/n/k", b"v", pax_headers={f"record{number}": "x" for number in range(5_000)}))
+
+
+def gzip_in_gzip() -> bytes:
+    content = archive(member("distribution/n/k", b"v"))
+    for _ in range(30):
+        content = gzip.compress(content)
+    return content
+
+
+def many_members() -> bytes:
+    one = archive(member("distribution/n/k", b""))[:512]
+    return gzip.compress(one * 5_000 + bytes(1024))
+
+
+BOMBS = {
+    "256 MiB of zeros": bomb_of_zeros,
+    "a sparse file of a terabyte": sparse_file,
+    "a pax record of three megabytes": long_pax_record,
+    "5,000 pax records": many_pax_records,
+    "gzip in gzip": gzip_in_gzip,
+    "5,000 times the same name": many_members,
+}
+IMPORT = """
+import resource, sys
+from layerstore import SQLMetadataStore, TransferError, import_directory
+with SQLMetadataStore(":memory:") as store:
+    try:
+        report = import_directory(store, sys.argv[1])
+        print(len(report.skipped), report.added)
+    except TransferError as error:
+        print("refused:", error)
+    assert sum(len(value) for *_, value in store.entries()) < 100
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS.keys())
+def test_a_bomb_fills_neither_the_memory_nor_the_store(make: object, place: Path, counted: Counted):
+    path = place / "given.tar"
+    path.write_bytes(make())  # type: ignore[operator]  # a function of the table above
+    counted("inputs")
+    limit = 200 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, path],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) < limit >> 10
+
+
+NODES = st.recursive(
+    st.one_of(
+        VALUES,
+        st.sampled_from(["link", "loop", "out", "pipe", "socket", "unreadable"]).map(str),
+    ),
+    lambda below: st.dictionaries(
+        st.one_of(
+            SEGMENTS.filter(lambda name: "/" not in name and "\0" not in name and name not in ("", ".", "..")).map(
+                lambda name: name.encode()[:255]
+            ),
+            st.binary(min_size=1, max_size=5).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b"..")),
+        ),
+        below,
+        max_size=4,
+    ),
+    max_leaves=12,
+)
+
+
+def plant(path: bytes, node: object) -> None:
+    """Make a tree of files, directories, links and what else a directory may hold."""
+    if isinstance(node, dict):
+        os.makedirs(path, exist_ok=True)
+        for name, below in node.items():
+            plant(os.path.join(path, name), below)
+    elif isinstance(node, bytes):
+        with open(path, "wb") as file:
+            file.write(node)
+    elif node == "pipe":
+        os.mkfifo(path)
+    else:
+        targets = {"link": b"/etc/passwd", "loop": os.path.basename(path), "out": b"../../../.."}
+        os.symlink(targets.get(str(node), b"absent"), path)
+
+
+@given(tree=st.dictionaries(st.sampled_from(["n", LISTS, MAPPINGS, V1, "image", ".tmp-x"]), NODES, max_size=4))
+def test_a_tree_of_anything(tree: dict[str, object], place: Path, counted: Counted):
+    counted("inputs")
+    base = fresh(place, "tree") / "distribution"
+    base.mkdir()
+    for name, node in tree.items():
+        plant(os.fsencode(base / name), node)
+    with SQLMetadataStore(":memory:") as store:
+        with suppress(TransferError):  # a data root without any metadata
+            report = import_directory(store, base)
+            assert report.read >= report.added
+            verify(base)
+        assert_sound(store)
+        assert_all_goes_out_and_stays_inside(store, place)
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.one_of(SEGMENTS, st.sampled_from(["n", "..", "../..", "/etc", LISTS, MAPPINGS])),
+            st.one_of(
+                PATHS,
+                st.sampled_from(["../../etc/x", "/etc/x", "a/../../x", "../victim", "a", "a/b"]),
+                st.binary(max_size=5),
+            ),
+            st.one_of(VALUES, st.text(max_size=5), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)),
+            st.one_of(
+                st.integers(-(2**63), 2**63 - 1), st.text(max_size=4), st.binary(max_size=4), st.floats(allow_nan=False)
+            ),
+        ),
+        max_size=6,
+    )
+)
+def test_rows_that_other_tools_have_put_into_a_database(rows: list[tuple[object, ...]], place: Path, counted: Counted):
+    """Keys such as `../../etc/x`, values and times of any type: no key leads an export out of its directory."""
+    counted("inputs")
+    path = fresh(place, "database") / "given.db"
+    SQLMetadataStore(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        for row in rows:
+            with suppress(UnicodeEncodeError):
+                connection.execute("INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", row)
+        connection.commit()
+    with SQLMetadataStore(path) as store:
+        with suppress(LayerstoreError):
+            assert_all_goes_out_and_stays_inside(store, place)
+        with suppress(LayerstoreError):
+            verify(store, repair=True)
+    with SQLMetadataStore(":memory:") as store:
+        with suppress(LayerstoreError):
+            import_directory(store, path)
+        assert_sound(store)
+        assert_all_goes_out_and_stays_inside(store, place)
