@@ -18,15 +18,17 @@ def inputs(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give the tests with Hypothesis below this folder as many examples as `--inputs` says."""
+    """Give the tests with Hypothesis below this folder as many examples as `--inputs` says, and the time for them."""
+    number = config.getoption("--inputs")
     tests = {
         item.function
         for item in items
         if isinstance(item, pytest.Function) and item.path.is_relative_to(Path(__file__).parent)
     }
-    as_many = hypothesis.settings(
-        max_examples=config.getoption("--inputs"), deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    as_many = hypothesis.settings(max_examples=number, deadline=None, suppress_health_check=list(HealthCheck))
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(120 + 4 * number))
     for test in tests:
         if hypothesis.is_hypothesis_test(test):
             as_many(test)

@@ -103,7 +103,6 @@ def trial(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Co
     assert {path.name for path in tmp_path.iterdir()} <= {"here", "around", "state"}
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("path", [path for path, _ in LEAVES], ids=" ".join)
 @given(arguments=st.lists(WORDS, max_size=6), stdin=st.binary(max_size=40))
 def test_any_arguments_end_with_a_code_and_at_most_one_line_of_error(
@@ -119,7 +118,6 @@ def test_any_arguments_end_with_a_code_and_at_most_one_line_of_error(
     assert result.code != 2 or "Error: " in result.err
 
 
-@pytest.mark.timeout(120)
 @given(arguments=st.lists(st.one_of(WORDS, st.sampled_from(NAMES)), max_size=8))
 def test_any_words_at_all(arguments: list[str | bytes], trial: Trial):
     result = trial(*arguments)

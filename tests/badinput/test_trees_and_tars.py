@@ -183,7 +183,6 @@ def test_an_archive_of_anything(members: list[Member], form: int, mode: str, pla
         st.binary(max_size=20),
     ),
 )
-@pytest.mark.timeout(120)
 def test_an_archive_with_other_bytes_in_it(
     members: list[Member],
     mode: str,
@@ -212,13 +211,13 @@ def test_an_archive_with_other_bytes_in_it(
 
 
 def bomb_of_zeros() -> bytes:
-    """One member of 256 MiB, in 256 KiB."""
+    """One member of 128 MiB, in 128 KiB."""
     header = member("distribution/n/bomb").info
-    header.size = 1 << 28
+    header.size = 1 << 27
     compressor = zlib.compressobj(9, wbits=31)
     chunk = bytes(1 << 24)
     parts = [compressor.compress(header.tobuf(tarfile.GNU_FORMAT))]
-    parts += [compressor.compress(chunk) for _ in range((1 << 28) // len(chunk))]
+    parts += [compressor.compress(chunk) for _ in range((1 << 27) // len(chunk))]
     return b"".join([*parts, compressor.compress(bytes(1024)), compressor.flush()])
 
 
@@ -253,7 +252,7 @@ def many_members() -> bytes:
 
 
 BOMBS = {
-    "256 MiB of zeros": bomb_of_zeros,
+    "128 MiB of zeros": bomb_of_zeros,
     "a sparse file of a terabyte": sparse_file,
     "a pax record of three megabytes": long_pax_record,
     "5,000 pax records": many_pax_records,
@@ -274,13 +273,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS.keys())
 def test_a_bomb_fills_neither_the_memory_nor_the_store(make: object, place: Path, counted: Counted):
     path = place / "given.tar"
     path.write_bytes(make())  # type: ignore[operator]  # a function of the table above
     counted("inputs")
-    limit = 200 << 20
+    limit = 160 << 20
     done = subprocess.run(
         [sys.executable, "-c", IMPORT, path],
         capture_output=True,
