@@ -70,9 +70,10 @@ WORDS = st.one_of(
 )
 
 
-def set_up(folder: Path) -> None:
-    """Make a place of each kind that an argument may name."""
-    shutil.rmtree(folder, ignore_errors=True)
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place of each kind that an argument may name."""
+    folder = tmp_path_factory.mktemp("places")
     (folder / "tree" / "n").mkdir(parents=True)
     (folder / "tree" / "n" / "k").write_bytes(b"value")
     (folder / "folder").mkdir()
@@ -82,10 +83,11 @@ def set_up(folder: Path) -> None:
     (folder / "link").symlink_to("absent")
     with SQLMetadataStore(folder / "here.db") as store:
         store.set("n", "k", b"value")
+    return folder
 
 
 @pytest.fixture
-def trial(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Counted) -> Iterator[Trial]:
+def trial(places: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Counted) -> Iterator[Trial]:
     """Run the command in a directory made anew, and hold what lies around it against what lay there before."""
     here, around = tmp_path / "here", tmp_path / "around"
     around.mkdir()
@@ -94,7 +96,8 @@ def trial(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Co
 
     def run_one(*arguments: object, stdin: bytes | BytesIO = b"") -> Result:
         counted("inputs")
-        set_up(here)
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(places, here, symlinks=True)
         monkeypatch.chdir(here)
         return run(*arguments, stdin=stdin)
 
