@@ -230,7 +230,7 @@ OWN = {
     "a table": "CREATE TABLE notes (digest TEXT PRIMARY KEY, note TEXT)",
     "a view": "CREATE VIEW mine AS SELECT diff_id, count(*) FROM v2_metadata GROUP BY 1",
     "an index": "CREATE INDEX mine ON v2_metadata (hmac)",
-    "a full-text index": "CREATE VIRTUAL TABLE search USING fts5(source_repository)",
+    "a full-text index": "CREATE VIRTUAL TABLE words USING fts5(source_repository)",
     "a trigger on a table of one's own": (
         "CREATE TABLE log (x); CREATE TRIGGER mine AFTER INSERT ON log BEGIN DELETE FROM log WHERE x < new.x; END"
     ),

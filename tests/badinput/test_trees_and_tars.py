@@ -161,7 +161,7 @@ MEMBERS = st.builds(
     mode=st.sampled_from(["w", "w:gz", "w:bz2", "w:xz"]),
 )
 def test_an_archive_of_anything(members: list[Member], form: int, mode: str, place: Path, counted: Counted):
-    """Twice the first one, so that there are duplicates; each member is taken, named, or counted."""
+    """The first one is there twice; each member is taken, named, or counted."""
     counted("inputs")
     path = place / "given.tar"
     path.write_bytes(archive(*members, *members[:1], mode=mode, form=form))
