@@ -25,6 +25,7 @@ from layerstore import (
     InvalidKeyError,
     LayerstoreError,
     SQLMetadataStore,
+    StoreError,
     TransferError,
     export_directory,
     import_directory,
@@ -198,11 +199,11 @@ def test_an_archive_with_other_bytes_in_it(
         content[at % len(content)] = byte
     path = place / "given.tar"
     path.write_bytes(bytes(content[:cut]) + tail)
-    refused: list[TransferError] = []
+    refused: list[TransferError | StoreError] = []
     with SQLMetadataStore(":memory:") as store:
         try:
             import_directory(store, path)
-        except TransferError as error:
+        except (TransferError, StoreError) as error:  # a file without a byte is a database that is yet to be made
             refused.append(error)
         assert [error.path for error in refused] in ([], [str(path)])
         assert not refused or list(store.entries()) == []
@@ -260,7 +261,7 @@ BOMBS = {
     "5,000 times the same name": many_members,
 }
 IMPORT = """
-import resource, sys
+import re, sys
 from layerstore import SQLMetadataStore, TransferError, import_directory
 with SQLMetadataStore(":memory:") as store:
     try:
@@ -269,7 +270,7 @@ with SQLMetadataStore(":memory:") as store:
     except TransferError as error:
         print("refused:", error)
     assert sum(len(value) for *_, value in store.entries()) < 100
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search("VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1])
 """
 
 

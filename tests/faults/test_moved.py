@@ -135,6 +135,8 @@ def test_every_write_is_refused_and_nothing_at_the_path_is_changed(path: Path, m
         move(path)
         before = held(path.parent.parent)
         for name, write in WRITES.items():
+            if name == "import" and move in OF_THE_LOG:
+                continue  # it may fork, before which the store closes its connection: the next one has another log
             counted("faults")
             with pytest.raises(StoreOpenError) as caught:
                 write(store)
