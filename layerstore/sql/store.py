@@ -26,7 +26,7 @@ from layerstore.errors import (
 )
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived, opening, statements
-from layerstore.sql.connections import Connections, Durability
+from layerstore.sql.connections import Connections, Durability, check_timeout
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.handles import Handle, MemoryHandle
 from layerstore.sql.snapshot import Snapshot, fetch_many
@@ -50,9 +50,10 @@ class SQLMetadataStore:
             syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
             file's consistency. A crash of the process alone costs nothing either way.
         read_only: open only to read, and never change the file; it must be there and at this version's schema.
-        timeout_s: seconds that a writer waits for the others before `StoreBusyError`.
+        timeout_s: seconds that a writer waits for the others before `StoreBusyError`; 0 does not wait.
 
     Raises:
+        InvalidInputError: an argument is none of these.
         StoreOpenError: the file is missing and cannot be made, is no file of ours, or is a URL of another database.
         SchemaVersionError: the file is of a newer version, or of an older one and `read_only`.
         StoreCorruptError, StoreBusyError, StoreError: SQLite failed.
@@ -70,6 +71,7 @@ class SQLMetadataStore:
     ) -> None:
         if durability not in ("full", "normal"):
             raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
+        check_timeout(timeout_s)
         self.path = opening.resolve(path_or_url)
         with mapping(self.path):
             self._connections = Connections(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
