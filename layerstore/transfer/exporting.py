@@ -159,6 +159,7 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, target)
+            tree.sync_directory(os.path.dirname(target))
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
