@@ -88,7 +88,7 @@ class FSMetadataStore:
         Source: Docker's `Get`.
         """
         with self._at(namespace, key) as (directory, name):
-            return tree.read(directory, name)[0]
+            return tree.read(directory, name, limit=None)[0]
 
     def set(self, namespace: str, key: str, value: bytes) -> None:
         """Write the value: temporary file, fsync, rename, fsync of the directory. Whole or not at all.
@@ -268,7 +268,11 @@ def _read(namespace: str, found: tree.Found) -> Record | Odd:
     except FileNotFoundError:
         return Odd(shown, "vanished", "removed while it was read")
     except OSError as error:
-        return Odd(shown, "unreadable", f"cannot be read: {error.strerror or error}")
+        too_large = error.errno == errno.EFBIG
+        reason = (
+            f"larger than {tree.MAX_VALUE >> 20} MiB" if too_large else f"cannot be read: {error.strerror or error}"
+        )
+        return Odd(shown, "unreadable", reason)
     return Record(namespace, shown.removeprefix(f"{namespace}/"), value, status.st_mtime_ns)
 
 

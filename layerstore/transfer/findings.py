@@ -25,7 +25,9 @@ _KINDS = {
     "damaged-file": _Kind(
         "error", "SQLite finds the file damaged", "copy the file away, then `sqlite3 FILE .recover | sqlite3 NEW`"
     ),
-    "unreadable-file": _Kind("error", "a file or directory cannot be read", "check its permissions and the disk"),
+    "unreadable-file": _Kind(
+        "error", "a file or directory cannot be read", "check its permissions, its size and the disk"
+    ),
     "unreadable": _Kind(
         "error",
         "an entry cannot be what its namespace says",

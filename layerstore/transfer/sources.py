@@ -24,7 +24,7 @@ from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.load import Incoming, load
 from layerstore.sql.opening import is_database
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import Store
+from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import tar
 
 Progress = Callable[[int, int | None], None]
@@ -67,8 +67,11 @@ class Source:
 def sources(place: Place) -> list[Source]:
     """Return what a place stands for: several sources for a data root with several drivers, else one.
 
+    A directory of unknown namespaces alone is refused unless it is called `distribution`, as everything in it would be
+    taken: `/etc` is one. A `FSMetadataStore` on it is taken as it is.
+
     Raises:
-        TransferError: there is nothing to read from.
+        TransferError: there is nothing to read from, or a directory that has files and none of Docker's namespaces.
         StoreError: a database cannot be opened.
     """
     if not isinstance(place, str | os.PathLike):
@@ -78,12 +81,48 @@ def sources(place: Place) -> list[Source]:
         return [_tar_source("standard input", _standard_input)]
     path = os.path.abspath(text)
     if os.path.isdir(path):
-        return [_directory_source(base) for base in distributions(path)]
+        bases = distributions(path)
+        if bases == [path] and not _has_namespaces(path) and os.path.basename(path) != tar.ROOT:
+            _refuse_unless_empty(path)
+        return [_directory_source(base) for base in bases]
     if not os.path.exists(path):
         raise TransferError(f"there is no such file or directory: {_EXPECTED}", path)
     if os.path.isfile(path) and is_database(path):
         return [_database_source(path)]
     return [_tar_source(path, lambda: open(path, "rb"))]
+
+
+def as_it_is(place: Place) -> Place:
+    """Return what stands for a place without the refusal of a directory that has none of Docker's namespaces.
+
+    Raises:
+        TransferError: a data root without any metadata.
+    """
+    if not isinstance(place, str | os.PathLike) or os.fspath(place) == STANDARD_INPUT:
+        return place
+    path = os.path.abspath(os.fspath(place))
+    if not os.path.isdir(path) or distributions(path) != [path]:
+        return place
+    return FSMetadataStore(path)
+
+
+def _refuse_unless_empty(base: str) -> None:
+    try:
+        names = sorted(map(os.fsencode, os.listdir(base)))
+    except OSError as error:
+        raise TransferError(f"cannot be read: {error.strerror}", base) from error
+    there = [fs.show(name) for name in names if not name.startswith(TEMPORARY_PREFIX.encode())]
+    if there:
+        raise TransferError(
+            f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {_shortened(there)}: {_EXPECTED};"
+            " --force takes every file below it for an entry",
+            base,
+        )
+
+
+def _shortened(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _standard_input() -> IO[bytes]:
