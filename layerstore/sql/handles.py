@@ -89,7 +89,9 @@ class Handle:
 
     def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
         """Run a statement, and yield its rows as they come."""
-        yield from self.connection.execute(statement, parameters)
+        # Not `yield from`, which closes the cursor of a stream that is dropped, also when its connection is closed.
+        for row in self.connection.execute(statement, parameters):  # noqa: UP028
+            yield row
 
     def begin(self, *, deferred: bool = False) -> None:
         """Begin a transaction, or a savepoint inside the one that is open.
