@@ -72,6 +72,21 @@ RECORDS_OF: Final = _sql(
     "namespace",
 )
 
+# The same with names as bytes: what another program wrote need not be UTF-8. Behind each, `AFTER` skips rows.
+_raw_name = (cast(metadata.c.namespace, LargeBinary), cast(metadata.c.key, LargeBinary))
+_raw_record = (*_raw_name, _value, cast(metadata.c.modified_at_ns, Integer))
+RAW_RECORDS: Final = _sql(select(*_raw_record).order_by(metadata.c.namespace, metadata.c.key))
+RAW_RECORDS_OF: Final = _sql(
+    select(*_raw_record).where(metadata.c.namespace == _namespace).order_by(metadata.c.key),
+    "namespace",
+)
+AFTER: Final = " LIMIT -1 OFFSET ?"
+
+# By a name in bytes, whether it is stored as text or as bytes.
+_raw_here = " AND ".join(f"{name} IN (?{at}, CAST(?{at} AS TEXT))" for at, name in ((1, "namespace"), (2, "key")))
+GET_RAW: Final = f"SELECT CAST(value AS BLOB) FROM metadata WHERE {_raw_here}"
+DELETE_RAW: Final = f"DELETE FROM metadata WHERE {_raw_here}"
+
 KEYS: Final = _sql(
     select(*_name).order_by(metadata.c.namespace, metadata.c.key),
 )
@@ -115,6 +130,8 @@ REMOVE_ASSOCIATION: Final = _sql(
 REMOVE_ASSOCIATIONS: Final = _sql(delete(v2_metadata).where(_of_layer), "diff_id")
 COUNT_ASSOCIATIONS: Final = _sql(select(func.count()).select_from(v2_metadata))
 LAYERS_WITH_ROWS: Final = _sql(select(v2_metadata.c.diff_id).distinct())
+RAW_LAYERS_WITH_ROWS: Final = _sql(select(cast(v2_metadata.c.diff_id, LargeBinary)).distinct())
+REMOVE_RAW_ASSOCIATIONS: Final = "DELETE FROM v2_metadata WHERE diff_id IN (?1, CAST(?1 AS TEXT))"
 COUNT_QUARANTINED: Final = _sql(select(func.count()).select_from(quarantine))
 _set_aside = (
     quarantine.c.id,

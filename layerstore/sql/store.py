@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from sqlalchemy import Engine
 
@@ -29,9 +29,11 @@ from layerstore.sql import derived, opening, statements
 from layerstore.sql.connections import Connections, Durability, check_timeout
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.handles import Handle, MemoryHandle
-from layerstore.sql.snapshot import Snapshot, fetch_many
+from layerstore.sql.snapshot import OddName, Snapshot, fetch_many
 from layerstore.sql.transactions import Transaction
 from layerstore.store import check_key, why_not_a_namespace
+
+_Found = TypeVar("_Found")
 
 
 class SQLMetadataStore:
@@ -144,7 +146,10 @@ class SQLMetadataStore:
         Inside `transaction()`, and in memory, it is read whole into memory at that moment.
 
         Raises:
-            InvalidKeyError: `namespace` is not one. StoreError: the store failed or was closed meanwhile.
+            InvalidKeyError: `namespace` is not one.
+            CorruptRecordError: another program wrote an entry whose name is not UTF-8; `verify` with repair sets it
+                aside. Those before it were yielded.
+            StoreError: the store failed or was closed meanwhile.
         """
         for found, key, value, _ in self.records(namespace):
             yield found, key, value
@@ -154,15 +159,22 @@ class SQLMetadataStore:
         reason = None if namespace is None else why_not_a_namespace(namespace)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
+        yield from self._each(lambda snapshot: snapshot.records(namespace))
+
+    def scan(self) -> Iterator[Record | OddName]:
+        """Yield what `records` yields, and what it stops at."""
+        return self._each(Snapshot.scan)
+
+    def _each(self, read: Callable[[Snapshot], Iterator[_Found]]) -> Iterator[_Found]:
         with self.snapshot() as snapshot:
             if not self._is_held():
-                for record in snapshot.records(namespace):
-                    yield record
+                for one in read(snapshot):
+                    yield one
                     self._check_open()
                 return
             # Read whole: a transaction must not stay open for as long as somebody keeps this iterator.
-            records = list(snapshot.records(namespace))
-        yield from records
+            found = list(read(snapshot))
+        yield from found
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -227,20 +239,20 @@ class SQLMetadataStore:
         """
         self._set(*record)
 
-    def rederive(self, diff_id: str) -> None:
+    def rederive(self, diff_id: str | bytes) -> None:
         """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
 
         Raises: as `set`.
         """
         with self.transaction():
-            # What another program wrote need not even be text.
+            # What another program wrote need not even be text, and the rows that are there need not be readable.
+            is_text = isinstance(diff_id, str)
+            self.run(statements.REMOVE_ASSOCIATIONS if is_text else statements.REMOVE_RAW_ASSOCIATIONS, (diff_id,))
             key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
             values = self.run(statements.GET, (V2_METADATA, key))
             if key and values:
                 handle = self._connections.local.handle
                 self._derive(handle, lambda: derived.update(handle, key, values[0][0]))
-            else:
-                self.run(statements.REMOVE_ASSOCIATIONS, (diff_id,))
 
     def transaction(self, *, deferred: bool = False) -> Transaction:
         """Return a context manager: what this thread writes in it happens whole, or not at all if an error leaves it.

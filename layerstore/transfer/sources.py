@@ -23,6 +23,7 @@ from layerstore.fs import FSMetadataStore, Odd
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.load import Incoming, load
 from layerstore.sql.opening import is_database
+from layerstore.sql.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import tar
@@ -36,6 +37,7 @@ Place = Store | str | os.PathLike[str]
 
 STANDARD_INPUT = "-"
 _EXPECTED = "give a `distribution` directory, a data root, a tar, or a database (`layerstore import` makes one)"
+UNCHANGEABLE = "an archive cannot be changed: import it, then work on the store"
 _remapped = re.compile(r"\d+\.\d+").fullmatch
 
 
@@ -125,6 +127,18 @@ def _shortened(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
+def is_archive(place: Place) -> bool:
+    """Tell whether a place is read as a tar archive: standard input, or a file that is no database.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    if not isinstance(place, str | os.PathLike):
+        return False
+    path = os.fspath(place)
+    return path == STANDARD_INPUT or (os.path.isfile(path) and not is_database(os.path.abspath(path)))
+
+
 def _standard_input() -> IO[bytes]:
     if sys.stdin is None:
         raise OSError(errno.EBADF, "it is closed")
@@ -154,7 +168,7 @@ def _store_source(store: Store) -> Source:
         raise TransferError(f"{type(store).__name__} cannot list its entries: give a store of this package, or a path")
 
     def scan() -> Iterator[tuple[str, Record | Odd]]:
-        found = fs.scan(store.path) if isinstance(store, FSMetadataStore) else store.records()
+        found = fs.scan(store.path) if isinstance(store, FSMetadataStore) else _scan_database(store)
         yield from (("", one) for one in found)
 
     return Source(name(store), scan, lambda: None)
@@ -163,13 +177,18 @@ def _store_source(store: Store) -> Source:
 def _database_source(path: str) -> Source:
     def scan() -> Iterator[tuple[str, Record | Odd]]:
         with SQLMetadataStore(path, read_only=True) as store:
-            yield from (("", record) for record in store.records())
+            yield from (("", found) for found in _scan_database(store))
 
     def count() -> int | None:
         with SQLMetadataStore(path, read_only=True) as store, store.snapshot() as snapshot:
             return snapshot.count()
 
     return Source(path, scan, count)
+
+
+def _scan_database(store: SQLMetadataStore) -> Iterator[Record | Odd]:
+    for found in store.scan():
+        yield Odd("/".join(found.shown()), "name", NOT_UTF8) if isinstance(found, OddName) else found
 
 
 def distributions(path: str) -> list[str]:
@@ -227,7 +246,7 @@ def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore
     else:
         (archive,) = sources(place)
         if write:
-            raise TransferError("an archive cannot be changed: import it, then work on the store", archive.name)
+            raise TransferError(UNCHANGEABLE, archive.name)
         with _unpacked(archive) as unpacked:
             yield unpacked
 
