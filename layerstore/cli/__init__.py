@@ -15,6 +15,7 @@ from layerstore.cli.completion import completion
 from layerstore.cli.entries import delete, get, list_, set_
 from layerstore.cli.options import Settings, database_option
 from layerstore.cli.output import fail
+from layerstore.cli.prune import prune
 from layerstore.cli.quarantine import quarantine
 from layerstore.cli.schema import schema
 from layerstore.cli.show import show
@@ -50,7 +51,7 @@ def command(context: click.Context) -> None:
 
 _ENTRIES = (list_, get, set_, delete)
 
-for subcommand in (import_, export, verify, diff, show, *_ENTRIES, quarantine, backup, schema, completion):
+for subcommand in (import_, export, verify, diff, show, *_ENTRIES, quarantine, prune, backup, schema, completion):
     command.add_command(subcommand)
 
 

@@ -101,6 +101,15 @@ class Snapshot:
         """Return the values of the keys that are there."""
         return fetch_many(self._handle.execute, namespace, keys)
 
+    def get_records(self, namespace: str, keys: Sequence[str]) -> Iterator[Record]:
+        """Yield the entries of the keys that are there."""
+        for key in keys:
+            yield from map(Record._make, self._handle.execute(statements.GET_RECORD, (namespace, key)))
+
+    def layers_of(self, digest: str) -> list[str]:
+        """Return the DiffIDs whose lists hold a digest."""
+        return [row[0] for row in self._handle.execute(statements.LAYERS_OF_DIGEST, (digest,))]
+
     def quarantined(self) -> int:
         """Return how many values are in quarantine."""
         found: int = self._handle.execute(statements.COUNT_QUARANTINED).fetchone()[0]

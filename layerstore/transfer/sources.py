@@ -247,13 +247,13 @@ def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore
         (archive,) = sources(place)
         if write:
             raise TransferError(UNCHANGEABLE, archive.name)
-        with _unpacked(archive) as unpacked:
-            yield unpacked
+        with unpacked(archive) as content:
+            yield content
 
 
 @contextmanager
-def _unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
-    """Hold an archive's entries, readable or not, in a database that goes afterwards."""
+def unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
+    """Hold a source's entries, readable or not, in a database that goes afterwards."""
     odd: list[Odd] = []
 
     def entries() -> Iterator[Incoming]:
