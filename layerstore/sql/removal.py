@@ -59,7 +59,8 @@ def vacuum(store: SQLMetadataStore) -> None:
     """Give the free space of the file back to the file system.
 
     The database is written anew into the write-ahead log, and from there into the file: it needs twice the room for a
-    moment. Other writers wait, readers do not; the file itself shrinks when the last of those has ended.
+    moment. Other writers wait for that, readers do not. Where one is reading the state of before, file and log shrink
+    later: at a checkpoint that comes after it, or when the last process closes the store.
 
     Raises:
         StoreBusyError: another writer did not end in time. StoreFullError: there is no room. StoreError: it is inside
@@ -68,5 +69,11 @@ def vacuum(store: SQLMetadataStore) -> None:
     Source: sqlite.org/lang_vacuum.html.
     """
     store.run("VACUUM")
-    if store.path is not None:
+    if store.path is None:
+        return
+    ((timeout_ms,),) = store.run("PRAGMA busy_timeout")
+    store.run("PRAGMA busy_timeout=0")  # while it waits for readers, writers would wait for it
+    try:
         store.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        store.run(f"PRAGMA busy_timeout={timeout_ms}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -49,10 +50,16 @@ def remove_files(store: FSMetadataStore, doomed: Iterable[Doomed]) -> list[int]:
 
 
 def _now(base: str, segments: list[str], name: str) -> tuple[bytes, int] | None:
-    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError), tree.directory(base, segments) as folder:
-        value, status = tree.read(folder, name)
-        return value, status.st_mtime_ns
-    return None
+    try:
+        with tree.directory(base, segments) as folder:
+            value, status = tree.read(folder, name)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None  # a link by now
+        raise
+    return value, status.st_mtime_ns
 
 
 def _change(base: str, segments: list[str], name: str, record: Record, kept: bytes | None) -> None:
