@@ -65,7 +65,7 @@ _KINDS = {
         "info", "a digest maps to a layer whose list does not hold it: evicted, or removed", "none is needed"
     ),
     "duplicates": _Kind("info", "a list holds an entry twice, as Docker 1.12 writes them", "none is needed"),
-    "temporary": _Kind("info", "a file that a write left behind", "remove it when no daemon runs"),
+    "temporary": _Kind("info", "a file that a write left behind", "`prune --temporary` removes it when no daemon runs"),
     "quarantined": _Kind(
         "info", "bytes that were set aside are in quarantine", "`layerstore quarantine list` shows them"
     ),
