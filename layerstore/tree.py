@@ -113,8 +113,8 @@ def _step_down(here: int, segment: str, *, create: bool) -> int:
     return made
 
 
-def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
-    """Return a regular file's bytes and status; anything else is `IsADirectoryError`."""
+def read(directory: int, name: str | bytes, *, limit_bytes: int | None = None) -> tuple[bytes, os.stat_result]:
+    """Return a regular file's bytes and status; anything else is `IsADirectoryError`, a larger one EFBIG."""
     if databases and _is_open_database(directory, os.fsencode(name)):
         raise PermissionError(errno.EPERM, "it is a database that is open here")
     descriptor = os.open(name, _FILE, dir_fd=directory)
@@ -122,6 +122,8 @@ def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IsADirectoryError(f"not a regular file: {name!r}")
+        if limit_bytes is not None and status.st_size > limit_bytes:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, {limit_bytes} at most are read")
         value = os.read(descriptor, status.st_size + 1)
         if len(value) != status.st_size:  # it is being written, or is more than one call reads
             parts = [value]

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from layerstore.digest import is_digest
+from layerstore.digest import DiffID, is_digest
 from layerstore.errors import InvalidInputError, InvalidKeyError, NotFoundError
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived, statements
 from layerstore.sql.database import Database
 from layerstore.sql.handles import Handle
+from layerstore.sql.known import Known, fetch_known
 from layerstore.sql.load import Incoming, load
 from layerstore.sql.snapshot import fetch_many
 from layerstore.store import check_key, why_not_a_namespace
@@ -153,6 +154,13 @@ class SQLMetadataStore(Database):
             if key not in found:
                 check_key(namespace, key)
         return found
+
+    def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
+        """Return layers' lists, by key, and all digests that map to them, by DiffID. One statement, one moment.
+
+        Raises: as `run`.
+        """
+        return fetch_known(self.run, diff_ids)
 
     def set_many(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
         """`set` all entries in one transaction: all are there afterwards, or none. Of a key twice, the last one stays.
