@@ -16,7 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerstore.candidates import KnownLayer as KnownLayer
     from layerstore.candidates import LayerCandidates as LayerCandidates
+    from layerstore.candidates import known_layers as known_layers
     from layerstore.candidates import layer_candidates as layer_candidates
     from layerstore.credentials import docker_credentials as docker_credentials
     from layerstore.digest import DiffID as DiffID
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "candidates": ("LayerCandidates", "layer_candidates"),
+    "candidates": ("KnownLayer", "LayerCandidates", "known_layers", "layer_candidates"),
     "credentials": ("docker_credentials",),
     "digest": ("DiffID", "Digest"),
     "errors": (
