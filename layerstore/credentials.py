@@ -71,14 +71,13 @@ def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None =
 
     Source: docker/cli's `ResolveAuthConfig`, `ConfigFile.GetAuthConfig`, `decodeAuth`.
     """
-    loaded = _load(config)
+    path, loaded = _load(config)
     server = DOCKER_HUB if registry == DEFAULT_DOMAIN else registry
-    auths = loaded[1].auths or {}
-    decoded = {address: _auth_config(auth, loaded[0]) for address, auth in auths.items()}
+    decoded = {address: _auth_config(auth, path) for address, auth in (loaded.auths or {}).items()}
     known = decoded.get(server)
     if known is None:
         known = next((auth for address, auth in decoded.items() if server == _host(address)), AuthConfig())
-    helper = (loaded[1].cred_helpers or {}).get(server, loaded[1].creds_store)
+    helper = (loaded.cred_helpers or {}).get(server, loaded.creds_store)
     return _ask(helper, server, known) if helper else known
 
 
@@ -98,9 +97,10 @@ def _load(config: str | os.PathLike[str] | None) -> tuple[str, _Config]:
         return path, _Config()  # as Docker's client takes it
     try:
         return path, msgspec.json.decode(content, type=_Config)
-    except (msgspec.DecodeError, RecursionError) as error:
-        # msgspec names the place and the type, never the value.
-        raise TransferError(f"not a configuration of Docker's client: {error}", path) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec names the place and the type, never the value; what Python says of bytes is not passed on.
+        why = str(error) if isinstance(error, msgspec.DecodeError) else "it is not JSON"
+        raise TransferError(f"not a configuration of Docker's client: {why}", path) from None
 
 
 def _default_directory() -> str:
@@ -135,12 +135,24 @@ def _host(address: str) -> str:
     return address.partition("/")[0]
 
 
+class _HelperError(ValueError):
+    """What a helper did wrong, without anything that it said."""
+
+
+def _why_not(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"it cannot be started ({error.strerror})"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it did not answer in {HELPER_TIMEOUT_S:.0f} s"
+    return str(error) if isinstance(error, _HelperError) else "it did not answer in JSON"
+
+
 def _ask(helper: str, server: str, known: AuthConfig) -> AuthConfig:
     """Ask a credential helper. Source: docker/cli's `nativeStore.Get`, docker-credential-helpers' `client.Get`."""
     program = f"docker-credential-{helper}"
     try:
         if "/" in helper:
-            raise ValueError("its name has a slash")  # noqa: TRY301  # one place says what is done instead
+            raise _HelperError("its name has a slash")  # one place says what is done instead
         done = subprocess.run(  # noqa: S603  # the user's own configuration names the program
             [program, "get"],
             input=server.encode(),
@@ -152,10 +164,10 @@ def _ask(helper: str, server: str, known: AuthConfig) -> AuthConfig:
         if done.returncode != 0 and done.stdout.decode(errors="replace").strip() == _NOT_FOUND:
             return AuthConfig(registry_token=known.registry_token)
         if done.returncode != 0:
-            raise ValueError(f"it ended with {done.returncode}")  # noqa: TRY301
+            raise _HelperError(f"it ended with {done.returncode}")
         answer = msgspec.json.decode(done.stdout, type=_Answer)
-    except (OSError, ValueError, subprocess.TimeoutExpired, msgspec.DecodeError) as error:
-        why = "it cannot be started" if isinstance(error, OSError) else str(error)
+    except (OSError, ValueError, RecursionError, subprocess.TimeoutExpired, msgspec.DecodeError) as error:
+        why = _why_not(error)
         _log.warning("no credentials for %s from %s: %s; going on as Docker does, without", server, program, why)
         return known
     if answer.username == _TOKEN:

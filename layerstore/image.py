@@ -286,7 +286,7 @@ def _diff_ids(place: _Place, image_id: str) -> tuple[str, ...]:
 def _decode(content: bytes, kind: type[_Document], path: str) -> _Document:
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TransferError(f"cannot be read: {error}", path) from error
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 import click
 
 from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, say
+from layerstore.cli.output import columns, print_json, printable, say
 
 if TYPE_CHECKING:
     from layerstore import FSMetadataStore, Image, LayerCandidates, PushPlan, SQLMetadataStore
@@ -25,8 +26,8 @@ _config_option = click.option(
 @click.command(
     epilog="""\b
 Examples:
-  layerstore candidates sha256:15a6e8a8ae102f15bc8944548641d5bd88221a8bd549c34dfcc1436f87a1d63a localhost:5000/new/app
-  layerstore candidates --size 20000000 DIFFID busybox"""
+  layerstore candidates 15a6e8a8ae10 localhost:5000/new/app
+  layerstore candidates --size 20000000 15a6e8a8ae10 busybox --json"""
 )
 @click.argument("diff_id", metavar="DIFFID")
 @click.argument("target")
@@ -46,16 +47,22 @@ def candidates(
 ) -> int:
     """Say from where a push would mount a layer, and why.
 
-    What Docker's push would ask the registry about the layer DIFFID on its way to the repository TARGET, in its
-    order, with the reason for each place and for each association that is left out. TARGET may leave out
-    docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
+    What Docker's push would ask the registry about the layer DIFFID, of which 12 or more hex digits are enough, on
+    its way to the repository TARGET: in its order, with the reason for each place and for each association that is
+    left out. TARGET may leave out docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
     from layerstore import layer_candidates
     from layerstore.repository import split_reference
 
     repository = split_reference(target).name
     with settings.reading() as store:
-        found = layer_candidates(store, diff_id, repository, hmac_key=_hmac_key(repository, config), size=size)
+        whole = _whole(store, diff_id)
+        if whole is None:
+            click.echo(
+                printable(f"layerstore: no layer is known that begins with {diff_id!r} in {settings.path}"), err=True
+            )
+            return 1
+        found = layer_candidates(store, whole, repository, hmac_key=_hmac_key(repository, config), size=size)
     if as_json:
         print_json(_candidates_json(found))
     else:
@@ -114,6 +121,16 @@ def plan(
     else:
         _say_plan(found, planned)
     return 0
+
+
+def _whole(store: SQLMetadataStore, text: str) -> str | None:
+    """Return the layer that hex digits begin, `None` if they begin none; any other text as it is."""
+    from layerstore.digest import is_digest
+    from layerstore.sql.lookup import Layer, look_up
+
+    if is_digest(text) or not re.fullmatch(r"(?:sha(?:256|384|512):)?[0-9a-f]+", text):
+        return text
+    return next((one.diff_id for one in look_up(store, text) if isinstance(one, Layer)), None)
 
 
 def _metadata_of(image: Image) -> FSMetadataStore | SQLMetadataStore:
