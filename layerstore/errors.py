@@ -2,7 +2,7 @@
 
     LayerstoreError
     ├─ NotFoundError (KeyError)            namespace, key
-    │  └─ ImageNotFoundError               path
+    │  └─ ImageNotFoundError
     ├─ InvalidInputError (ValueError)
     │  ├─ InvalidKeyError
     │  ├─ InvalidDigestError
@@ -73,17 +73,12 @@ class ImageNotFoundError(NotFoundError):
     """A Docker data root has no image of this name or ID.
 
     Attributes:
-        path: the data root that was looked through.
-        key: the name. `namespace` is `images`.
+        namespace: the path of the data root.
+        key: the name that was looked for.
     """
 
-    def __init__(self, name: str, path: str) -> None:
-        super().__init__("images", name)
-        self.args = (name, path)
-        self.path = path
-
     def __str__(self) -> str:
-        return f"{self.path}: no image {self.key!r} (`docker image ls` lists them)"
+        return f"{self.namespace}: no image {self.key!r} (`docker image ls` lists them)"
 
 
 class InvalidInputError(LayerstoreError, ValueError):

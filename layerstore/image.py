@@ -128,7 +128,7 @@ def find_image(data_root: str | os.PathLike[str], name: str, *, driver: str | No
     found = [(place, image_id) for place in places if (image_id := _resolve(place, name)) is not None]
     if not found:
         _check_name(name)
-        raise ImageNotFoundError(name, root)
+        raise ImageNotFoundError(root, name)
     if len(found) > 1:
         where = ", ".join(os.path.join(*place.segments) for place, _ in found)
         raise InvalidInputError(
