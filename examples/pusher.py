@@ -154,19 +154,19 @@ class Registry:
         """Ask to mount a blob, or without one for a place to upload to. 201: mounted; 202: a place is in the answer."""
         return self._client.post("blobs/uploads/", params=mount)
 
-    def upload(self, session: httpx.Response, blob: Path, digest: str) -> int:
+    def upload(self, opened: httpx.Response, blob: Path, digest: str) -> int:
         """Send a blob to a place that `start` has opened; return its bytes."""
-        self._expect(session, 202)
-        place = session.url.join(session.headers["Location"]).copy_merge_params({"digest": digest})
+        self._expect(opened, 202)
+        place = opened.url.join(opened.headers["Location"]).copy_merge_params({"digest": digest})
         with blob.open("rb") as content:
             headers = {"Content-Type": "application/octet-stream"}
             self._expect(self._client.put(place, content=content, headers=headers), 201)
         return blob.stat().st_size
 
-    def cancel(self, session: httpx.Response | None) -> None:
+    def cancel(self, opened: httpx.Response | None) -> None:
         """Give back a place that is not needed. The registry would clean it up some day."""
-        if session is not None:
-            self._client.delete(session.url.join(session.headers["Location"]))
+        if opened is not None:
+            self._client.delete(opened.url.join(opened.headers["Location"]))
 
     def put_manifest(self, tag: str, manifest: bytes, media_type: str) -> None:
         self._expect(self._client.put(f"manifests/{tag}", content=manifest, headers={"Content-Type": media_type}), 201)
@@ -223,7 +223,7 @@ class Pusher:
         if found is not None:
             return self._done(diff_id, descriptor, found, "already exists")
 
-        session = None
+        opened = None
         for candidate in mount_candidates(known, self.target.name, hmac_key=self._key, limit=attempts.mounts):
             source = parse_normalized(split_reference(candidate.source_repository).name).path
             answer = self.registry.start(mount=candidate.digest, **{"from": source})
@@ -232,8 +232,8 @@ class Pusher:
                 return self._done(diff_id, descriptor, candidate.digest, f"mounted from {source}")
             self._forget_source(candidate, answer)
             if answer.status_code == httpx.codes.ACCEPTED:
-                self.registry.cancel(session)
-                session = answer
+                self.registry.cancel(opened)
+                opened = answer
 
         found, _ = self._look(
             diff_id,
@@ -243,10 +243,10 @@ class Pusher:
             limit=attempts.existence_checks - len(checked),
         )
         if found is not None:
-            self.registry.cancel(session)
+            self.registry.cancel(opened)
             return self._done(diff_id, descriptor, found, "already exists")
         blob = layout.blob(descriptor["digest"])
-        self.uploaded += self.registry.upload(session or self.registry.start(), blob, descriptor["digest"])
+        self.uploaded += self.registry.upload(opened or self.registry.start(), blob, descriptor["digest"])
         self._learn(diff_id, descriptor["digest"])
         return self._done(diff_id, descriptor, descriptor["digest"], "uploaded")
 

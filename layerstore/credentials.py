@@ -23,7 +23,7 @@ from layerstore.repository import DEFAULT_DOMAIN
 
 DOCKER_HUB: Final = "https://index.docker.io/v1/"
 """Under which address the credentials of `docker.io` are kept."""
-HELPER_TIMEOUT_S: Final = 30.0
+PROGRAM_TIMEOUT_S: Final = 30.0
 
 _NOT_FOUND = "credentials not found in native keychain"
 _TOKEN = "<token>"  # noqa: S105  # the user name that says that the secret is a token
@@ -77,8 +77,8 @@ def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None =
     known = decoded.get(server)
     if known is None:
         known = next((auth for address, auth in decoded.items() if server == _host(address)), AuthConfig())
-    helper = (loaded.cred_helpers or {}).get(server, loaded.creds_store)
-    return _ask(helper, server, known) if helper else known
+    suffix = (loaded.cred_helpers or {}).get(server, loaded.creds_store)
+    return _ask(suffix, server, known) if suffix else known
 
 
 def _load(config: str | os.PathLike[str] | None) -> tuple[str, _Config]:
@@ -135,36 +135,36 @@ def _host(address: str) -> str:
     return address.partition("/")[0]
 
 
-class _HelperError(ValueError):
-    """What a helper did wrong, without anything that it said."""
+class _ProgramError(ValueError):
+    """What a credential program did wrong, without anything that it said."""
 
 
 def _why_not(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"it cannot be started ({error.strerror})"
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"it did not answer in {HELPER_TIMEOUT_S:.0f} s"
-    return str(error) if isinstance(error, _HelperError) else "it did not answer in JSON"
+        return f"it did not answer in {PROGRAM_TIMEOUT_S:.0f} s"
+    return str(error) if isinstance(error, _ProgramError) else "it did not answer in JSON"
 
 
-def _ask(helper: str, server: str, known: AuthConfig) -> AuthConfig:
-    """Ask a credential helper. Source: docker/cli's `nativeStore.Get`, docker-credential-helpers' `client.Get`."""
-    program = f"docker-credential-{helper}"
+def _ask(suffix: str, server: str, known: AuthConfig) -> AuthConfig:
+    """Ask a credential program. Source: docker/cli's `nativeStore.Get`, docker-credential-helpers' `client.Get`."""
+    program = f"docker-credential-{suffix}"
     try:
-        if "/" in helper:
-            raise _HelperError("its name has a slash")  # one place says what is done instead
+        if "/" in suffix:
+            raise _ProgramError("its name has a slash")  # one place says what is done instead
         done = subprocess.run(  # noqa: S603  # the user's own configuration names the program
             [program, "get"],
             input=server.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=HELPER_TIMEOUT_S,
+            timeout=PROGRAM_TIMEOUT_S,
             check=False,
         )
         if done.returncode != 0 and done.stdout.decode(errors="replace").strip() == _NOT_FOUND:
             return AuthConfig(registry_token=known.registry_token)
         if done.returncode != 0:
-            raise _HelperError(f"it ended with {done.returncode}")
+            raise _ProgramError(f"it ended with {done.returncode}")
         answer = msgspec.json.decode(done.stdout, type=_Answer)
     except (OSError, ValueError, RecursionError, subprocess.TimeoutExpired, msgspec.DecodeError) as error:
         why = _why_not(error)

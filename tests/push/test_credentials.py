@@ -127,8 +127,8 @@ def test_a_named_file_that_is_not_there_is_an_error(tmp_path: Path):
             docker_credentials("host", config=path)
 
 
-def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a helper on PATH that writes down what it is asked."""
+def put_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a credential program on PATH that writes down what it is asked."""
     program = tmp_path / "bin" / "docker-credential-test"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\necho "$1 $(cat)" >> {tmp_path}/asked\n{script}\n')
@@ -139,33 +139,33 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 @pytest.mark.parametrize(
     "chosen",
     [{"credsStore": "test"}, {"credHelpers": {"host": "test"}, "credsStore": "absent"}],
-    ids=["store", "helper"],
+    ids=["store", "one"],
 )
-def test_a_helper_is_asked_as_the_client_asks_it(
+def test_a_credential_program_is_asked_as_the_client_asks_it(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, object]
 ):
     answer = json.dumps({"ServerURL": "host", "Username": "user", "Secret": SECRET})
-    helper(tmp_path, monkeypatch, f"cat <<'END'\n{answer}\nEND")
+    put_program(tmp_path, monkeypatch, f"cat <<'END'\n{answer}\nEND")
     config.write_text(json.dumps({"auths": {"host": {"registrytoken": "reg"}}, **chosen}))
     found = docker_credentials("host", config=config)
     assert found == AuthConfig(username="user", password=SECRET, registry_token="reg")
     assert (tmp_path / "asked").read_text() == "get host\n"
 
 
-def test_a_helper_is_asked_for_docker_hub_by_its_address_and_may_give_a_token(
+def test_a_credential_program_is_asked_for_docker_hub_by_its_address_and_may_give_a_token(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    helper(tmp_path, monkeypatch, """echo '{"ServerURL":"x","Username":"<token>","Secret":"tok"}'""")
+    put_program(tmp_path, monkeypatch, """echo '{"ServerURL":"x","Username":"<token>","Secret":"tok"}'""")
     config.write_text(json.dumps({"credHelpers": {HUB: "test"}}))
     assert docker_credentials("docker.io", config=config) == AuthConfig(identity_token="tok")
     assert docker_credentials("other", config=config) == AuthConfig()
     assert (tmp_path / "asked").read_text() == f"get {HUB}\n"
 
 
-def test_a_helper_that_has_none_leaves_the_credentials_empty(
+def test_a_credential_program_that_has_none_leaves_the_credentials_empty(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    helper(tmp_path, monkeypatch, "echo credentials not found in native keychain; exit 1")
+    put_program(tmp_path, monkeypatch, "echo credentials not found in native keychain; exit 1")
     config.write_text(json.dumps({"auths": {"host": basic("old", "old")}, "credsStore": "test"}))
     assert docker_credentials("host", config=config) == AuthConfig()
     assert caplog.records == []
@@ -183,7 +183,7 @@ def test_a_helper_that_has_none_leaves_the_credentials_empty(
         ("exec sleep 60", "test", "did not answer in"),
     ],
 )
-def test_a_helper_that_fails_is_told_and_the_file_counts_as_for_the_client(
+def test_a_credential_program_that_fails_is_told_and_the_file_counts_as_for_the_client(
     tmp_path: Path,
     config: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,8 +193,8 @@ def test_a_helper_that_fails_is_told_and_the_file_counts_as_for_the_client(
     name: str,
     why: str,
 ):
-    monkeypatch.setattr(credentials_module, "HELPER_TIMEOUT_S", 0.5 if "sleep" in script else 30.0)
-    helper(tmp_path, monkeypatch, script)
+    monkeypatch.setattr(credentials_module, "PROGRAM_TIMEOUT_S", 0.5 if "sleep" in script else 30.0)
+    put_program(tmp_path, monkeypatch, script)
     config.write_text(json.dumps({"auths": {"host": basic("user", SECRET)}, "credsStore": name}))
     assert docker_credentials("host", config=config) == AuthConfig(username="user", password=SECRET)
     (record,) = caplog.records
