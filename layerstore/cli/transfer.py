@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import click
@@ -72,21 +73,32 @@ def import_(
 
 def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
     for conflict in report.conflicts:
-        say(f"conflict: {conflict.namespace}/{conflict.key}: kept {conflict.kept}, set aside {conflict.set_aside}")
+        place = f"{conflict.namespace}/{conflict.key}"
+        say(f"conflict: {place}: kept {conflict.kept}, set aside {conflict.set_aside} (merging {conflict.source})")
+    _say_rest(report.conflict_count, report.conflicts, "conflicts: `layerstore quarantine list`")
     for quarantined in report.quarantined:
         say(f"quarantined: {quarantined.path}: {quarantined.reason}")
+    _say_rest(report.quarantined_count, report.quarantined, "quarantined: `layerstore quarantine list`")
     for skipped in report.skipped:
         say(f"skipped: {skipped.path}: {skipped.reason}")
+    _say_rest(report.skipped_count, report.skipped, "skipped")
     if quiet:
         return
     for source in report.sources:
         say(f"imported {source.source} into {database}: {_counted(source)}")
     if len(report.sources) != 1:
         say(f"in all: {_counted(report)}")
+    for evicted in report.evictions:
+        say(f"evicted: {evicted.associations} from the end of layer {evicted.diff_id} (merging {evicted.source})")
     if report.evicted:
         say(f"{report.evicted} associations fell off the end of merged lists")
     if report.temporary:
         say(f"{report.temporary} temporary files ignored")
+
+
+def _say_rest(count: int, named: Sized, what: str) -> None:
+    if count > len(named):
+        say(f"and {count - len(named)} more {what}")
 
 
 def _counted(counts: ImportReport | SourceReport) -> str:

@@ -207,7 +207,7 @@ class Connections:
     def before_fork(self) -> None:
         """Let go of every connection that is idle, so that none comes along into the child."""
         with self._lock:
-            if not isinstance(self.local, _PerThread) or any(handle.depth for handle in self._handles):
+            if not isinstance(self.local, _PerThread) or any(handle.depth or handle.pinned for handle in self._handles):
                 return
             self.local = _PerThread(self)
             pool = None if self._engine is None else self._engine.pool

@@ -63,6 +63,7 @@ class Handle:
     def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
         self.connection = connection
         self.depth = 0
+        self.pinned = False  # it has temporary tables that somebody comes back to
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         self._failed_at = 0
         self._pid = os.getpid()
@@ -86,6 +87,10 @@ class Handle:
     def execute(self, statement: str, parameters: Sequence[object] = ()) -> Fetched:
         """Run a statement to its end."""
         return Fetched(self.connection.execute(statement, parameters))
+
+    def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run a statement once for each row of parameters."""
+        self.connection.executemany(statement, rows)
 
     def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
         """Run a statement, and yield its rows as they come."""
@@ -219,6 +224,13 @@ class MemoryHandle(Handle):
         self.take_turn()
         try:
             return super().execute(statement, parameters)
+        finally:
+            self.end_turn()
+
+    def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        self.take_turn()
+        try:
+            super().execute_many(statement, rows)
         finally:
             self.end_turn()
 

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from layerstore import tree
 from layerstore.errors import TransferError
@@ -67,13 +67,7 @@ def _change(base: str, segments: list[str], name: str, record: Record, kept: byt
         if kept is None:
             tree.remove(folder, name)
             return
-        temporary = tree.write_temporary(folder, name, kept, modified_at_ns=record.modified_at_ns, sync=True)
-        try:
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with suppress(FileNotFoundError):  # an interrupt may come right behind the rename
-                os.unlink(temporary, dir_fd=folder)
-            raise
+        tree.replace(folder, name, kept, record.modified_at_ns)
 
 
 def remove_temporary(base: str, *, dry_run: bool) -> int:

@@ -26,7 +26,8 @@ from layerstore.sql.opening import is_database
 from layerstore.sql.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import TEMPORARY_PREFIX, Store
-from layerstore.transfer import tar
+from layerstore.transfer import reader, tar
+from layerstore.transfer.batches import Batch, in_batches
 
 Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""
@@ -57,13 +58,15 @@ class Source:
 
     Attributes:
         name: what a report calls it.
-        scan: yields each entry, or what is none, with a label: where below `name` it is from, or ``.
+        batches: yields its entries, and what is none, a handful at a time.
         count: returns how many entries there are, if that can be told beforehand.
+        in_order: whether they come in the order of namespaces and keys, each once.
     """
 
     name: str
-    scan: Callable[[], Iterator[tuple[str, Record | Odd]]]
+    batches: Callable[[], Iterator[Batch]]
     count: Callable[[], int | None]
+    in_order: bool
 
 
 def sources(place: Place) -> list[Source]:
@@ -146,7 +149,7 @@ def _standard_input() -> IO[bytes]:
 
 
 def _directory_source(base: str) -> Source:
-    return Source(base, lambda: (("", found) for found in fs.scan(base)), lambda: fs.count(base))
+    return Source(base, lambda: reader.scan(base), lambda: fs.count(base), in_order=True)
 
 
 def _tar_source(name: str, open_: Callable[[], IO[bytes]]) -> Source:
@@ -160,30 +163,31 @@ def _tar_source(name: str, open_: Callable[[], IO[bytes]]) -> Source:
         with file:
             yield from tar.scan(file, name)
 
-    return Source(name, scan, lambda: None)
+    return Source(name, lambda: in_batches(scan()), lambda: None, in_order=False)
 
 
 def _store_source(store: Store) -> Source:
     if not isinstance(store, SQLMetadataStore | FSMetadataStore):
         raise TransferError(f"{type(store).__name__} cannot list its entries: give a store of this package, or a path")
 
-    def scan() -> Iterator[tuple[str, Record | Odd]]:
-        found = fs.scan(store.path) if isinstance(store, FSMetadataStore) else _scan_database(store)
-        yield from (("", one) for one in found)
-
-    return Source(name(store), scan, lambda: None)
+    if isinstance(store, FSMetadataStore):
+        return _directory_source(store.path)
+    return Source(
+        name(store), lambda: in_batches(("", found) for found in _scan_database(store)), lambda: None, in_order=False
+    )
 
 
 def _database_source(path: str) -> Source:
-    def scan() -> Iterator[tuple[str, Record | Odd]]:
+    def batches() -> Iterator[Batch]:
         with SQLMetadataStore(path, read_only=True) as store:
-            yield from (("", found) for found in _scan_database(store))
+            yield from in_batches(("", found) for found in _scan_database(store))
 
     def count() -> int | None:
         with SQLMetadataStore(path, read_only=True) as store, store.snapshot() as snapshot:
             return snapshot.count()
 
-    return Source(path, scan, count)
+    # Not in order: what another program wrote there may be no text, and is once it is read.
+    return Source(path, batches, count, in_order=False)
 
 
 def _scan_database(store: SQLMetadataStore) -> Iterator[Record | Odd]:
@@ -258,20 +262,19 @@ def unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
 
     def entries() -> Iterator[Incoming]:
         labels: dict[str, None] = {}
-        for label, found in archive.scan():
-            if isinstance(found, Odd):
-                odd.append(found)
-                continue
-            labels[label] = None
+        for batch in archive.batches():
+            odd.extend(batch.odd)
+            if batch.records:
+                labels[batch.label] = None
             if len(labels) > 1:
                 raise TransferError(f"several metadata directories: {', '.join(labels)}: import it first", archive.name)
-            yield Incoming(0, found, None)
+            yield Incoming(0, batch.records)
 
     with (
         tempfile.TemporaryDirectory(prefix="layerstore-") as folder,
         SQLMetadataStore(os.path.join(folder, "archive.db"), durability="normal") as store,
     ):
-        load(store, entries(), lambda _existing, incoming: incoming)
+        load(store, entries(), lambda _source, _existing, incoming: incoming)
         yield store, odd
 
 
