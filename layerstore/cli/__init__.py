@@ -18,8 +18,10 @@ from layerstore.cli.output import fail
 from layerstore.cli.prune import prune
 from layerstore.cli.push import candidates, plan
 from layerstore.cli.quarantine import quarantine
+from layerstore.cli.query import query
 from layerstore.cli.schema import schema
 from layerstore.cli.show import show
+from layerstore.cli.stats import stats
 from layerstore.cli.transfer import diff, export, import_, verify
 from layerstore.errors import LayerstoreError, NotFoundError
 
@@ -53,9 +55,10 @@ def command(context: click.Context) -> None:
 _ENTRIES = (list_, get, set_, delete)
 _PUSH = (candidates, plan)
 
+_ASKING = (show, query, stats)
 _KEEPING = (quarantine, prune, backup)
 
-for subcommand in (import_, export, verify, diff, show, *_PUSH, *_ENTRIES, *_KEEPING, schema, completion):
+for subcommand in (import_, export, verify, diff, *_ASKING, *_PUSH, *_ENTRIES, *_KEEPING, schema, completion):
     command.add_command(subcommand)
 
 

@@ -31,7 +31,7 @@ def content() -> dict[str, list[V2Metadata]]:
 
 
 def main() -> None:
-    assert HEAD == "0001", "the golden database of 0001 can be made by the code of 0001 only"
+    assert str(HEAD) == "0001", "the golden database of 0001 can be made by the code of 0001 only"
     fill(PATH)
 
 

@@ -16,7 +16,7 @@ PATH = Path(__file__).parent / "0002.db"
 
 
 def main() -> None:
-    assert HEAD == "0002", "the golden database of 0002 can be made by the code of 0002 only"
+    assert str(HEAD) == "0002", "the golden database of 0002 can be made by the code of 0002 only"
     make_0001.fill(PATH)
 
 
