@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -159,17 +158,14 @@ def _list(form: str) -> None:
         print_rows(("usage", "question", "sql"), ((one.usage, one.question, one.sql) for one in QUESTIONS), form)
 
 
-def _show_plan(steps: Iterator[Sequence[object]]) -> None:
+def _show_plan(rows: Iterator[Sequence[object]]) -> None:
     """Print SQLite's steps as the tree that they are, and mark what reads a table from end to end."""
-    depth: dict[object, int] = {0: -1}
-    for number, parent, _, detail in steps:
-        depth[number] = depth.get(parent, -1) + 1
-        text = str(detail)
-        whole = re.match(r"SCAN (?!\(|CONSTANT|\d)", text) and "USING" not in text and _is_table(text)
-        say(f"{'  ' * depth[number]}{text}{'   <- reads all of it' if whole else ''}")
-
-
-def _is_table(step: str) -> bool:
+    from layerstore.sql.plans import whole_reads
     from layerstore.sql.schema import schema
 
-    return step.removeprefix("SCAN ").removeprefix("TABLE ").split()[0] in schema.tables
+    steps = [(number, parent, str(detail)) for number, parent, _, detail in rows]
+    whole = whole_reads([detail for *_, detail in steps], list(schema.tables))
+    depth: dict[object, int] = {0: -1}
+    for number, parent, detail in steps:
+        depth[number] = depth.get(parent, -1) + 1
+        say(f"{'  ' * depth[number]}{detail}{'   <- reads all of it' if detail in whole else ''}")
