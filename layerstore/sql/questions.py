@@ -91,9 +91,12 @@ QUESTIONS: Final = (
     Question("registries", "Which registries are there?", "SELECT registry FROM registries"),
     Question(
         "registry",
-        "How many repositories and V1 IDs are known of this registry?",
-        "SELECT * FROM registries WHERE registry = :registry",
+        "Which repositories of this registry are known, and how many layers has each?",
+        # Up to '0', the character after '/': a GLOB of what is put together from a parameter cannot use the index.
+        "SELECT source_repository, layers FROM repositories\n"
+        "WHERE source_repository >= :registry || '/' AND source_repository < :registry || '0' LIMIT :limit",
         ("registry",),
+        _LIMIT,
     ),
     Question(
         "newest",

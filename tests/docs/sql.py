@@ -28,6 +28,14 @@ VIEWS_ASKED = re.findall(r"^`(\w+)`: .*\?", SECTION, re.MULTILINE)
 (DELETED,) = re.findall(r"`layerstore delete (\S+)\s+(\S+)`", SECTION)
 
 
+def asked_for(sql: str) -> list[str]:
+    """Return what each `?` of a lookup stands for: a column, the `prefix` of a name, or a `day`."""
+    return [
+        "prefix" if before.endswith("GLOB ") else "day" if "strftime" in before else re.split(r"[ .]", before)[-3]
+        for before in sql.split("?")[:-1]
+    ]
+
+
 def fixture_database(folder: Path) -> Path:
     """Make the database that README's answers come from: the directory of a daemon, its files a minute apart."""
     tree = shutil.copytree(GOLDEN, folder / "distribution")
