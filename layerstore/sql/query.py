@@ -16,13 +16,13 @@ from typing import Final, NoReturn
 
 from layerstore.errors import StoreError
 from layerstore.sql.connections import Connections
-from layerstore.sql.errors import mapped
+from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.opening import make_ready, resolve
 from layerstore.sql.parameters import Parameters, Value, check
 from layerstore.sql.tokens import QueryError, Token, first_statement, place_of, tokens
 
 TIMEOUT_S: Final = 60.0
-_BATCH: Final = 1000
+_BATCH: Final = 100
 _STEPS_BETWEEN_LOOKS: Final = 20_000  # of SQLite's machine: some hundred microseconds
 
 _READING: Final = ("SELECT", "VALUES", "WITH", "EXPLAIN", "PRAGMA")
@@ -97,7 +97,9 @@ def ask(
     connections = Connections(resolve(path), durability="full", read_only=True, timeout_s=30.0)
     try:
         make_ready(connections, 30.0)
-        with closing(connections.connect()) as connection:
+        with mapping(connections.path):
+            connection = connections.connect()
+        with closing(connection):
             yield _Asking(connection, connections.path, sql, timeout_s).answer(parameters, explain=explain)
     finally:
         connections.close()
@@ -114,7 +116,8 @@ class _Asking:
         self._deadline = 0.0
         self._interrupted = False
         self._refused = ""
-        connection.execute("PRAGMA query_only=ON").close()
+        with mapping(path):
+            connection.execute("PRAGMA query_only=ON").close()
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
         connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
