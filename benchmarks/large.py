@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from itertools import islice
 
 from layerstore import V2Metadata
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, encode_list
@@ -17,6 +18,7 @@ from layerstore.sql.load import Incoming
 REGISTRIES = 40
 ASSOCIATIONS_PER_LAYER = 2.1
 _LAYERS_PER_REPOSITORY = 20
+_BATCH = 1000
 _FIRST_NS, _SPAN_NS = 1_640_995_200_000_000_000, 3 * 365 * 86_400 * 1_000_000_000  # three years from 2022 on
 
 # The lists of a thousand layers: a base image's at the cap, some of many teams, most of one to three entries.
@@ -71,6 +73,7 @@ def records(layers: int) -> Iterator[Record]:
 
 
 def incoming(layers: int) -> Iterator[Incoming]:
-    """Yield the entries as `layerstore.sql.load` takes them."""
-    for record in records(layers):
-        yield Incoming(0, record, None)
+    """Yield the entries as `layerstore.sql.load` takes them, in no order."""
+    made = records(layers)
+    while batch := list(islice(made, _BATCH)):
+        yield Incoming(0, [(namespace, key, value, time_ns or 0) for namespace, key, value, time_ns in batch])

@@ -37,7 +37,7 @@ def load_one(layers: int, path: str) -> None:
     """Load a store in this process; print seconds and the peak of its memory."""
     start = time.perf_counter()
     with SQLMetadataStore(path) as store:
-        load(store, large.incoming(layers), lambda _, incoming: incoming)
+        load(store, large.incoming(layers), lambda _source, _there, incoming: incoming)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(time.perf_counter() - start, peak_mb)
 
