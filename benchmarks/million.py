@@ -34,12 +34,12 @@ ROUNDS = 15
 
 
 def load_one(layers: int, path: str) -> None:
-    """Load a store in this process; print seconds and the peak of its memory."""
+    """Load a store in this process; print seconds, those of the processor, and the peak of its memory."""
     start = time.perf_counter()
     with SQLMetadataStore(path) as store:
         load(store, large.incoming(layers), lambda _source, _there, incoming: incoming)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(time.perf_counter() - start, peak_mb)
+    print(time.perf_counter() - start, time.process_time(), peak_mb)
 
 
 def loaded(layers: int, path: Path) -> tuple[float, float]:
@@ -49,9 +49,13 @@ def loaded(layers: int, path: Path) -> tuple[float, float]:
         check=True,
         text=True,
     )
-    seconds, peak_mb = map(float, done.stdout.split())
-    print(f"load of {layers:>9,} layers: {seconds / layers * 1e6:6.0f} µs a layer, {peak_mb:4.0f} MB of memory at most")
-    return seconds / layers, peak_mb
+    seconds, cpu, peak_mb = map(float, done.stdout.split())
+    print(
+        f"load of {layers:>9,} layers: {seconds / layers * 1e6:6.0f} µs a layer, {cpu / layers * 1e6:6.0f} of the"
+        f" processor, {peak_mb:4.0f} MB of memory at most",
+        flush=True,
+    )
+    return seconds / layers, cpu / layers
 
 
 def values(layers: int, chance: random.Random) -> dict[str, object]:
@@ -122,9 +126,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="layerstore-million-", dir=os.environ.get("TMPDIR")) as folder:
         path = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(folder) / "large.db"
         if not path.exists():
-            small = min(loaded(SMALL, Path(folder) / f"small{number}.db")[0] for number in range(3))
-            much, _ = loaded(layers, path)
-            print(f"a layer of {layers:,} costs {much / small:.2f} times one of {SMALL:,}")
+            small = [
+                min(each)
+                for each in zip(*(loaded(SMALL, Path(folder) / f"small{n}.db") for n in range(3)), strict=True)
+            ]
+            ratios = [much / little for much, little in zip(loaded(layers, path), small, strict=True)]
+            print(
+                f"a layer of {layers:,} costs {ratios[0]:.2f} times one of {SMALL:,}, {ratios[1]:.2f} of the processor"
+            )
         with SQLMetadataStore(path, read_only=True) as store:
             start = time.perf_counter()
             found = stats(store)

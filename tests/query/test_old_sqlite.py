@@ -53,6 +53,7 @@ def queries(database: Path) -> list[tuple[str, object]]:
         layer, digest, repository = store.run("SELECT diff_id, digest, source_repository FROM v2_metadata LIMIT 1")[0]
         store.set("v1id", f"registry1,{'a' * 64}", layer.encode())
         store.set("diffid-by-digest", sha256(7).replace(":", "/"), layer.encode())
+        store.quarantine("n", "k", b"", "reason")
     values = {
         "diff_id": layer,
         "digest": digest,
@@ -83,7 +84,8 @@ def test_every_documented_query_and_view_gives_the_same_rows(tmp_path: Path):
     here = [[list(row) for row in connection.execute(*query)] for query in asked]  # type: ignore[arg-type]
     connection.close()
     assert found == here
-    assert sum(map(bool, found)) >= len(asked) - 3
+    # The digest is in a list, and the registry of the V1 ID has no repository.
+    assert sum(map(bool, found)) >= len(asked) - 2
 
 
 @pytest.mark.parametrize("suite", ["tests/docs/test_sql.py", "tests/contract/test_sql_plans.py", "tests/golden"])
