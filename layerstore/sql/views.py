@@ -31,7 +31,8 @@ FROM metadata m JOIN v2_metadata v ON v.diff_id = CAST(replace(m.key, '/', ':') 
 WHERE m.{_LISTS} AND v.position = (SELECT min(position) FROM v2_metadata WHERE diff_id = v.diff_id)
 """
 # DISTINCT over an index that has many rows of each name leaps from name to name (SQLite's skip-ahead): `sqlite_stat1`
-# says that it has. The comparison makes the step a SEARCH; the empty name stands for an unknown repository.
+# says that it has. The comparison makes the step a SEARCH; the empty name stands for an unknown repository. It is said
+# to be likely, so that of two lower bounds SQLite takes the one that somebody asks for.
 _REPOSITORIES = f"""
 CREATE VIEW repositories AS
 SELECT source_repository, CAST(substr(source_repository, 1, instr(source_repository, '/') - 1) AS TEXT) AS registry,
@@ -40,7 +41,7 @@ SELECT source_repository, CAST(substr(source_repository, 1, instr(source_reposit
   (SELECT {_utc("max(m.modified_at_ns)")} FROM v2_metadata v
     JOIN metadata m ON m.{_LISTS} AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
     WHERE v.source_repository = r.source_repository) AS modified_at
-FROM (SELECT DISTINCT source_repository FROM v2_metadata WHERE source_repository > '') r
+FROM (SELECT DISTINCT source_repository FROM v2_metadata WHERE likely(source_repository > '')) r
 """
 # From the first repository of a registry to the first one behind it: '0' is the character after '/'.
 _REGISTRIES = """
@@ -69,7 +70,7 @@ SELECT diff_id,
   (SELECT count(DISTINCT source_repository) FROM v2_metadata
     WHERE diff_id = l.diff_id AND source_repository <> '') AS repositories,
   (SELECT count(*) FROM v2_metadata WHERE diff_id = l.diff_id) AS associations
-FROM (SELECT DISTINCT diff_id FROM v2_metadata WHERE diff_id > '') l
+FROM (SELECT DISTINCT diff_id FROM v2_metadata WHERE likely(diff_id > '')) l
 WHERE (SELECT min(source_repository) < max(source_repository) FROM v2_metadata
   WHERE diff_id = l.diff_id AND source_repository <> '')
 """

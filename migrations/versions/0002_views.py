@@ -30,7 +30,7 @@ SELECT source_repository, CAST(substr(source_repository, 1, instr(source_reposit
   (SELECT strftime('%Y-%m-%dT%H:%M:%SZ', max(m.modified_at_ns) / 1000000000, 'unixepoch') FROM v2_metadata v
     JOIN metadata m ON m.namespace = 'v2metadata-by-diffid' AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
     WHERE v.source_repository = r.source_repository) AS modified_at
-FROM (SELECT DISTINCT source_repository FROM v2_metadata WHERE source_repository > '') r
+FROM (SELECT DISTINCT source_repository FROM v2_metadata WHERE likely(source_repository > '')) r
 """.strip(),
     "registries": """
 CREATE VIEW registries AS
@@ -58,7 +58,7 @@ SELECT diff_id,
   (SELECT count(DISTINCT source_repository) FROM v2_metadata
     WHERE diff_id = l.diff_id AND source_repository <> '') AS repositories,
   (SELECT count(*) FROM v2_metadata WHERE diff_id = l.diff_id) AS associations
-FROM (SELECT DISTINCT diff_id FROM v2_metadata WHERE diff_id > '') l
+FROM (SELECT DISTINCT diff_id FROM v2_metadata WHERE likely(diff_id > '')) l
 WHERE (SELECT min(source_repository) < max(source_repository) FROM v2_metadata
   WHERE diff_id = l.diff_id AND source_repository <> '')
 """.strip(),
