@@ -75,7 +75,7 @@ def assert_nothing_is_lost(store: SQLMetadataStore, acknowledged: dict[int, int]
 @pytest.mark.parametrize("part", range(2))
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, request: pytest.FixtureRequest, part: int):
     """Two halves, for the two cores. Every sixth time the file is new, so that its making is killed too."""
-    kills = request.config.getoption("--kills") // 2
+    kills = request.config.getoption("--kills") // 10
     luck = random.Random(f"layerstore {part}")
     acknowledged: dict[int, int] = {}
     path = tmp_path / "layers.db"
