@@ -107,7 +107,7 @@ class FSMetadataStore:
             tree.replace(directory, name, bytes(value))
 
     def delete(self, namespace: str, key: str) -> None:
-        """Remove the value; directories stay, as with Docker.
+        """Remove the value, and sync that; directories stay, as with Docker.
 
         Raises:
             NotFoundError: no regular file is there.
@@ -115,10 +115,11 @@ class FSMetadataStore:
             StoreError: the file cannot be removed.
 
         Source: Docker's `Delete`.
-        Differs: Docker removes an empty directory that is in the key's place.
+        Differs: Docker removes an empty directory that is in the key's place, and does not sync the directory.
         """
         with self._at(namespace, key) as (directory, name):
             tree.remove(directory, name)
+            os.fsync(directory)
 
     def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
         """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.

@@ -44,7 +44,10 @@ class Found(NamedTuple):
 
 
 def make_base(path: str) -> None:
-    """Make a base directory and the missing ones above it, 0700 whatever the umask, as Docker's constructor."""
+    """Make a base directory and the missing ones above it, 0700 whatever the umask, as Docker's constructor.
+
+    Each is synced into the one above it: what is written below is lost in a power cut with the directory's own name.
+    """
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
@@ -57,6 +60,16 @@ def make_base(path: str) -> None:
             return  # another process made it just now
         raise
     os.chmod(path, BASE_MODE)
+    sync_directory(parent)
+
+
+def sync_directory(path: str) -> None:
+    """Keep the names in a directory, as they are now, through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import secrets
 import sqlite3
 from contextlib import closing
 
+from layerstore import tree
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.sql.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
@@ -56,8 +57,4 @@ def _settle(temporary: str, target: str) -> None:
         os.link(temporary, target)
     except FileExistsError:
         raise StoreError("another file has this name by now", target) from None
-    directory = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    tree.sync_directory(os.path.dirname(target))

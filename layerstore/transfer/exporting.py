@@ -159,6 +159,7 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, target)
+            tree.sync_directory(os.path.dirname(target))
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -304,12 +305,16 @@ class _Writer:
             self._doomed.append(record._replace(value=b""))
 
     def _remove_doomed(self) -> None:
-        """Remove files, if possible last, when all that should be there is."""
+        """Remove files, if possible last, when all that should be there is; a power cut brings none of them back."""
         doomed, self._doomed = self._doomed, []
+        if not doomed:
+            return
         for record in doomed:
             *segments, name = (record.namespace, *record.key.split("/"))
             with tree.directory(self._base, segments) as directory:
                 tree.remove(directory, name)
+        with tree.directory(self._base, ()) as base:
+            _sync_file_system(base)
 
     def _has_right_mode(self, record: Record) -> bool:
         *segments, name = (record.namespace, *record.key.split("/"))
