@@ -338,6 +338,7 @@ class SQLMetadataStore:
             if namespace != V2_METADATA:
                 handle.check()
                 handle.execute(statements.SET, row)
+                handle.committed()
             elif handle.depth:
                 handle.check()
                 self._set_list(handle, row)

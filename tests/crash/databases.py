@@ -12,6 +12,7 @@ from typing import Any
 from layerstore import SQLMetadataStore, V2MetadataService, import_directory, verify
 from layerstore.cli import command
 from layerstore.records import encode_list
+from layerstore.sql import wal
 from layerstore.sql.backup import backup
 from tests.conftest import assert_sound, database_rows
 from tests.crash.content import ALL, Content, association, fill
@@ -91,7 +92,17 @@ def write_much(home: Path, acknowledge: Acknowledge) -> None:
     """Write more than the log may hold before it is checkpointed."""
     with SQLMetadataStore(home / "layers.db") as store:
         for step in range(1, 9):
-            store.set("large", f"value {step % 3}", bytes([step]) * 900_000)
+            store.set("large", f"value {step % 3}", bytes([step]) * 560_000)
+            acknowledge(step)
+
+
+def cut_the_log(home: Path, acknowledge: Acknowledge) -> None:
+    """Write more than the log may hold before it is cut, while somebody reads, with a limit that is soon reached."""
+    wal.LIMIT = 64 << 10  # type: ignore[misc]  # in this process alone
+    with SQLMetadataStore(home / "layers.db") as store:
+        for step in range(1, 7):
+            with store.snapshot() if step % 3 == 0 else contextlib.nullcontext():
+                store.set("large", f"value {step % 3}", bytes([step]) * 40_000)
             acknowledge(step)
 
 

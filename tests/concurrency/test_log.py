@@ -1,0 +1,151 @@
+"""The write-ahead log does not grow without bound under readers that never pause; and what cuts it harms nobody."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from layerstore import SQLMetadataStore
+from layerstore.sql import wal
+from tests.conftest import OpenSQL
+
+VALUE = 400_000
+WRITES = 3 * wal.LIMIT // VALUE
+
+
+def size_of_log(store: SQLMetadataStore) -> int:
+    return os.path.getsize(f"{store.path}-wal")
+
+
+def write(store: SQLMetadataStore, count: int = WRITES) -> int:
+    """Write so many values over one another; return the largest size that the log had meanwhile."""
+    largest = 0
+    for number in range(count):
+        store.set("large", f"{number % 8}", bytes([number % 256]) * VALUE)
+        largest = max(largest, size_of_log(store))
+    return largest
+
+
+@contextmanager
+def constant_reader(store: SQLMetadataStore) -> Iterator[Callable[[], int]]:
+    """Hold short snapshots that overlap: each begins before the one before it ends. Gives how many there were."""
+    stop, begun = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+    count = 0
+
+    def read() -> None:
+        nonlocal count
+        try:
+            with ExitStack() as held:
+                while not stop.is_set():
+                    stack = ExitStack()
+                    snapshot = stack.enter_context(store.snapshot())
+                    assert snapshot.count() == 9
+                    held.close()
+                    held.enter_context(stack)
+                    count += 1
+                    begun.set()
+                    stop.wait(0.002)
+                    assert snapshot.count() == 9
+        except BaseException as error:
+            failures.append(error)
+            begun.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        assert begun.wait(60)
+        yield lambda: count
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+
+
+@pytest.fixture
+def store(open_sql: OpenSQL) -> SQLMetadataStore:
+    """A store with nine entries; without a sync a commit, as what is written is much."""
+    store = open_sql(durability="normal")
+    store.set("n", "k", b"value")
+    write(store, 8)
+    return store
+
+
+def test_readers_that_overlap_do_not_make_the_log_grow_without_bound(store: SQLMetadataStore, open_sql: OpenSQL):
+    with constant_reader(open_sql(timeout_s=0)) as count:
+        assert write(store) < wal.LIMIT + 2 * VALUE
+        assert count() > 1
+    assert store.get("n", "k") == b"value"
+
+
+def test_without_the_cut_they_do(open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch):
+    """The control: SQLite by itself begins the log anew only when nobody reads from it."""
+    monkeypatch.setattr(wal, "LIMIT", 1 << 40)
+    store = open_sql(durability="normal")
+    store.set("n", "k", b"value")
+    write(store, 8)
+    with constant_reader(store):
+        assert write(store) > WRITES * VALUE
+
+
+def test_one_snapshot_keeps_the_log_for_as_long_as_it_is_read_and_is_not_disturbed(
+    store: SQLMetadataStore, open_sql: OpenSQL
+):
+    """It must: what it shows is in the log. When it ends, the log is short again."""
+    before = [(key, value[:1]) for _, key, value in store.entries()]
+    reader = open_sql(timeout_s=0)
+    entries = reader.entries()
+    first = next(entries)
+    grown = write(store)
+    assert grown > WRITES * VALUE
+
+    assert [(key, value[:1]) for _, key, value in itertools.chain([first], entries)] == before
+    write(store, 2)
+    assert size_of_log(store) <= wal.LIMIT
+
+
+def test_a_transaction_that_makes_the_log_long_leaves_it_short(store: SQLMetadataStore):
+    with store.transaction():
+        for number in range(wal.LIMIT // VALUE + 3):
+            store.set("large", f"{number}", os.urandom(VALUE))
+    assert size_of_log(store) <= wal.LIMIT
+    assert len(list(store.entries("large"))) == wal.LIMIT // VALUE + 3
+
+
+def test_a_log_that_the_engine_made_long_gets_short_again(store: SQLMetadataStore):
+    with store.engine.begin() as connection:
+        for number in range(wal.LIMIT // VALUE + 3):
+            connection.exec_driver_sql(
+                "INSERT INTO metadata VALUES ('engine', ?, ?, 1)", (f"{number}", os.urandom(VALUE))
+            )
+    store.set("n", "k", b"value")
+    assert size_of_log(store) <= wal.LIMIT
+
+
+def test_a_cut_that_fails_takes_nothing_back(
+    store: SQLMetadataStore, open_sql: OpenSQL, caplog: pytest.LogCaptureFixture
+):
+    """The commit stands, the failure is logged, and the connection waits for others as long as before."""
+
+    def refuse(action: int, name: str | None, argument: str | None, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if name == "wal_checkpoint" else sqlite3.SQLITE_OK
+
+    handle = store._connections.local.handle
+    handle.connection.set_authorizer(refuse)
+    with constant_reader(open_sql()), caplog.at_level(logging.WARNING, "layerstore"):
+        assert write(store) > WRITES * VALUE
+    handle.connection.set_authorizer(None)
+
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert "cannot be written back yet" in caplog.text
+    assert handle.execute("PRAGMA busy_timeout").fetchone() == (30_000,)
+    assert store.get("large", "0")[:1] == bytes([(WRITES - 1) // 8 * 8 % 256])
+    write(store, 2 * wal.LIMIT // VALUE)
+    assert size_of_log(store) <= wal.LIMIT
