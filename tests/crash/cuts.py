@@ -77,11 +77,11 @@ def _states_at(disk: Disk, moment: int, share: int, luck: random.Random) -> Iter
     """Yield up to `share` states that a cut at a moment may leave."""
     events = disk.events[:moment]
     acknowledged = max((event.number for event in events if isinstance(event, Acknowledged)), default=0)
-    safe = _safe(events)
+    kept_for_sure = safe(events)
     changes = [(at, event) for at, event in enumerate(events) if isinstance(event, Change)]
-    pending = [at for at, event in changes if at not in safe and isinstance(event, Naming | Attributes)]
+    pending = [at for at, event in changes if at not in kept_for_sure and isinstance(event, Naming | Attributes)]
     earlier = _earlier(events, pending)
-    versions = _versions(events, safe, luck)
+    versions = _versions(events, kept_for_sure, luck)
     possible = 2 ** min(len(pending), 64)
     for options in versions.values():
         possible *= len(options)
@@ -129,13 +129,13 @@ def _closed(kept: set[int], earlier: dict[int, set[int]]) -> set[int]:
     return closed
 
 
-def _safe(events: list[Event]) -> set[int]:
+def safe(events: list[Event]) -> set[int]:
     """Return which events a cut can no longer undo."""
-    safe: set[int] = set()
+    found: set[int] = set()
     for event in events:
         if isinstance(event, Sync):
-            safe.update(at for at in range(event.began) if at not in safe and _is_covered(events[at], event))
-    return safe
+            found.update(at for at in range(event.began) if at not in found and _is_covered(events[at], event))
+    return found
 
 
 def _is_covered(event: Event, sync: Sync) -> bool:

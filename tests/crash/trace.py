@@ -95,7 +95,8 @@ def why_untraceable() -> str | None:
 @contextmanager
 def traced(pid: int, log: Path, *, calls: tuple[str, ...], kill_at: tuple[str, int] | None = None) -> Iterator[None]:
     """Trace a process, which waits meanwhile, from now on until it ends; perhaps until it is killed in a call."""
-    options = ["-f", "-y", "-xx", "-s", "100000000", "-e", f"trace={','.join(calls)}", "-e", "signal=none"]
+    shown = "0" if kill_at else "100000000"
+    options = ["-f", "-y", "-xx", "-s", shown, "-e", f"trace={','.join(calls)}", "-e", "signal=none"]
     if kill_at is not None:
         options += ["-e", f"inject={kill_at[0]}:signal=SIGKILL:when={kill_at[1]}"]
     tracer = subprocess.Popen(["strace", *options, "-o", log, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
