@@ -104,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--promise"):
-        kept = [item for item in items if "counted" in getattr(item, "fixturenames", ())]
+        kept = [item for item in items if {"counted", "noted"} & {*getattr(item, "fixturenames", ())}]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
 

@@ -57,8 +57,9 @@ def check(stage: Stage, disk: Disk, limit: int, counted: Counted) -> int:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.promises(cuts=10)
-@pytest.mark.parametrize("name", ON_FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.promises(cuts=cuts)) for name, cuts in ON_FILES.items()]
+)
 def test_a_power_cut_leaves_each_file_whole_or_absent_and_what_was_acknowledged(
     stage: MakeStage, request: pytest.FixtureRequest, counted: Counted, name: str
 ):
@@ -68,7 +69,7 @@ def test_a_power_cut_leaves_each_file_whole_or_absent_and_what_was_acknowledged(
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.promises(cuts=20)
+@pytest.mark.promises(cuts=40)
 @pytest.mark.parametrize("name", [name for name in WRITERS if name not in {*ON_FILES, "large values"}])
 def test_a_power_cut_costs_a_database_nothing_that_was_acknowledged(
     stage: MakeStage, request: pytest.FixtureRequest, counted: Counted, name: str

@@ -43,7 +43,7 @@ def some(found: list[tuple[str, int]], count: int, luck: random.Random) -> list[
 
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("strace")
-@pytest.mark.promises(kills=10)
+@pytest.mark.promises(kills=12)
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_writer_that_is_killed_at_a_chosen_call_loses_nothing_and_leaves_no_half(
     stage: MakeStage, request: pytest.FixtureRequest, counted: Counted, name: str
@@ -66,7 +66,7 @@ def test_a_writer_that_is_killed_at_a_chosen_call_loses_nothing_and_leaves_no_ha
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.promises(kills=3)
+@pytest.mark.promises(kills=4)
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_writer_that_is_killed_at_any_moment_loses_nothing_and_leaves_no_half(
     stage: MakeStage, request: pytest.FixtureRequest, counted: Counted, name: str

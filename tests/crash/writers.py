@@ -78,14 +78,16 @@ WRITERS = {
     "repair of a directory": Writer(files.a_damaged_directory, files.repair_files, files.kept_files, again=True),
 }
 
-ON_FILES = [
-    "backup",
-    "add to files",
-    "set files",
-    "new directory",
-    "export",
-    "export, new directory",
-    "export --tar",
-    "repair of a directory",
-]
-"""Those that write files of ours, and not SQLite's."""
+ON_FILES = {
+    "backup": 100,
+    "add to files": 40,
+    "set files": 25,
+    "new directory": 15,
+    "export": 65,
+    "export, new directory": 90,
+    "export --tar": 50,
+    "repair of a directory": 35,
+}
+"""Those that write files of ours, and not SQLite's; with the number of states after a cut that are looked at, at least.
+
+There are not more for the short ones."""
