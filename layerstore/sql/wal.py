@@ -16,7 +16,7 @@ from typing import Final
 LIMIT: Final = 16 << 20
 """Bytes of the log from which on it is cut; four times as much as where SQLite begins to checkpoint."""
 
-_WAIT_MS = 100
+WAIT_MS: Final = 100
 """How long other writers are held off. One snapshot that is read for longer keeps the log as it is until it ends."""
 
 _log = logging.getLogger("layerstore")
@@ -43,7 +43,7 @@ class LogKeeper:
 def _cut(connection: sqlite3.Connection, path: str) -> bool:
     """Write the log into the database and make it empty; tell whether that was possible."""
     timeout_ms = connection.execute("PRAGMA busy_timeout").fetchone()[0]
-    connection.execute(f"PRAGMA busy_timeout={_WAIT_MS}")
+    connection.execute(f"PRAGMA busy_timeout={WAIT_MS}")
     try:
         busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.Error as error:

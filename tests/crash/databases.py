@@ -8,6 +8,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from layerstore import SQLMetadataStore, V2MetadataService, import_directory, verify
 from layerstore.cli import command
@@ -98,8 +99,7 @@ def write_much(home: Path, acknowledge: Acknowledge) -> None:
 
 def cut_the_log(home: Path, acknowledge: Acknowledge) -> None:
     """Write more than the log may hold before it is cut, while somebody reads, with a limit that is soon reached."""
-    wal.LIMIT = 64 << 10  # type: ignore[misc]  # in this process alone
-    with SQLMetadataStore(home / "layers.db") as store:
+    with mock.patch.object(wal, "LIMIT", 64 << 10), SQLMetadataStore(home / "layers.db") as store:
         for step in range(1, 7):
             with store.snapshot() if step % 3 == 0 else contextlib.nullcontext():
                 store.set("large", f"value {step % 3}", bytes([step]) * 40_000)

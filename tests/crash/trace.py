@@ -105,7 +105,7 @@ def traced(pid: int, log: Path, *, calls: tuple[str, ...], kill_at: tuple[str, i
         said = tracer.stderr.readline()
         assert "attached" in said, said
         yield
-        tracer.communicate(timeout=60)
+        tracer.communicate(timeout=600)
     finally:
         tracer.kill()
         tracer.wait()
