@@ -95,7 +95,7 @@ class Disk:
         self._now: dict[Inode, dict[str, Inode]] = {}
         self._sizes: dict[Inode, int] = {}
         self._open: dict[int, tuple[Inode, bool]] = {}
-        self._offsets: dict[int, int] = {}
+        self._offsets: dict[tuple[int, Inode | None], int] = {}
         self._ended: list[int] = []
 
     def replay(self, calls: list[Call]) -> None:
@@ -116,10 +116,10 @@ class Disk:
             case (("dup" | "dup2" | "dup3" | "fcntl"), [Descriptor(number, _), *rest]) if number in self._open:
                 if call.name != "fcntl" or "F_DUPFD" in str(rest[0]):
                     self._open[call.result] = self._open[number]
-            case "lseek", [Descriptor(number, _), *_]:
-                self._offsets[number] = call.result
-            case "write", [Descriptor(number, path), bytes() as data, _]:
-                self._wrote(call, number, path, data[: call.result])
+            case "lseek", [Descriptor(number, _) as place, *_]:
+                self._offsets[number, self._file(place)] = call.result
+            case "write", [Descriptor() as place, bytes() as data, _]:
+                self._wrote(place, data[: call.result])
             case "pwrite64", [Descriptor() as place, bytes() as data, _, str() as offset]:
                 self._write(self._file(place), int(offset), data[: call.result])
             case "ftruncate", [Descriptor() as place, str() as size]:
@@ -186,18 +186,19 @@ class Disk:
         elif "O_TRUNC" in flags:
             self._resize(inode, 0)
         self._open[call.result] = inode, "O_APPEND" in flags
-        self._offsets[call.result] = 0
+        self._offsets[call.result, inode] = 0
 
-    def _wrote(self, call: Call, number: int, path: str, data: bytes) -> None:
+    def _wrote(self, place: Descriptor, data: bytes) -> None:
+        inode = self._file(place)
         if ACKNOWLEDGED in data[:32]:
             self.events.append(Acknowledged(int(data.partition(ACKNOWLEDGED)[2])))
-        elif number in self._open:
-            inode, appends = self._open[number]
-            offset = self._size(inode) if appends else self._offsets[number]
+        elif inode is not None:
+            appends = self._open[place.number][1]
+            offset = self._size(inode) if appends else self._offsets[place.number, inode]
             self._write(inode, offset, data)
-            self._offsets[number] = offset + call.result
+            self._offsets[place.number, inode] = offset + len(data)
         else:
-            assert not path.startswith(self._home), "written to a file that was opened before"
+            assert not place.path.startswith(self._home), "written to a file that is not known"
 
     def _write(self, inode: Inode | None, offset: int, data: bytes) -> None:
         if inode is not None:
@@ -250,9 +251,10 @@ class Disk:
         return self._now.setdefault(directory, dict(directory.names))
 
     def _file(self, place: Descriptor) -> Inode | None:
-        if place.number in self._open:
-            return self._open[place.number][0]
-        return self._at(place.path)
+        # By the path, as another process may have the same number; a file that has lost its name has only that.
+        if place.path:
+            return self._at(place.path)
+        return self._open[place.number][0] if place.number in self._open else None
 
     def _lookup(self, at: Descriptor | None, name: bytes) -> Inode | None:
         path = os.path.join(at.path if at else os.getcwd(), os.fsdecode(name))

@@ -58,7 +58,7 @@ _PLACE = re.compile(r"^(?P<number>-?\d+|AT_FDCWD)(<(?P<hex>(\\x[0-9a-f]{2})*)>)?
 
 
 class Descriptor(NamedTuple):
-    """A file descriptor among the arguments of a call, and the path that it has at that moment."""
+    """A file descriptor among the arguments of a call, and the path that it has at that moment; "" if it has none."""
 
     number: int
     path: str
@@ -165,7 +165,7 @@ def _argument(text: str) -> Descriptor | bytes | str:
     match = _PLACE.match(text)
     if match is not None and match["hex"] is not None:
         number = -100 if match["number"] == "AT_FDCWD" else int(match["number"])
-        return Descriptor(number, _bytes(match["hex"]).decode())
+        return Descriptor(number, "" if text.endswith("(deleted)") else _bytes(match["hex"]).decode())
     return text
 
 
