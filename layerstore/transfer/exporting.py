@@ -42,7 +42,7 @@ class ExportReport:
         written: that were not there, or otherwise.
         unchanged: that were right already, and were not touched.
         deleted: that the store does not have.
-        deleted_paths: where they are, below the directory.
+        deleted_paths: where they are, below the directory; of the first 1,000.
         extra: that the store does not have, and that were left.
         dry_run: whether nothing was done.
     """
@@ -112,8 +112,10 @@ def export_directory(
                     writer.settle(there, wanted)
                     if progress is not None:
                         progress(done, total)
-    deleted = tuple(writer.deleted)
-    return ExportReport(base, writer.written, writer.unchanged, len(deleted), deleted, writer.extra, dry_run)
+    deleted = writer.deleted
+    return ExportReport(
+        base, writer.written, writer.unchanged, deleted.count, tuple(deleted.first), writer.extra, dry_run
+    )
 
 
 def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = None) -> int:
