@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -24,11 +25,14 @@ from layerstore.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from layerstore.records import Record
+from layerstore.records import Record, storable_time
 from layerstore.store import check_key, why_not_a_key, why_not_a_namespace
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+# Docker's own keys: they break no rule, which then need not be asked one by one.
+_is_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]*(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]*)*").fullmatch
 
 _locks: dict[str, threading.RLock] = {}
 # A thread of the parent may hold one while it forks; nobody in the child would ever release it.
@@ -88,7 +92,7 @@ class FSMetadataStore:
         Source: Docker's `Get`.
         """
         with self._at(namespace, key) as (directory, name):
-            return tree.read(directory, name)[0]
+            return tree.read(directory, name, limit_bytes=None)[0]
 
     def set(self, namespace: str, key: str, value: bytes) -> None:
         """Write the value: temporary file, fsync, rename, fsync of the directory. Whole or not at all.
@@ -257,19 +261,31 @@ def _scan_namespace(base: str, namespace: str) -> Iterator[Record | Odd]:
 
 
 def _read(namespace: str, found: tree.Found) -> Record | Odd:
-    shown = f"{namespace}/{show(found.path)}"
     if found.kind != "file":
-        return Odd(shown, found.kind, _NOT_FILES[found.kind])
-    reason = why_not_a_key(found.path.decode()) if _is_utf8(found.path) else "the name is not UTF-8"
-    if reason is not None:
-        return Odd(shown, "name", reason)
+        return _odd(namespace, found.path, found.kind, _NOT_FILES[found.kind])
+    if _is_plain(found.path):
+        key = found.path.decode()
+    elif not _is_utf8(found.path):
+        return _odd(namespace, found.path, "name", "the name is not UTF-8")
+    else:
+        key = found.path.decode()
+        reason = why_not_a_key(key)
+        if reason is not None:
+            return _odd(namespace, found.path, "name", reason)
     try:
         value, status = tree.read(found.directory, found.name)
     except FileNotFoundError:
-        return Odd(shown, "vanished", "removed while it was read")
+        return _odd(namespace, found.path, "vanished", "removed while it was read")
     except OSError as error:
-        return Odd(shown, "unreadable", f"cannot be read: {error.strerror or error}")
-    return Record(namespace, shown.removeprefix(f"{namespace}/"), value, status.st_mtime_ns)
+        reason = f"cannot be read: {error.strerror or error}"
+        if error.errno == errno.EFBIG:
+            reason = f"larger than {tree.MAX_VALUE >> 20} MiB"
+        return _odd(namespace, found.path, "unreadable", reason)
+    return Record(namespace, key, value, storable_time(status.st_mtime_ns))
+
+
+def _odd(namespace: str, path: bytes, kind: str, reason: str) -> Odd:
+    return Odd(f"{namespace}/{show(path)}", kind, reason)
 
 
 def count(base: str) -> int:

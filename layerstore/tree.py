@@ -21,10 +21,13 @@ DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
 MAX_SEGMENT = 255
 """Bytes in a file's name, on every file system that Docker supports (NAME_MAX)."""
+MAX_VALUE = 64 << 20
+"""Bytes of the largest file that is taken unless it is asked for by name. A list of 50 entries has about 12,000."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TEMPORARY = TEMPORARY_PREFIX.encode()
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -46,7 +49,7 @@ class Found(NamedTuple):
 def make_base(path: str) -> None:
     """Make a base directory and the missing ones above it, 0700 whatever the umask, as Docker's constructor.
 
-    Each is synced into the one above it: what is written below is lost in a power cut with the directory's own name.
+    Each is synced into the one above it, so that a power cut does not take what is written below.
     """
     if os.path.isdir(path):
         return
@@ -64,7 +67,7 @@ def make_base(path: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Keep the names in a directory, as they are now, through a power cut."""
+    """Make what was made, renamed or removed in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -80,15 +83,29 @@ def directory(base: str, segments: Sequence[str], *, create: bool = False) -> It
     """
     if create:
         make_base(base)
-    here = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    top = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        here = open_below(top, segments, create=create)
+    finally:
+        os.close(top)
+    try:
+        yield here
+    finally:
+        os.close(here)
+
+
+def open_below(top: int, segments: Sequence[str], *, create: bool = False) -> int:
+    """Open the directory `segments` below an open one, for the caller to close; otherwise as `directory`."""
+    here = os.dup(top)
     try:
         for segment in segments:
             below = _step_down(here, segment, create=create)
             os.close(here)
             here = below
-        yield here
-    finally:
+    except BaseException:
         os.close(here)
+        raise
+    return here
 
 
 def _step_down(here: int, segment: str, *, create: bool) -> int:
@@ -111,8 +128,11 @@ def _step_down(here: int, segment: str, *, create: bool) -> int:
     return made
 
 
-def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
-    """Return a regular file's bytes and status; anything else is `IsADirectoryError`."""
+def read(directory: int, name: str | bytes, *, limit_bytes: int | None = MAX_VALUE) -> tuple[bytes, os.stat_result]:
+    """Return a regular file's bytes and status; anything else is `IsADirectoryError`.
+
+    A file of more than `limit_bytes` is `EFBIG`, and no more of it than that is ever in memory.
+    """
     if databases and _is_open_database(directory, os.fsencode(name)):
         raise PermissionError(errno.EPERM, "it is a database that is open here")
     descriptor = os.open(name, _FILE, dir_fd=directory)
@@ -120,12 +140,24 @@ def read(directory: int, name: str | bytes) -> tuple[bytes, os.stat_result]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IsADirectoryError(f"not a regular file: {name!r}")
-        parts = []
-        while part := os.read(descriptor, max(status.st_size, 1 << 16) + 1):
-            parts.append(part)
-        return b"".join(parts), status
+        if limit_bytes is not None and status.st_size > limit_bytes:
+            raise _too_large(limit_bytes)
+        value = os.read(descriptor, status.st_size + 1)
+        if len(value) != status.st_size:  # it is being written, or is more than one call reads
+            parts, size = [value], len(value)
+            while part := os.read(descriptor, 1 << 20):
+                parts.append(part)
+                size += len(part)
+                if limit_bytes is not None and size > limit_bytes:
+                    raise _too_large(limit_bytes)
+            value = b"".join(parts)
+        return value, status
     finally:
         os.close(descriptor)
+
+
+def _too_large(limit_bytes: int) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {limit_bytes} bytes")
 
 
 def _is_open_database(directory: int, name: bytes) -> bool:
@@ -139,36 +171,42 @@ def _is_open_database(directory: int, name: bytes) -> bool:
     return False
 
 
-def write_temporary(directory: int, name: str, value: bytes, *, modified_at_ns: int | None, sync: bool) -> str:
-    """Write a new temporary file beside `name`, 0644 whatever the umask, and return its name.
+def temporary_name(name: str, suffix: str) -> str:
+    """Return the name that a file has while it is written.
 
     Source: Docker's `ioutils.AtomicWriteFile`, which names it `.tmp-<name><random>`.
     """
-    suffix = str(secrets.randbelow(10**10))
     room = MAX_SEGMENT - len(TEMPORARY_PREFIX) - len(suffix)
     # A name near the limit is cut for the temporary file only; Docker fails on it.
-    shortened = os.fsencode(name)[:room].decode("utf-8", "ignore")
-    temporary = f"{TEMPORARY_PREFIX}{shortened}{suffix}"
-    descriptor = os.open(temporary, _NEW, 0o600, dir_fd=directory)
+    shortened = name if name.isascii() and len(name) <= room else os.fsencode(name)[:room].decode("utf-8", "ignore")
+    return f"{TEMPORARY_PREFIX}{shortened}{suffix}"
+
+
+def write_new(
+    directory: int, name: str, value: bytes, modified_at_ns: int | None = None, *, sync: bool = False
+) -> None:
+    """Write a file that is not there, 0644 whatever the umask. When that fails, there is none."""
+    descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
     try:
-        with open(descriptor, "wb", buffering=0) as file:
-            left = memoryview(value)
-            while left:
-                left = left[file.write(left) :]
-            os.fchmod(descriptor, FILE_MODE)
-            if modified_at_ns is not None:
-                os.utime(descriptor, ns=(modified_at_ns, modified_at_ns))
-            if sync:
-                os.fsync(descriptor)
+        left = memoryview(value)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fchmod(descriptor, FILE_MODE)
+        if modified_at_ns is not None:
+            os.utime(descriptor, ns=(modified_at_ns, modified_at_ns))
+        if sync:
+            os.fsync(descriptor)
     except BaseException:
-        os.unlink(temporary, dir_fd=directory)
+        os.unlink(name, dir_fd=directory)
         raise
-    return temporary
+    finally:
+        os.close(descriptor)
 
 
-def replace(directory: int, name: str, value: bytes) -> None:
+def replace(directory: int, name: str, value: bytes, modified_at_ns: int | None = None) -> None:
     """Write a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
-    temporary = write_temporary(directory, name, value, modified_at_ns=None, sync=True)
+    temporary = temporary_name(name, str(secrets.randbelow(10**10)))
+    write_new(directory, temporary, value, modified_at_ns, sync=True)
     try:
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
@@ -213,36 +251,35 @@ def walk(top: int) -> Iterator[Found]:
     try:
         while levels:
             here, prefix, rest = levels[-1]
-            typed = next(rest, None)
-            if typed is None:
-                os.close(levels.pop()[0])
-                continue
-            name = typed.rstrip(b"/\0")
-            found = Found(here, name, prefix + name, "file")
-            if name.startswith(TEMPORARY_PREFIX.encode()):
-                yield found._replace(kind="temporary")
-            elif typed.endswith(b"\0"):
-                yield found._replace(kind="special")
-            elif not typed.endswith(b"/"):
-                yield found
-            else:
-                below = _level(found)
-                if below is None:
-                    yield found._replace(kind="unreadable")
+            for typed in rest:
+                name = typed.rstrip(b"/\0")
+                if name.startswith(_TEMPORARY):
+                    yield Found(here, name, prefix + name, "temporary")
+                elif name == typed:
+                    yield Found(here, name, prefix + name, "file")
+                elif typed.endswith(b"\0"):
+                    yield Found(here, name, prefix + name, "special")
                 else:
+                    below = _level(here, name, prefix)
+                    if below is None:
+                        yield Found(here, name, prefix + name, "unreadable")
+                        continue
                     levels.append(below)
+                    break
+            else:
+                os.close(levels.pop()[0])
     finally:
         for here, _, _ in levels:
             os.close(here)
 
 
-def _level(found: Found) -> tuple[int, bytes, Iterator[bytes]] | None:
+def _level(above: int, name: bytes, prefix: bytes) -> tuple[int, bytes, Iterator[bytes]] | None:
     try:
-        here = os.open(found.name, _DIRECTORY, dir_fd=found.directory)
+        here = os.open(name, _DIRECTORY, dir_fd=above)
     except OSError:
         return None
     try:
-        return here, found.path + b"/", iter(names(here))
+        return here, prefix + name + b"/", iter(names(here))
     except OSError:
         os.close(here)
         return None

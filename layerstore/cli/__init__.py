@@ -15,6 +15,8 @@ from layerstore.cli.completion import completion
 from layerstore.cli.entries import delete, get, list_, set_
 from layerstore.cli.options import Settings, database_option
 from layerstore.cli.output import fail
+from layerstore.cli.prune import prune
+from layerstore.cli.push import candidates, plan
 from layerstore.cli.quarantine import quarantine
 from layerstore.cli.schema import schema
 from layerstore.cli.show import show
@@ -49,8 +51,11 @@ def command(context: click.Context) -> None:
 
 
 _ENTRIES = (list_, get, set_, delete)
+_PUSH = (candidates, plan)
 
-for subcommand in (import_, export, verify, diff, show, *_ENTRIES, quarantine, backup, schema, completion):
+_KEEPING = (quarantine, prune, backup)
+
+for subcommand in (import_, export, verify, diff, show, *_PUSH, *_ENTRIES, *_KEEPING, schema, completion):
     command.add_command(subcommand)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import click
@@ -34,11 +35,20 @@ Examples:
     show_default=True,
     help="Where both sides have an entry: merge by time, take what comes in, or keep what is there.",
 )
+@click.option("--force", is_flag=True, help="Take also a directory that has none of Docker's namespaces.")
 @quiet_option
 @json_option
 @database_option
 @settings_argument
-def import_(settings: Settings, paths: tuple[str, ...], on_conflict: OnConflict, quiet: bool, as_json: bool) -> int:
+def import_(
+    settings: Settings,
+    *,
+    paths: tuple[str, ...],
+    on_conflict: OnConflict,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
     """Take Docker's metadata into the store.
 
     Each PATH is a `distribution` directory; a Docker data root, of which all image/*/distribution are taken, also
@@ -49,7 +59,10 @@ def import_(settings: Settings, paths: tuple[str, ...], on_conflict: OnConflict,
     of one digest were found. Importing the same again changes nothing.
     """
     from layerstore.transfer.importing import import_all
+    from layerstore.transfer.sources import refuse_unknown
 
+    for path in () if force else paths:
+        refuse_unknown(path)
     with settings.writing(create=True) as store, progress("importing", quiet=quiet) as bar:
         report = import_all(store, paths, on_conflict=on_conflict, progress=bar)
     if as_json:
@@ -61,21 +74,32 @@ def import_(settings: Settings, paths: tuple[str, ...], on_conflict: OnConflict,
 
 def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
     for conflict in report.conflicts:
-        say(f"conflict: {conflict.namespace}/{conflict.key}: kept {conflict.kept}, set aside {conflict.set_aside}")
+        place = f"{conflict.namespace}/{conflict.key}"
+        say(f"conflict: {place}: kept {conflict.kept}, set aside {conflict.set_aside} (merging {conflict.source})")
+    _say_rest(report.conflict_count, report.conflicts, "conflicts: `layerstore quarantine list`")
     for quarantined in report.quarantined:
         say(f"quarantined: {quarantined.path}: {quarantined.reason}")
+    _say_rest(report.quarantined_count, report.quarantined, "quarantined: `layerstore quarantine list`")
     for skipped in report.skipped:
         say(f"skipped: {skipped.path}: {skipped.reason}")
+    _say_rest(report.skipped_count, report.skipped, "skipped")
     if quiet:
         return
     for source in report.sources:
         say(f"imported {source.source} into {database}: {_counted(source)}")
     if len(report.sources) != 1:
         say(f"in all: {_counted(report)}")
+    for evicted in report.evictions:
+        say(f"evicted: {evicted.associations} from the end of layer {evicted.diff_id} (merging {evicted.source})")
     if report.evicted:
         say(f"{report.evicted} associations fell off the end of merged lists")
     if report.temporary:
         say(f"{report.temporary} temporary files ignored")
+
+
+def _say_rest(count: int, named: Sized, what: str) -> None:
+    if count > len(named):
+        say(f"and {count - len(named)} more {what}")
 
 
 def _counted(counts: ImportReport | SourceReport) -> str:

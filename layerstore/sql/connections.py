@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
-from layerstore.errors import StoreClosedError, StoreError
+from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
 from layerstore.sql.handles import Connection, Handle, MemoryHandle, alive
 from layerstore.sql.wal import LIMIT
 
@@ -32,6 +32,20 @@ if sys.version_info >= (3, 12):
 # Files that a fork of this process has taken connections of along; see `_after_fork_in_child`.
 _unusable: set[str] = set()
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+_LONGEST_TIMEOUT_S = (2**31 - 1) // 1000  # SQLite counts milliseconds in 32 bits, and takes more for no waiting
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Accept seconds that SQLite can wait.
+
+    Raises:
+        InvalidInputError: not a number, negative, or over 24 days, as infinity is.
+    """
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_number or not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:  # no comparison holds of NaN
+        raise InvalidInputError(f"timeout_s is 0 to {_LONGEST_TIMEOUT_S} seconds, not {timeout_s!r}")
 
 
 class _PerThread(threading.local):
@@ -196,7 +210,7 @@ class Connections:
     def before_fork(self) -> None:
         """Let go of every connection that is idle, so that none comes along into the child."""
         with self._lock:
-            if not isinstance(self.local, _PerThread) or any(handle.depth for handle in self._handles):
+            if not isinstance(self.local, _PerThread) or any(handle.depth or handle.pinned for handle in self._handles):
                 return
             self.local = _PerThread(self)
             pool = None if self._engine is None else self._engine.pool

@@ -64,6 +64,7 @@ class Handle:
     def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
         self.connection = connection
         self.depth = 0
+        self.pinned = False  # it has temporary tables that somebody comes back to
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         self._failed_at = 0
         self._pid = os.getpid()
@@ -89,9 +90,15 @@ class Handle:
         """Run a statement to its end."""
         return Fetched(self.connection.execute(statement, parameters))
 
+    def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run a statement once for each row of parameters."""
+        self.connection.executemany(statement, rows)
+
     def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
         """Run a statement, and yield its rows as they come."""
-        yield from self.connection.execute(statement, parameters)
+        # Not `yield from`, which closes the cursor of a stream that is dropped, also when its connection is closed.
+        for row in self.connection.execute(statement, parameters):  # noqa: UP028
+            yield row
 
     def begin(self, *, deferred: bool = False) -> None:
         """Begin a transaction, or a savepoint inside the one that is open.
@@ -226,6 +233,13 @@ class MemoryHandle(Handle):
         self.take_turn()
         try:
             return super().execute(statement, parameters)
+        finally:
+            self.end_turn()
+
+    def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        self.take_turn()
+        try:
+            super().execute_many(statement, rows)
         finally:
             self.end_turn()
 

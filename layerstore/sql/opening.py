@@ -15,14 +15,23 @@ import time
 from sqlalchemy import make_url
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+from sqlalchemy.schema import CreateTable
 
 from layerstore import tree
 from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreOpenError
 from layerstore.sql import migrate
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
-from layerstore.sql.schema import APPLICATION_ID, HEAD, PAGE_SIZE, STATISTICS, VIEWS, alembic_version, schema
+from layerstore.sql.schema import (
+    APPLICATION_ID,
+    HEAD,
+    PAGE_SIZE,
+    STATISTICS,
+    VIEWS,
+    alembic_version,
+    index_statement,
+    schema,
+)
 from layerstore.sql.statements import STAMP, VERSION
 
 _FILE_MODE = 0o600
@@ -222,12 +231,10 @@ def _create(connection: sqlite3.Connection, path: str | None) -> None:
 
 def creation() -> list[str]:
     """Return the statements that make an empty database one of ours, but for the rows of statistics and the stamp."""
-    elements: list[ExecutableDDLElement] = []
+    tables: list[str] = []
     for table in (*schema.sorted_tables, alembic_version):
-        elements.append(CreateTable(table))
-        elements.extend(CreateIndex(index) for index in sorted(table.indexes, key=lambda index: str(index.name)))
-    dialect = SQLiteDialect_pysqlite()
-    tables = [str(element.compile(dialect=dialect)).strip() for element in elements]
+        tables.append(str(CreateTable(table).compile(dialect=SQLiteDialect_pysqlite())).strip())
+        tables += [index_statement(name) for name in sorted(str(index.name) for index in table.indexes)]
     return [f"PRAGMA application_id={APPLICATION_ID}", *tables, *VIEWS.values(), "ANALYZE sqlite_master"]
 
 

@@ -26,6 +26,8 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.schema import CreateIndex
 
 APPLICATION_ID: Final = 0x4C61_7972
 """`PRAGMA application_id` of every file of ours: "Layr". Source: sqlite.org/pragma.html#pragma_application_id."""
@@ -121,6 +123,17 @@ Index("metadata_by_diff_id", text(_DIFF_ID), _table=metadata, sqlite_where=text(
 Index("metadata_by_registry", text(_REGISTRY), _table=metadata, sqlite_where=text(_IS_V1_ID))
 Index("metadata_by_v1_id", text(_V1_ID), _table=metadata, sqlite_where=text(_IS_V1_ID))
 Index("metadata_by_v1_diff_id", text(_DIFF_ID), _table=metadata, sqlite_where=text(_IS_V1_ID))
+
+REBUILT: Final = ("metadata_by_diff_id", "v2_metadata_by_digest", "v2_metadata_by_source_repository")
+"""The indexes that a load into an empty store builds at its end: entries come in the order of their keys, and only to
+these in none. The one by digest has the order of the keys; those of V1 IDs hold none as a rule."""
+
+
+def index_statement(name: str) -> str:
+    """Return the statement that makes an index, to the letter as a new database gets it."""
+    (index,) = (index for table in schema.tables.values() for index in table.indexes if index.name == name)
+    return str(CreateIndex(index).compile(dialect=SQLiteDialect_pysqlite())).strip()
+
 
 VIEWS: Final = {
     "diff_id_by_digest": (

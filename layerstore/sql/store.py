@@ -1,40 +1,35 @@
 """`SQLMetadataStore`: the `Store` on one SQLite file, with transactions.
 
-Connections are `layerstore.sql.connections`', opening is `layerstore.sql.opening`'s, derived rows are
-`layerstore.sql.derived`'s; this module is what a caller sees of them.
+Transactions and statements are `layerstore.sql.database`'s, derived rows are `layerstore.sql.derived`'s; this module
+says what an entry is in the database.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from typing import Any, NoReturn, Self
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine
-
-from layerstore.digest import is_digest
-from layerstore.errors import (
-    InvalidInputError,
-    InvalidKeyError,
-    LayerstoreError,
-    NotFoundError,
-    StoreClosedError,
-    StoreError,
-)
+from layerstore.digest import DiffID, is_digest
+from layerstore.errors import InvalidInputError, InvalidKeyError, NotFoundError
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
-from layerstore.sql import derived, opening, statements
-from layerstore.sql.connections import Connections, Durability
-from layerstore.sql.errors import mapped, mapping
-from layerstore.sql.handles import Handle, MemoryHandle
-from layerstore.sql.snapshot import Snapshot, fetch_many
-from layerstore.sql.transactions import Transaction
+from layerstore.sql import derived, statements
+from layerstore.sql.database import Database
+from layerstore.sql.handles import Handle
+from layerstore.sql.known import Known, fetch_known
+from layerstore.sql.load import Incoming, load
+from layerstore.sql.snapshot import OddName, Snapshot, fetch_many
 from layerstore.store import check_key, why_not_a_namespace
 
+_Found = TypeVar("_Found")
 
-class SQLMetadataStore:
+_FEW = 1000
+"""Entries that `set_many` writes one by one, each then changing B-trees in places of its own."""
+
+
+class SQLMetadataStore(Database):
     """Keep entries in one SQLite file that threads and processes share.
 
     Each thread has a connection of its own. A fork lets go of idle connections, and the child makes new ones; where one
@@ -50,34 +45,16 @@ class SQLMetadataStore:
             syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
             file's consistency. A crash of the process alone costs nothing either way.
         read_only: open only to read, and never change the file; it must be there and at this version's schema.
-        timeout_s: seconds that a writer waits for the others before `StoreBusyError`.
+        timeout_s: seconds that a writer waits for the others before `StoreBusyError`; 0 does not wait.
 
     Raises:
+        InvalidInputError: an argument is none of these.
         StoreOpenError: the file is missing and cannot be made, is no file of ours, or is a URL of another database.
         SchemaVersionError: the file is of a newer version, or of an older one and `read_only`.
         StoreCorruptError, StoreBusyError, StoreError: SQLite failed.
 
     Source: Docker's `metadata.Store`; sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous.
     """
-
-    def __init__(
-        self,
-        path_or_url: str | os.PathLike[str],
-        *,
-        durability: Durability = "full",
-        read_only: bool = False,
-        timeout_s: float = 30.0,
-    ) -> None:
-        if durability not in ("full", "normal"):
-            raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
-        self.path = opening.resolve(path_or_url)
-        with mapping(self.path):
-            self._connections = Connections(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
-        try:
-            opening.make_ready(self._connections, timeout_s)
-        except BaseException:
-            self._connections.close()
-            raise
 
     def get(self, namespace: str, key: str) -> bytes:
         """Return the value. One statement; it waits for nobody.
@@ -142,7 +119,10 @@ class SQLMetadataStore:
         Inside `transaction()`, and in memory, it is read whole into memory at that moment.
 
         Raises:
-            InvalidKeyError: `namespace` is not one. StoreError: the store failed or was closed meanwhile.
+            InvalidKeyError: `namespace` is not one.
+            CorruptRecordError: another program wrote an entry whose name is not UTF-8; `verify` with repair sets it
+                aside. Those before it were yielded.
+            StoreError: the store failed or was closed meanwhile.
         """
         for found, key, value, _ in self.records(namespace):
             yield found, key, value
@@ -152,43 +132,22 @@ class SQLMetadataStore:
         reason = None if namespace is None else why_not_a_namespace(namespace)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
+        yield from self._each(lambda snapshot: snapshot.records(namespace))
+
+    def scan(self) -> Iterator[Record | OddName]:
+        """Yield what `records` yields, and what it stops at."""
+        return self._each(Snapshot.scan)
+
+    def _each(self, read: Callable[[Snapshot], Iterator[_Found]]) -> Iterator[_Found]:
         with self.snapshot() as snapshot:
-            if not self._is_held():
-                for record in snapshot.records(namespace):
-                    yield record
+            if not self.is_held:
+                for one in read(snapshot):
+                    yield one
                     self._check_open()
                 return
             # Read whole: a transaction must not stay open for as long as somebody keeps this iterator.
-            records = list(snapshot.records(namespace))
-        yield from records
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
-        """Open a view of the store at this moment, for work that reads more than one thing.
-
-        On a connection of its own, so that writers need not wait and are not seen; inside `transaction()` and in
-        memory, where there is none, a nested transaction.
-
-        Raises:
-            StoreError: the store failed or was closed meanwhile, in the body too.
-        """
-        try:
-            if self._is_held():
-                with self.transaction():
-                    yield Snapshot(self._connections.local.handle)
-            else:
-                with closing(self._connections.new_handle(read_only=True)) as reader:
-                    reader.begin()
-                    yield Snapshot(reader)
-        except sqlite3.Error as error:
-            raise self._mapped(error) from error
-
-    def _check_open(self) -> None:
-        if self._connections.closed:
-            raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self.path)
-
-    def _is_held(self) -> bool:
-        return self._connections.local.handle.depth > 0 or self.path is None
+            found = list(read(snapshot))
+        yield from found
 
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there; the others are left out. One statement, any number of keys.
@@ -209,14 +168,36 @@ class SQLMetadataStore:
                 check_key(namespace, key)
         return found
 
+    def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
+        """Return layers' lists, by key, and all digests that map to them, by DiffID. One statement, one moment.
+
+        Raises: as `run`.
+        """
+        return fetch_known(self.run, diff_ids)
+
     def set_many(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
-        """`set` all entries in one transaction: all are there afterwards, or none.
+        """`set` all entries in one transaction: all are there afterwards, or none. Of a key twice, the last one stays.
+
+        More than 1,000 are staged beside the database first, sorted, so that any number costs the same for each, and
+        other writers wait for the merge alone.
 
         Raises: as `set`.
         """
-        with self.transaction():
-            for namespace, key, value in entries:
-                self._set(namespace, key, value)
+        rest = iter(entries)
+        first = list(islice(rest, _FEW + 1))
+        if len(first) <= _FEW:
+            with self.transaction():
+                for namespace, key, value in first:
+                    self._set(namespace, key, value)
+            return
+        load(self, self._incoming(chain(first, rest)), lambda _source, _existing, incoming: incoming)
+
+    def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
+        while batch := list(islice(entries, _FEW)):
+            now = time.time_ns()
+            yield Incoming(
+                0, [(namespace, key, _checked(namespace, key, value), now) for namespace, key, value in batch]
+            )
 
     def put(self, record: Record) -> None:
         """`set` an entry with the time that it has elsewhere.
@@ -225,37 +206,20 @@ class SQLMetadataStore:
         """
         self._set(*record)
 
-    def rederive(self, diff_id: str) -> None:
+    def rederive(self, diff_id: str | bytes) -> None:
         """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
 
         Raises: as `set`.
         """
         with self.transaction():
-            # What another program wrote need not even be text.
+            # What another program wrote need not even be text, and the rows that are there need not be readable.
+            is_text = isinstance(diff_id, str)
+            self.run(statements.REMOVE_ASSOCIATIONS if is_text else statements.REMOVE_RAW_ASSOCIATIONS, (diff_id,))
             key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
             values = self.run(statements.GET, (V2_METADATA, key))
             if key and values:
                 handle = self._connections.local.handle
                 self._derive(handle, lambda: derived.update(handle, key, values[0][0]))
-            else:
-                self.run(statements.REMOVE_ASSOCIATIONS, (diff_id,))
-
-    def transaction(self, *, deferred: bool = False) -> Transaction:
-        """Return a context manager: what this thread writes in it happens whole, or not at all if an error leaves it.
-
-        It begins with the lock of the writers (`BEGIN IMMEDIATE`), so that what is read in it is still true when it
-        is written; other writers wait, readers do not. Reads in it see its writes. One inside another is a savepoint:
-        an error that leaves it undoes its part alone. A write that broke off, as on a full disk, undoes its
-        transaction also when the error was caught.
-
-        Args:
-            deferred: begin without the lock, for reading alone: one snapshot from the first read on.
-
-        Raises:
-            StoreBusyError: another writer did not end in time.
-            StoreError: the store failed or was closed; or, at the end, what was written could not be kept.
-        """
-        return Transaction(self._connections, deferred=deferred)
 
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
         """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.
@@ -267,71 +231,8 @@ class SQLMetadataStore:
             if not self.run(statements.IS_QUARANTINED, row):
                 self.run(statements.QUARANTINE, (*row, time.time_ns()))
 
-    def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
-        """Run one of `layerstore.sql.statements` on this thread's connection; return its rows.
-
-        Raises:
-            InvalidInputError: a parameter that SQLite cannot take. StoreError: the store failed or was closed.
-        """
-        try:
-            return self._connections.local.handle.execute(statement, parameters).fetchall()
-        except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
-            self._fail(error)
-
-    def copy_to(self, connection: sqlite3.Connection) -> None:
-        """Copy the whole database, as it was last committed, to another one.
-
-        In one step, as a copy in steps begins anew at every write; on a connection of its own, as SQLite waits for
-        ever for a connection to end its own transaction.
-
-        Raises:
-            StoreError: it is in memory and inside `transaction()`, or was closed. What the other database raises
-                comes as it is.
-        """
-        handle = self._connections.local.handle
-        if isinstance(handle, MemoryHandle):
-            if handle.depth:
-                raise StoreError("a store in memory cannot be copied inside transaction()")
-            handle.take_turn()
-            try:
-                handle.connection.backup(connection)
-            finally:
-                handle.end_turn()
-            return
-        with closing(self._connections.new_handle(read_only=True)) as reader:
-            reader.connection.backup(connection)
-
-    @property
-    def engine(self) -> Engine:
-        """The SQLAlchemy engine on the same database, for queries of one's own.
-
-        Its connections are its own: they see what was committed. What it writes to `metadata` is not derived from;
-        use the store to write, or `verify(store, repair=True)` afterwards.
-
-        Raises:
-            StoreClosedError: the store was closed.
-        """
-        self._check_open()
-        return self._connections.engine
-
-    def close(self) -> None:
-        """Close every connection, also those of other threads and of the engine. A second call does nothing."""
-        self._connections.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"SQLMetadataStore({self.path or ':memory:'!r})"
-
     def _set(self, namespace: str, key: str, value: bytes, modified_at_ns: int | None = None) -> None:
-        check_key(namespace, key)
-        if not isinstance(value, bytes | bytearray | memoryview):
-            raise InvalidInputError(f"a value is bytes, not {type(value).__name__}")
-        value = bytes(value)
+        value = _checked(namespace, key, value)
         row = (namespace, key, value, time.time_ns() if modified_at_ns is None else modified_at_ns)
         handle = self._connections.local.handle
         try:
@@ -361,13 +262,10 @@ class SQLMetadataStore:
             handle.fail()
             raise
 
-    def _fail(self, error: Exception, *place: str) -> NoReturn:
-        """Raise the error of our tree for one of the driver's, or for a namespace and key that it could not take."""
-        if place and not self._connections.closed and getattr(error, "sqlite_errorcode", None) is None:
-            check_key(*place)
-        if not isinstance(error, sqlite3.Error):
-            raise InvalidInputError(str(error)) from error
-        raise self._mapped(error) from error
 
-    def _mapped(self, error: BaseException) -> LayerstoreError:
-        return mapped(error, self.path, closed=self._connections.closed)
+def _checked(namespace: str, key: str, value: object) -> bytes:
+    """Return a value's bytes, if they and their place can be stored."""
+    check_key(namespace, key)
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidInputError(f"a value is bytes, not {type(value).__name__}")
+    return bytes(value)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
+import re
 import secrets
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from typing import IO
 
 from layerstore import tree
 from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
-from layerstore.fs import scan
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.opening import is_database
 from layerstore.sql.snapshot import Snapshot
 from layerstore.store import Store, check_key
-from layerstore.transfer import tar
+from layerstore.transfer import reader, tar
 from layerstore.transfer.joining import side_by_side
+from layerstore.transfer.placing import Writer
 from layerstore.transfer.sources import (
     Progress,
     Readable,
@@ -30,8 +29,8 @@ from layerstore.transfer.sources import (
     view,
 )
 
-_BATCH = 20_000
-"""Files that are renamed after one sync. A sync costs as much for one file as for many."""
+# Docker's own keys, of which no segment is too long and nothing else breaks a rule.
+_is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class ExportReport:
         written: that were not there, or otherwise.
         unchanged: that were right already, and were not touched.
         deleted: that the store does not have.
-        deleted_paths: where they are, below the directory.
+        deleted_paths: where they are, below the directory; of the first 1,000.
         extra: that the store does not have, and that were left.
         dry_run: whether nothing was done.
     """
@@ -74,8 +73,8 @@ def export_directory(
     """Write a store as a directory that a Docker daemon takes for its own.
 
     Files get Docker's modes, and the times that the store has. Each file is whole or absent at every moment, also
-    after a power cut: many are written beside their names, then synced at once, then renamed. Files that are right
-    already are not touched. A store in a database is read as one snapshot; its writers do not wait.
+    after a power cut (`layerstore.transfer.placing` says why). Files that are right already are not touched. A store in
+    a database is read as one snapshot; its writers do not wait.
 
     Args:
         store: a `SQLMetadataStore` or `FSMetadataStore`.
@@ -107,14 +106,16 @@ def export_directory(
                 tree.make_base(base)
             if delete and not force:
                 _refuse_to_empty(base, content)
-            with _Writer(base, delete=delete, dry_run=dry_run) as writer:
+            with Writer(base, delete=delete, dry_run=dry_run) as writer:
                 existing = _existing(base)
                 for done, (there, wanted) in enumerate(side_by_side(existing, content.records()), 1):
                     writer.settle(there, wanted)
                     if progress is not None:
                         progress(done, total)
-    deleted = tuple(writer.deleted)
-    return ExportReport(base, writer.written, writer.unchanged, len(deleted), deleted, writer.extra, dry_run)
+    deleted = writer.deleted
+    return ExportReport(
+        base, writer.written, writer.unchanged, deleted.count, tuple(deleted.first), writer.extra, dry_run
+    )
 
 
 def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = None) -> int:
@@ -171,6 +172,9 @@ def _check_paths(snapshot: Snapshot) -> int:
     directories: set[str] = set()
     for namespace, key in snapshot.names():
         total += 1
+        if namespace in KNOWN_NAMESPACES and _is_plain(key):
+            directories.update((namespace, f"{namespace}/sha256"))
+            continue
         check_key(namespace, key)
         path = f"{namespace}/{key}"
         for segment in path.split("/"):
@@ -208,7 +212,8 @@ def _refuse_to_empty(base: str, content: Readable) -> None:
 
 def _existing(base: str) -> Iterator[Record]:
     if os.path.isdir(base):
-        yield from (found for found in scan(base) if isinstance(found, Record))
+        for batch in reader.scan(base):
+            yield from map(Record._make, batch.records)
 
 
 @contextmanager
@@ -223,114 +228,3 @@ def _naming(base: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreFullError(f"{error.strerror}: free some space, then export again", path) from error
         raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
-
-
-class _Writer:
-    """Bring a directory to what it should be, file by file, in the order of the keys."""
-
-    def __init__(self, base: str, *, delete: bool, dry_run: bool) -> None:
-        self._base = base
-        self._delete = delete
-        self._dry_run = dry_run
-        self._waiting: list[tuple[tuple[str, ...], str, str]] = []
-        self._doomed: list[Record] = []
-        self.deleted: list[str] = []
-        self.written = self.unchanged = self.extra = 0
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._rename()
-                self._remove_doomed()
-        finally:
-            self._discard()
-
-    def settle(self, there: Record | None, wanted: Record | None) -> None:
-        """Make one path what it should be."""
-        if wanted is None:
-            assert there is not None
-            self._remove(there)
-        elif there == wanted and self._has_right_mode(wanted):
-            self.unchanged += 1
-        else:
-            self.written += 1
-            if not self._dry_run:
-                self._write(wanted)
-
-    def _write(self, record: Record) -> None:
-        *segments, name = (record.namespace, *record.key.split("/"))
-        try:
-            temporary = self._write_temporary(segments, name, record)
-        except NotADirectoryError:
-            if not self._doomed:
-                raise
-            self._remove_doomed()  # one of them may be where a directory must be
-            temporary = self._write_temporary(segments, name, record)
-        self._waiting.append((tuple(segments), temporary, name))
-        if len(self._waiting) >= _BATCH:
-            self._rename()
-
-    def _write_temporary(self, segments: list[str], name: str, record: Record) -> str:
-        with tree.directory(self._base, segments, create=True) as directory:
-            return tree.write_temporary(directory, name, record.value, modified_at_ns=record.modified_at_ns, sync=False)
-
-    def _rename(self) -> None:
-        """Sync what was written, then give it its names: a name never stands for bytes that a power cut may take."""
-        if not self._waiting:
-            return
-        with tree.directory(self._base, ()) as base:
-            _sync_file_system(base)
-            while self._waiting:
-                segments, temporary, name = self._waiting[-1]
-                with tree.directory(self._base, segments) as directory:
-                    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-                self._waiting.pop()
-            _sync_file_system(base)
-
-    def _discard(self) -> None:
-        """Remove what has not got its name."""
-        for segments, temporary, _ in self._waiting:
-            with suppress(FileNotFoundError), tree.directory(self._base, segments) as directory:
-                os.unlink(temporary, dir_fd=directory)
-
-    def _remove(self, record: Record) -> None:
-        if not self._delete:
-            self.extra += 1
-            return
-        self.deleted.append(f"{record.namespace}/{record.key}")
-        if not self._dry_run:
-            self._doomed.append(record._replace(value=b""))
-
-    def _remove_doomed(self) -> None:
-        """Remove files, if possible last, when all that should be there is; a power cut brings none of them back."""
-        doomed, self._doomed = self._doomed, []
-        if not doomed:
-            return
-        for record in doomed:
-            *segments, name = (record.namespace, *record.key.split("/"))
-            with tree.directory(self._base, segments) as directory:
-                tree.remove(directory, name)
-        with tree.directory(self._base, ()) as base:
-            _sync_file_system(base)
-
-    def _has_right_mode(self, record: Record) -> bool:
-        *segments, name = (record.namespace, *record.key.split("/"))
-        with tree.directory(self._base, segments) as directory:
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
-
-
-def _sync_file_system(descriptor: int) -> None:
-    """Write everything of one file system to its disk.
-
-    Source: syncfs(2), which Python does not offer; where the C library has none, sync(2), which does all of them.
-    """
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "syncfs"):
-        os.sync()
-    elif library.syncfs(descriptor) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from layerstore.errors import InvalidInputError, LayerstoreError
+from layerstore.errors import InvalidInputError
 from layerstore.fs import Odd
-from layerstore.records import Record, storable_time, why_unreadable
+from layerstore.records import DIFF_IDS, V2_METADATA, Record, why_unreadable
 from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import Store, check_key
+from layerstore.store import Store, why_not_a_key, why_not_a_namespace
 from layerstore.transfer import sources as reading
-from layerstore.transfer.merging import Conflict, Merge, OnConflict, Replace, keep
+from layerstore.transfer.batches import Row
+from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, Replace, keep
 from layerstore.transfer.sources import Place, Progress
 
 
@@ -56,7 +57,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import did. Counts are entries.
+    """What an import did. Counts are entries; of what is named one by one, the first 1,000 are.
 
     Attributes:
         sources: what came from where, in the order in which it was merged.
@@ -65,9 +66,13 @@ class ImportReport:
         updated: that the store had otherwise; merged, or replaced.
         unchanged: that the store had already, perhaps with an earlier time, or kept.
         evicted: associations that fell off the end of a merged list of 50.
+        evictions: of which layers, and by the merge with which source.
         conflicts: two values of one digest or V1 ID; the later one stays, the other is in quarantine.
+        conflict_count: how many there were.
         quarantined: entries that cannot be what their namespace says.
+        quarantined_count: how many there were.
         skipped: every other file that was not taken, but for temporary ones.
+        skipped_count: how many there were.
         temporary: files that a write left behind; not entries, not looked at.
     """
 
@@ -77,15 +82,19 @@ class ImportReport:
     updated: int
     unchanged: int
     evicted: int
+    evictions: tuple[Eviction, ...]
     conflicts: tuple[Conflict, ...]
+    conflict_count: int
     quarantined: tuple[Quarantined, ...]
+    quarantined_count: int
     skipped: tuple[Skipped, ...]
+    skipped_count: int
     temporary: int
 
     @property
     def ok(self) -> bool:
         """Whether everything was taken: no conflict, nothing quarantined, nothing skipped."""
-        return not (self.conflicts or self.quarantined or self.skipped)
+        return not (self.conflict_count or self.quarantined_count or self.skipped_count)
 
 
 def import_directory(
@@ -136,11 +145,11 @@ def import_all(
     def set_aside(record: Record, reason: str) -> None:
         store.quarantine(*record[:3], reason)
 
-    merge = Merge(set_aside)
+    found = _Reading([source for place in places for source in reading.sources(place)], progress)
+    merge = Merge(set_aside, found.name)
     resolvers: dict[str, Resolve] = {"merge": merge, "replace": Replace(set_aside), "keep": keep}
     if on_conflict not in resolvers:
         raise InvalidInputError(f"on_conflict is one of {', '.join(resolvers)}, not {on_conflict!r}")
-    found = _Reading([source for place in places for source in reading.sources(place)], progress)
     by_source = found.reports(load(store, found, resolvers[on_conflict]))
     return ImportReport(
         sources=by_source,
@@ -149,9 +158,13 @@ def import_all(
         updated=sum(report.updated for report in by_source),
         unchanged=sum(report.unchanged for report in by_source),
         evicted=merge.evicted,
-        conflicts=tuple(merge.conflicts),
-        quarantined=tuple(found.quarantined),
-        skipped=tuple(found.skipped),
+        evictions=tuple(merge.evictions.first),
+        conflicts=tuple(merge.conflicts.first),
+        conflict_count=merge.conflicts.count,
+        quarantined=tuple(found.quarantined.first),
+        quarantined_count=found.quarantined.count,
+        skipped=tuple(found.skipped.first),
+        skipped_count=found.skipped.count,
         temporary=found.temporary,
     )
 
@@ -159,6 +172,7 @@ def import_all(
 @dataclass(slots=True)
 class _Account:
     number: int
+    label: str
     read: int = 0
     quarantined: int = 0
 
@@ -169,34 +183,42 @@ class _Reading:
     def __init__(self, sources: list[reading.Source], progress: Progress | None) -> None:
         self._sources = sources
         self._progress = progress
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: list[_Account] = []
         self.temporary = 0
-        self.quarantined: list[Quarantined] = []
-        self.skipped: list[Skipped] = []
+        self.quarantined: Examples[Quarantined] = Examples()
+        self.skipped: Examples[Skipped] = Examples()
 
     def __iter__(self) -> Iterator[Incoming]:
         total = None if self._progress is None else self._total()
         done = 0
         for source in self._sources:
-            before = len(self._accounts)
-            for below, found in source.scan():
-                if isinstance(found, Odd):
-                    self._leave_out(source, found)
-                    continue
-                yield self._incoming(os.path.join(source.name, below).rstrip("/"), found)
-                done += 1
+            accounts: dict[str, _Account] = {}
+            for label, records, odd in source.batches():
+                for one in odd:
+                    self._leave_out(source, one)
+                if records:
+                    account = accounts.get(label)
+                    if account is None:
+                        account = accounts[label] = self._account(os.path.join(source.name, label).rstrip("/"))
+                    yield self._incoming(account, records, in_order=source.in_order)
                 if self._progress is not None:
-                    self._progress(done, total)
-            if len(self._accounts) == before:
+                    for _ in records:
+                        done += 1
+                        self._progress(done, total)
+            if not accounts:
                 self._account(source.name)  # it is empty
+
+    def name(self, number: int) -> str:
+        """Return what a report calls a source."""
+        return self._accounts[number].label
 
     def reports(self, loaded: dict[int, Loaded]) -> tuple[SourceReport, ...]:
         """Put what was read and what became of it side by side."""
         reports = []
-        for label, of in self._accounts.items():
+        for of in self._accounts:
             added, updated = loaded.get(of.number, Loaded(0, 0))
             unchanged = of.read - added - updated - of.quarantined
-            reports.append(SourceReport(label, of.read, added, updated, unchanged, of.quarantined))
+            reports.append(SourceReport(of.label, of.read, added, updated, unchanged, of.quarantined))
         return tuple(reports)
 
     def _total(self) -> int | None:
@@ -204,29 +226,32 @@ class _Reading:
         return None if None in counts else sum(count or 0 for count in counts)
 
     def _account(self, label: str) -> _Account:
-        return self._accounts.setdefault(label, _Account(len(self._accounts)))
+        account = _Account(len(self._accounts), label)
+        self._accounts.append(account)
+        return account
 
-    def _incoming(self, label: str, record: Record) -> Incoming:
-        account = self._account(label)
-        account.read += 1
-        reason = _why_unfit(record)
-        if reason is not None:
-            account.quarantined += 1
-            self.quarantined.append(Quarantined(os.path.join(label, record.namespace, record.key), reason))
-        record = record._replace(modified_at_ns=storable_time(record.modified_at_ns))
-        return Incoming(account.number, record, reason)
+    def _incoming(self, account: _Account, records: Sequence[Row], *, in_order: bool) -> Incoming:
+        account.read += len(records)
+        reasons = [_why_unfit(namespace, key, value) for namespace, key, value, _ in records]
+        if not any(reasons):
+            return Incoming(account.number, records, in_order=in_order)
+        unfit = [(*record[:3], reason) for record, reason in zip(records, reasons, strict=True) if reason]
+        account.quarantined += len(unfit)
+        for namespace, key, _, reason in unfit:
+            self.quarantined.add(Quarantined(os.path.join(account.label, namespace, key), reason))
+        fit = [record for record, reason in zip(records, reasons, strict=True) if not reason]
+        return Incoming(account.number, fit, unfit, in_order)
 
     def _leave_out(self, source: reading.Source, odd: Odd) -> None:
         if odd.kind == "temporary":
             self.temporary += 1
         else:
-            self.skipped.append(Skipped(f"{source.name}/{odd.path}", odd.reason))
+            self.skipped.add(Skipped(f"{source.name}/{odd.path}", odd.reason))
 
 
-def _why_unfit(record: Record) -> str | None:
+def _why_unfit(namespace: str, key: str, value: bytes) -> str | None:
     """Say why an entry cannot be taken; a database from elsewhere may hold keys that no directory can have."""
-    try:
-        check_key(record.namespace, record.key)
-    except LayerstoreError as error:
-        return str(error)
-    return why_unreadable(*record[:3])
+    reason = why_unreadable(namespace, key, value)
+    if reason is None and namespace in (V2_METADATA, DIFF_IDS):
+        return None  # the key of a digest breaks no rule
+    return why_not_a_namespace(namespace) or why_not_a_key(key) or reason

@@ -8,6 +8,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
 from layerstore.sql import statements
+from layerstore.sql.known import KNOWN_LAYERS
 from tests.conftest import database_rows
 from tests.strategies import sha256
 
@@ -41,6 +42,7 @@ LOOKUPS = {
 HOT = {
     name: getattr(statements, name) for name in ("GET", "SET", "DELETE", "GET_MANY", "ASSOCIATIONS", "IS_QUARANTINED")
 }
+HOT["KNOWN_LAYERS"] = KNOWN_LAYERS
 
 
 def plan(store: SQLMetadataStore, query: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,22 +240,66 @@ def test_a_segment_of_255_bytes_can_be_given_out(sql_file: SQLMetadataStore, tar
     assert diff(sql_file, target).ok
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_a_full_disk_is_an_error_of_ours_and_leaves_no_temporary_files(
-    sql_file: SQLMetadataStore, golden: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+    sql_file: SQLMetadataStore, golden: Path, target: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ):
-    def write_temporary(folder: int, name: str, *arguments: bytes, **options: object) -> str:
-        if name == last:
+    def write_new(folder: int, name: str, value: bytes, modified_at_ns: int | None) -> None:
+        if last in name:
             raise OSError(28, "No space left on device")
-        return real(folder, name, *arguments, **options)  # type: ignore[arg-type]
+        real(folder, name, value, modified_at_ns)
 
     import_directory(sql_file, golden)
     last = max(files_of(golden)).rpartition("/")[2]
-    real = tree.write_temporary
+    if there:
+        for namespace in golden.iterdir():
+            (target / namespace.name / "sha256").mkdir(parents=True)
+    real = tree.write_new
     with monkeypatch.context() as patched:
-        patched.setattr(tree, "write_temporary", write_temporary)
+        patched.setattr(tree, "write_new", write_new)
         with pytest.raises(StoreFullError, match="free some space"):
             export_directory(sql_file, target)
 
     assert files_of(target) == {}
+    assert sorted(path.name for path in target.iterdir()) == (sorted(p.name for p in golden.iterdir()) if there else [])
     assert export_directory(sql_file, target).written == GOLDEN_FILES
     assert files_of(target) == files_of(golden)
+
+
+def test_a_namespace_that_somebody_makes_meanwhile_is_written_into(
+    sql_file: SQLMetadataStore, golden: Path, target: Path
+):
+    """As a daemon does that begins to work while its directory is filled."""
+    import_directory(sql_file, golden)
+    path, newest = max(files_of(golden).items())
+    namespace, _, key = path.partition("/")
+
+    def make(done: int, _total: int | None) -> None:
+        if done == GOLDEN_FILES:
+            write_file(target, namespace, "sha256/another", b"a daemon's")
+            write_file(target, namespace, key, b"older")
+
+    export_directory(sql_file, target, progress=make)
+
+    found = files_of(target)
+    assert found.pop(f"{namespace}/sha256/another").value == b"a daemon's"
+    assert found[path] == newest
+    assert found == files_of(golden)
+    assert [name for name in os.listdir(target) if name.startswith(".tmp-")] == []
+
+
+def test_what_a_killed_export_left_is_removed_and_what_one_writes_that_goes_on_is_not(
+    sql_file: SQLMetadataStore, golden: Path, target: Path
+):
+    import_directory(sql_file, golden)
+    abandoned, at_work = target / ".tmp-layerstore-1", target / ".tmp-layerstore-2"
+    for folder in (abandoned, at_work):
+        write_file(folder, "n", "k", b"")
+    lock = os.open(at_work, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        export_directory(sql_file, target)
+    finally:
+        os.close(lock)
+
+    assert (abandoned.exists(), at_work.exists()) == (False, True)

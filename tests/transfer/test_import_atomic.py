@@ -48,7 +48,7 @@ def temporary_tables(store: SQLMetadataStore) -> list[str]:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage ten entries at a time, so that an import of the golden directory stages many times."""
-    monkeypatch.setattr("layerstore.sql.load._BATCH", 10)
+    monkeypatch.setattr("layerstore.transfer.batches._RECORDS", 10)
 
 
 def in_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:

@@ -163,6 +163,13 @@ def test_lists_that_docker_can_read_are_taken_byte_for_byte(sql_file: SQLMetadat
     assert [row[2] for row in rows_of(sql_file)] == values
 
 
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take in each file before the next one is read."""
+    monkeypatch.setattr("layerstore.transfer.batches._RECORDS", 1)
+
+
+@pytest.mark.usefixtures("one_at_a_time")
 def test_a_file_that_vanishes_while_it_is_read_is_named(sql_file: SQLMetadataStore, directory: Path, write: Write):
     """A live daemon replaces and removes files at any moment."""
     for key in "abc":
@@ -178,6 +185,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_named(sql_file: SQLMetadataSto
     ]
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 def test_a_folder_that_vanishes_while_it_is_read_is_named(sql_file: SQLMetadataStore, directory: Path, write: Write):
     write("n", "a", b"")
     write("o", "b", b"")

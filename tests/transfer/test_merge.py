@@ -147,7 +147,7 @@ def test_of_two_values_the_later_stays_and_the_other_is_a_conflict(
 
     other = 3 - kept
     assert only_row(sql_file) == (value(kept), max(at, AT))
-    assert report.conflicts == (Conflict(namespace, key, kept=sha256(kept), set_aside=sha256(other)),)
+    assert report.conflicts == (Conflict(namespace, key, sha256(kept), sha256(other), str(directory)),)
     assert not report.ok
     ((_, _, set_aside, reason),) = quarantine_of(sql_file)
     assert set_aside == value(other)

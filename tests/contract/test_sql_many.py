@@ -1,0 +1,82 @@
+"""`set_many` of more entries than it writes one by one: staged, sorted, merged, and the same in the end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+
+from layerstore import InvalidKeyError, SQLMetadataStore, V2Metadata
+from layerstore.records import DIFF_IDS, V2_METADATA, encode_list
+from layerstore.sql.schema import REBUILT, STATISTICS
+from tests.conftest import database_rows, undone
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def layers(count: int) -> Iterator[tuple[str, str, bytes]]:
+    for number in range(count):
+        layer, blob = sha256(f"layer {number}"), sha256(f"blob {number}")
+        yield V2_METADATA, f"sha256/{layer}", encode_list([V2Metadata(f"sha256:{blob}", f"r/{number % 7}")])
+        yield DIFF_IDS, f"sha256/{blob}", f"sha256:{layer}".encode()
+
+
+def schema_of(store: SQLMetadataStore) -> list[tuple[object, ...]]:
+    return database_rows(store, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name") + database_rows(
+        store, "SELECT tbl, idx, stat FROM sqlite_stat1 ORDER BY idx"
+    )
+
+
+def test_many_are_there_with_what_is_derived_from_them(sql_store: SQLMetadataStore):
+    sql_store.set_many(layers(1200))
+
+    assert set(sql_store.entries()) == set(layers(1200))
+    assert database_rows(sql_store, "SELECT count(*) FROM v2_metadata") == [(1200,)]
+    assert database_rows(sql_store, "SELECT count(*) FROM diff_id_by_digest") == [(1200,)]
+
+
+def test_indexes_that_are_built_at_the_end_are_those_of_a_new_file(sql_store: SQLMetadataStore):
+    before = schema_of(sql_store)
+    assert len([row for row in before if row[1] in REBUILT]) == 2 * len(REBUILT)
+    assert len(STATISTICS) == len({row[1] for row in STATISTICS})
+
+    sql_store.set_many(layers(1200))
+
+    assert schema_of(sql_store) == before
+
+
+def test_many_replace_what_is_there_and_of_a_key_twice_the_last_stays(sql_store: SQLMetadataStore):
+    sql_store.set_many(layers(800))
+    sql_store.set("other", "k", b"kept")
+    key = f"sha256/{sha256('layer 3')}"
+    last = encode_list([V2Metadata(f"sha256:{sha256('another blob')}", "r/new")])
+
+    sql_store.set_many([*layers(1000), (V2_METADATA, key, b"[]"), (V2_METADATA, key, last)])
+
+    assert sql_store.get(V2_METADATA, key) == last
+    assert sql_store.get("other", "k") == b"kept"
+    assert database_rows(sql_store, "SELECT digest FROM v2_metadata WHERE diff_id = :d", d=key.replace("/", ":")) == [
+        (f"sha256:{sha256('another blob')}",)
+    ]
+
+
+def test_a_bad_key_among_many_leaves_all_as_it_was(sql_store: SQLMetadataStore):
+    sql_store.set("other", "k", b"kept")
+
+    with pytest.raises(InvalidKeyError):
+        sql_store.set_many([*layers(1200), ("other", "../k", b"")])
+
+    assert list(sql_store.entries()) == [("other", "k", b"kept")]
+
+
+def test_many_inside_a_transaction_are_undone_with_it(sql_store: SQLMetadataStore):
+    before = schema_of(sql_store)
+    with undone(sql_store):
+        sql_store.set_many(layers(1200))
+        assert sql_store.get(DIFF_IDS, f"sha256/{sha256('blob 7')}")
+
+    assert list(sql_store.entries()) == []
+    assert schema_of(sql_store) == before
