@@ -16,7 +16,7 @@ from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.opening import is_database
 from layerstore.sql.snapshot import Snapshot
-from layerstore.store import Store, check_key
+from layerstore.store import TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer import reader, tar
 from layerstore.transfer.joining import side_by_side
 from layerstore.transfer.placing import Writer
@@ -201,7 +201,8 @@ def _refuse_to_empty(base: str, content: Readable) -> None:
     Raises:
         TransferError: it has files, and no namespace of Docker's or of the store.
     """
-    there = set(os.listdir(base)) if os.path.isdir(base) else set()
+    names = os.listdir(base) if os.path.isdir(base) else ()
+    there = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
     if there and not there & {*KNOWN_NAMESPACES, *(record.namespace for record in content.records())}:
         raise TransferError(
             "none of the store's namespaces is there, so that --delete would empty it: give a `distribution` directory,"
