@@ -111,7 +111,7 @@ class FSMetadataStore:
             tree.replace(directory, name, bytes(value))
 
     def delete(self, namespace: str, key: str) -> None:
-        """Remove the value; directories stay, as with Docker.
+        """Remove the value, and sync that; directories stay, as with Docker.
 
         Raises:
             NotFoundError: no regular file is there.

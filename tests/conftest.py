@@ -14,15 +14,13 @@ from sqlalchemy import text
 from layerstore import FSMetadataStore, SQLMetadataStore, StoreError, verify
 from layerstore.sql import derived
 
+pytest_plugins = ["tests.counting"]
+
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, print_blob=True)
 hypothesis.settings.load_profile("suite")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=30, help="how often the crash tests kill a writer (default 30)")
 
 
 class UndoError(Exception):

@@ -59,11 +59,12 @@ def import_(
     of one digest were found. Importing the same again changes nothing.
     """
     from layerstore.transfer.importing import import_all
-    from layerstore.transfer.sources import as_it_is
+    from layerstore.transfer.sources import refuse_unknown
 
-    places = [as_it_is(path) for path in paths] if force else paths
+    for path in () if force else paths:
+        refuse_unknown(path)
     with settings.writing(create=True) as store, progress("importing", quiet=quiet) as bar:
-        report = import_all(store, places, on_conflict=on_conflict, progress=bar)
+        report = import_all(store, paths, on_conflict=on_conflict, progress=bar)
     if as_json:
         report_json(report)
     else:

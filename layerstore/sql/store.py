@@ -239,6 +239,7 @@ class SQLMetadataStore(Database):
             if namespace != V2_METADATA:
                 handle.check()
                 handle.execute(statements.SET, row)
+                handle.committed()
             elif handle.depth:
                 handle.check()
                 self._set_list(handle, row)

@@ -72,11 +72,8 @@ class Source:
 def sources(place: Place) -> list[Source]:
     """Return what a place stands for: several sources for a data root with several drivers, else one.
 
-    A directory of unknown namespaces alone is refused unless it is called `distribution`, as everything in it would be
-    taken: `/etc` is one. A `FSMetadataStore` on it is taken as it is.
-
     Raises:
-        TransferError: there is nothing to read from, or a directory that has files and none of Docker's namespaces.
+        TransferError: there is nothing to read from.
         StoreError: a database cannot be opened.
     """
     if not isinstance(place, str | os.PathLike):
@@ -86,10 +83,7 @@ def sources(place: Place) -> list[Source]:
         return [_tar_source("standard input", _standard_input)]
     path = os.path.abspath(text)
     if os.path.isdir(path):
-        bases = distributions(path)
-        if bases == [path] and not _has_namespaces(path) and os.path.basename(path) != tar.ROOT:
-            _refuse_unless_empty(path)
-        return [_directory_source(base) for base in bases]
+        return [_directory_source(base) for base in distributions(path)]
     if not os.path.exists(path):
         raise TransferError(f"there is no such file or directory: {_EXPECTED}", path)
     if os.path.isfile(path) and is_database(path):
@@ -97,21 +91,19 @@ def sources(place: Place) -> list[Source]:
     return [_tar_source(path, lambda: open(path, "rb"))]
 
 
-def as_it_is(place: Place) -> Place:
-    """Return what stands for a place without the refusal of a directory that has none of Docker's namespaces.
+def refuse_unknown(path: str | os.PathLike[str]) -> None:
+    """Raise if a directory has files and none of Docker's namespaces, and is not called `distribution` either.
+
+    A store may have any namespaces, so that an import takes every file of such a directory; of `/etc`, too.
 
     Raises:
-        TransferError: a data root without any metadata.
+        TransferError: it is one; or a data root without any metadata.
     """
-    if not isinstance(place, str | os.PathLike) or os.fspath(place) == STANDARD_INPUT:
-        return place
-    path = os.path.abspath(os.fspath(place))
-    if not os.path.isdir(path) or distributions(path) != [path]:
-        return place
-    return FSMetadataStore(path)
-
-
-def _refuse_unless_empty(base: str) -> None:
+    base = os.path.abspath(os.fspath(path))
+    if os.fspath(path) == STANDARD_INPUT or not os.path.isdir(base) or distributions(base) != [base]:
+        return
+    if _has_namespaces(base) or os.path.basename(base) == tar.ROOT:
+        return
     try:
         names = sorted(map(os.fsencode, os.listdir(base)))
     except OSError as error:
