@@ -16,9 +16,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerstore.candidates import KnownLayer as KnownLayer
+    from layerstore.candidates import LayerCandidates as LayerCandidates
+    from layerstore.candidates import known_layers as known_layers
+    from layerstore.candidates import layer_candidates as layer_candidates
+    from layerstore.credentials import docker_credentials as docker_credentials
     from layerstore.digest import DiffID as DiffID
     from layerstore.digest import Digest as Digest
     from layerstore.errors import CorruptRecordError as CorruptRecordError
+    from layerstore.errors import ImageNotFoundError as ImageNotFoundError
     from layerstore.errors import InvalidDigestError as InvalidDigestError
     from layerstore.errors import InvalidInputError as InvalidInputError
     from layerstore.errors import InvalidKeyError as InvalidKeyError
@@ -40,6 +46,11 @@ if TYPE_CHECKING:
     from layerstore.hmac import check_hmac as check_hmac
     from layerstore.hmac import compute_hmac as compute_hmac
     from layerstore.hmac import compute_hmac_key as compute_hmac_key
+    from layerstore.image import Image as Image
+    from layerstore.image import find_image as find_image
+    from layerstore.image import layer_sizes as layer_sizes
+    from layerstore.planning import PushPlan as PushPlan
+    from layerstore.planning import plan_push as plan_push
     from layerstore.push import PushAttempts as PushAttempts
     from layerstore.push import existence_candidates as existence_candidates
     from layerstore.push import mount_candidates as mount_candidates
@@ -54,6 +65,8 @@ if TYPE_CHECKING:
     from layerstore.transfer.findings import VerifyReport as VerifyReport
     from layerstore.transfer.importing import ImportReport as ImportReport
     from layerstore.transfer.importing import import_directory as import_directory
+    from layerstore.transfer.pruning import PruneReport as PruneReport
+    from layerstore.transfer.pruning import prune as prune
     from layerstore.transfer.verifying import verify as verify
     from layerstore.v1 import V1IDService as V1IDService
     from layerstore.v2 import V2MetadataService as V2MetadataService
@@ -61,9 +74,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "candidates": ("KnownLayer", "LayerCandidates", "known_layers", "layer_candidates"),
+    "credentials": ("docker_credentials",),
     "digest": ("DiffID", "Digest"),
     "errors": (
         "CorruptRecordError",
+        "ImageNotFoundError",
         "InvalidDigestError",
         "InvalidInputError",
         "InvalidKeyError",
@@ -83,6 +99,8 @@ _MODULES = {
     ),
     "fs": ("FSMetadataStore",),
     "hmac": ("AuthConfig", "check_hmac", "compute_hmac", "compute_hmac_key"),
+    "image": ("Image", "find_image", "layer_sizes"),
+    "planning": ("PushPlan", "plan_push"),
     "push": ("PushAttempts", "existence_candidates", "mount_candidates", "push_attempts"),
     "records": ("V2Metadata",),
     "sql.store": ("SQLMetadataStore",),
@@ -90,6 +108,7 @@ _MODULES = {
     "transfer.diffing": ("DiffReport", "diff"),
     "transfer.exporting": ("ExportReport", "export_directory"),
     "transfer.importing": ("ImportReport", "import_directory"),
+    "transfer.pruning": ("PruneReport", "prune"),
     "v1": ("V1IDService",),
     "v2": ("V2MetadataService",),
     "transfer.findings": ("VerifyReport",),

@@ -2,6 +2,7 @@
 
     LayerstoreError
     ├─ NotFoundError (KeyError)            namespace, key
+    │  └─ ImageNotFoundError
     ├─ InvalidInputError (ValueError)
     │  ├─ InvalidKeyError
     │  ├─ InvalidDigestError
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 __all__ = [
     "CorruptRecordError",
+    "ImageNotFoundError",
     "InvalidDigestError",
     "InvalidInputError",
     "InvalidKeyError",
@@ -65,6 +67,18 @@ class NotFoundError(LayerstoreError, KeyError):
 
     def __str__(self) -> str:
         return f"no entry {self.key!r} in namespace {self.namespace!r}"
+
+
+class ImageNotFoundError(NotFoundError):
+    """A Docker data root has no image of this name or ID.
+
+    Attributes:
+        namespace: the path of the data root.
+        key: the name that was looked for.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.namespace}: no image {self.key!r} (`docker image ls` lists them)"
 
 
 class InvalidInputError(LayerstoreError, ValueError):
@@ -158,7 +172,7 @@ class SchemaVersionError(StoreError):
 
 
 class TransferError(_PathError):
-    """An import, export or comparison cannot read or write a path.
+    """Something outside the store, to import, export, compare or plan with, cannot be read or written.
 
     Attributes:
         path: the file or directory that the message is about.

@@ -92,7 +92,7 @@ class FSMetadataStore:
         Source: Docker's `Get`.
         """
         with self._at(namespace, key) as (directory, name):
-            return tree.read(directory, name)[0]
+            return tree.read(directory, name, limit_bytes=None)[0]
 
     def set(self, namespace: str, key: str, value: bytes) -> None:
         """Write the value: temporary file, fsync, rename, fsync of the directory. Whole or not at all.
@@ -111,7 +111,7 @@ class FSMetadataStore:
             tree.replace(directory, name, bytes(value))
 
     def delete(self, namespace: str, key: str) -> None:
-        """Remove the value; directories stay, as with Docker.
+        """Remove the value, and sync that; directories stay, as with Docker.
 
         Raises:
             NotFoundError: no regular file is there.
@@ -119,10 +119,11 @@ class FSMetadataStore:
             StoreError: the file cannot be removed.
 
         Source: Docker's `Delete`.
-        Differs: Docker removes an empty directory that is in the key's place.
+        Differs: Docker removes an empty directory that is in the key's place, and does not sync the directory.
         """
         with self._at(namespace, key) as (directory, name):
             tree.remove(directory, name)
+            os.fsync(directory)
 
     def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
         """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
@@ -276,7 +277,10 @@ def _read(namespace: str, found: tree.Found) -> Record | Odd:
     except FileNotFoundError:
         return _odd(namespace, found.path, "vanished", "removed while it was read")
     except OSError as error:
-        return _odd(namespace, found.path, "unreadable", f"cannot be read: {error.strerror or error}")
+        reason = f"cannot be read: {error.strerror or error}"
+        if error.errno == errno.EFBIG:
+            reason = f"larger than {tree.MAX_VALUE >> 20} MiB"
+        return _odd(namespace, found.path, "unreadable", reason)
     return Record(namespace, key, value, storable_time(status.st_mtime_ns))
 
 

@@ -54,6 +54,25 @@ class Repository(NamedTuple):
         return f"{self.domain}/{self.path}" if self.domain else self.path
 
 
+class Reference(NamedTuple):
+    """An image's name in its parts; what is not there is empty."""
+
+    name: str
+    tag: str
+    digest: str
+
+
+def split_reference(text: str) -> Reference:
+    """Take `name:tag@digest` apart. No part is checked, and none filled in.
+
+    Source: the order of distribution's `reference.ReferenceRegexp`.
+    """
+    rest, _, digest = text.partition("@")
+    name, colon, tag = rest.rpartition(":")
+    # A colon before the last slash is that of a registry's port.
+    return Reference(rest, "", digest) if not colon or "/" in tag else Reference(name, tag, digest)
+
+
 def parse_normalized(name: str) -> Repository:
     """Take a repository's name as people type it, and fill in what they leave out.
 

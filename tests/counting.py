@@ -31,6 +31,7 @@ HOW_MUCH = {
 """Options: with a smaller number than the default nothing is promised."""
 
 _PROPERTY = "counted "
+_NOTE = "noted"
 
 
 @pytest.fixture
@@ -52,12 +53,19 @@ def counted(request: pytest.FixtureRequest) -> Iterator[Counted]:
         assert not short, f"tried {dict(counts)}, which is fewer than promised: {short}"
 
 
+@pytest.fixture
+def noted(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Print a line below the table: something measured that no test asserts."""
+    return lambda line: request.node.user_properties.append((_NOTE, line))
+
+
 class Table:
     """Adds up what the tests of all processes have counted; used where the summary is printed."""
 
     def __init__(self) -> None:
         self.tried: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
+        self._notes: list[str] = []
         self._failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -69,15 +77,19 @@ class Table:
                     what = name.removeprefix(_PROPERTY)
                     self.tried[what] += int(str(number))
                     self.lost[what] += report.nodeid in self._failed
+                elif name == _NOTE:
+                    self._notes.append(str(number))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self.tried:
-            return
-        terminalreporter.section("nothing lost, no one let in")
-        terminalreporter.write_line(f"{'':8}{'tried':>8}{'lost':>6}")
+        if self.tried or self._notes:
+            terminalreporter.section("nothing lost, no one let in")
+        if self.tried:
+            terminalreporter.write_line(f"{'':8}{'tried':>8}{'lost':>6}")
         for what, meaning in KINDS.items():
             if what in self.tried:
                 terminalreporter.write_line(f"{what:8}{self.tried[what]:>8}{self.lost[what]:>6}  {meaning}")
+        for note in self._notes:
+            terminalreporter.write_line(note)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,7 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--promise"):
-        kept = [item for item in items if "counted" in getattr(item, "fixturenames", ())]
+        kept = [item for item in items if {"counted", "noted"} & {*getattr(item, "fixturenames", ())}]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
 

@@ -15,10 +15,14 @@ from layerstore.cli.completion import completion
 from layerstore.cli.entries import delete, get, list_, set_
 from layerstore.cli.options import Settings, database_option
 from layerstore.cli.output import fail, print_warnings
+from layerstore.cli.prune import prune
+from layerstore.cli.push import candidates, plan
 from layerstore.cli.quarantine import quarantine
+from layerstore.cli.query import query
 from layerstore.cli.recover import recover
 from layerstore.cli.schema import schema
 from layerstore.cli.show import show
+from layerstore.cli.stats import stats
 from layerstore.cli.transfer import diff, export, import_, verify
 from layerstore.errors import LayerstoreError, NotFoundError
 
@@ -50,8 +54,12 @@ def command(context: click.Context) -> None:
 
 
 _ENTRIES = (list_, get, set_, delete)
+_PUSH = (candidates, plan)
 
-for subcommand in (import_, export, verify, diff, show, *_ENTRIES, quarantine, backup, recover, schema, completion):
+_ASKING = (show, query, stats)
+_KEEPING = (quarantine, prune, backup, recover)
+
+for subcommand in (import_, export, verify, diff, *_ASKING, *_PUSH, *_ENTRIES, *_KEEPING, schema, completion):
     command.add_command(subcommand)
 
 

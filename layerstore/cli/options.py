@@ -69,3 +69,23 @@ def database_option(command: _Command) -> _Command:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but findings and errors.")
 settings_argument = click.make_pass_decorator(Settings, ensure=True)
+
+
+def data_root_options(*, required: bool) -> Callable[[_Command], _Command]:
+    """Add `--data-root` and `--driver`, which say where an image is looked for."""
+
+    def add(command: _Command) -> _Command:
+        command = click.option(
+            "--driver",
+            metavar="NAME",
+            help="Look at the images of this storage driver only; needed when several have the name.",
+        )(command)
+        return click.option(
+            "--data-root",
+            metavar="DIR",
+            type=click.Path(file_okay=False),
+            required=required,
+            help="Where a Docker daemon keeps its images, such as /var/lib/docker. Only read.",
+        )(command)
+
+    return add

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, settings_argument
+from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, printable, say, utc
 
 if TYPE_CHECKING:
@@ -19,18 +19,25 @@ if TYPE_CHECKING:
 Examples:
   layerstore show sha256:203af9ae221c8c35b6a6ec93468aa1da4af5b9ff62cb754f6179b16d0e0efda2
   layerstore show 203af9ae221c
-  layerstore show localhost:5000/team/app"""
+  layerstore show localhost:5000/team/app
+  layerstore show team/app:1.0 --data-root /var/lib/docker"""
 )
 @click.argument("what")
+@data_root_options(required=False)
 @json_option
 @database_option
 @settings_argument
-def show(settings: Settings, what: str, as_json: bool) -> int:
-    """Show what is known about a layer, blob or repository.
+def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str | None, as_json: bool) -> int:
+    """Show what is known about a layer, blob or repository, or an image's layers.
 
     WHAT is a digest, a DiffID or a V1 image ID, 12 or more hex digits that one of them begins with, or a
-    repository. Exits with 1 if nothing is known.
+    repository. With --data-root it is the name or ID of an image there, whose layers are shown, the lowest first.
+    Exits with 1 if nothing is known.
     """
+    if data_root is not None:
+        return _show_image(settings, what, data_root, driver, as_json)
+    if driver is not None:
+        raise click.UsageError("--driver goes with --data-root")
     from layerstore.sql.lookup import Blob, Layer, V1Image, look_up
 
     with settings.reading() as store:
@@ -51,6 +58,34 @@ def show(settings: Settings, what: str, as_json: bool) -> int:
     if not found:
         click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.path}"), err=True)
     return 0 if found else 1
+
+
+def _show_image(settings: Settings, name: str, data_root: str, driver: str | None, as_json: bool) -> int:
+    from layerstore.image import find_image
+    from layerstore.sql.lookup import Layer, look_up
+
+    image = find_image(data_root, name, driver=driver)
+    with settings.reading() as store:
+        found = {
+            diff_id: next((one for one in look_up(store, diff_id) if isinstance(one, Layer)), None)
+            for diff_id in dict.fromkeys(image.diff_ids)
+        }
+    if as_json:
+        layers = [
+            {"diff_id": diff_id, "known": layer is not None, **(dataclasses.asdict(layer) if layer else {})}
+            for diff_id, layer in found.items()
+        ]
+        print_json([{"kind": "image", "image_id": image.image_id, "driver": image.driver, "layers": layers}])
+    else:
+        say(f"image {image.image_id} ({image.driver}) has {len(found)} {'layer' if len(found) == 1 else 'layers'}")
+        for diff_id, layer in found.items():
+            say()
+            if layer is None:
+                say(f"layer {diff_id}")
+                say("  nothing is known about it")
+            else:
+                _show_layer(layer)
+    return 0 if any(found.values()) else 1
 
 
 def _show_layer(layer: Layer) -> None:

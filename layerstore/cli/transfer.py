@@ -35,11 +35,20 @@ Examples:
     show_default=True,
     help="Where both sides have an entry: merge by time, take what comes in, or keep what is there.",
 )
+@click.option("--force", is_flag=True, help="Take also a directory that has none of Docker's namespaces.")
 @quiet_option
 @json_option
 @database_option
 @settings_argument
-def import_(settings: Settings, paths: tuple[str, ...], on_conflict: OnConflict, quiet: bool, as_json: bool) -> int:
+def import_(
+    settings: Settings,
+    *,
+    paths: tuple[str, ...],
+    on_conflict: OnConflict,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
     """Take Docker's metadata into the store.
 
     Each PATH is a `distribution` directory; a Docker data root, of which all image/*/distribution are taken, also
@@ -50,7 +59,10 @@ def import_(settings: Settings, paths: tuple[str, ...], on_conflict: OnConflict,
     of one digest were found. Importing the same again changes nothing.
     """
     from layerstore.transfer.importing import import_all
+    from layerstore.transfer.sources import refuse_unknown
 
+    for path in () if force else paths:
+        refuse_unknown(path)
     with settings.writing(create=True) as store, progress("importing", quiet=quiet) as bar:
         report = import_all(store, paths, on_conflict=on_conflict, progress=bar)
     if as_json:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import sqlite3
 from contextlib import closing
 
+from layerstore import tree
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.sql.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
 _FILE_MODE = 0o600
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What link(2) fails with where there are no hard links."""
 
 
 def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
@@ -47,18 +51,38 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
 
 
 def _settle(temporary: str, target: str) -> None:
-    """Give the synced copy its name, unless somebody took it meanwhile."""
+    """Give the synced copy its name, unless somebody took it meanwhile.
+
+    A hard link is the name that replaces none. Where a file system has no links (FAT, some of FUSE), an empty file
+    claims the name, and the copy takes the place of this claim alone.
+    """
     descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     try:
-        os.link(temporary, target)
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _claim(temporary, target)
     except FileExistsError:
         raise StoreError("another file has this name by now", target) from None
-    directory = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    tree.sync_directory(os.path.dirname(target))
+
+
+def _claim(temporary: str, target: str) -> None:
+    """Rename a file to a name that nobody has.
+
+    Raises:
+        FileExistsError: somebody has it.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        os.rename(temporary, target)
+    except BaseException:
+        if os.path.exists(temporary):  # an interrupt may come right behind the rename
+            os.unlink(target)
+        raise

@@ -17,9 +17,10 @@ from urllib.parse import quote
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
-from layerstore.errors import StoreClosedError, StoreError
+from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
 from layerstore.sql.handles import Connection, Handle, MemoryHandle, alive
 from layerstore.sql.place import Identity, Place, changed, identity
+from layerstore.sql.wal import LIMIT
 
 Durability = Literal["full", "normal"]
 
@@ -32,6 +33,20 @@ if sys.version_info >= (3, 12):
 # Files that a fork of this process has taken connections of along; see `_after_fork_in_child`.
 _unusable: set[str] = set()
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+_LONGEST_TIMEOUT_S = (2**31 - 1) // 1000  # SQLite counts milliseconds in 32 bits, and takes more for no waiting
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Accept seconds that SQLite can wait.
+
+    Raises:
+        InvalidInputError: not a number, negative, or over 24 days, as infinity is.
+    """
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_number or not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:  # no comparison holds of NaN
+        raise InvalidInputError(f"timeout_s is 0 to {_LONGEST_TIMEOUT_S} seconds, not {timeout_s!r}")
 
 
 class _PerThread(threading.local):
@@ -104,6 +119,7 @@ class Connections:
         - synchronous FULL: each commit is synced, so that a power cut loses none; NORMAL syncs at checkpoints only.
         - trusted_schema OFF: a schema from elsewhere cannot call functions with side effects.
         - cell_size_check ON: a damaged page is found when it is read, before it spreads.
+        - journal_size_limit: a log that one large transaction made long gets short again.
         - mmap_size 0: a file that is truncated meanwhile is an error, not a signal that ends the process.
         """
         if self.path in _unusable:
@@ -117,6 +133,7 @@ class Connections:
                 f"synchronous={_SYNCHRONOUS[self._durability]}",
                 "trusted_schema=OFF",
                 "cell_size_check=ON",
+                f"journal_size_limit={LIMIT}",
                 "mmap_size=0",
             ):
                 connection.execute(f"PRAGMA {setting}").close()

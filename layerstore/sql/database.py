@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from layerstore.errors import InvalidInputError, LayerstoreError, StoreClosedError, StoreError
 from layerstore.sql import opening
-from layerstore.sql.connections import Connections, Durability
+from layerstore.sql.connections import Connections, Durability, check_timeout
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.handles import MemoryHandle
 from layerstore.sql.snapshot import Snapshot
@@ -33,6 +33,7 @@ class Database:
     ) -> None:
         if durability not in ("full", "normal"):
             raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
+        check_timeout(timeout_s)
         self.path = opening.resolve(path_or_url)
         with mapping(self.path):
             self._connections = Connections(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError
@@ -61,6 +61,10 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
         error = error.orig
     if closed:
         return StoreClosedError("this store was closed; make a new SQLMetadataStore", path)
+    if is_undecodable(error):
+        return StoreError(
+            f"another program wrote text that is not UTF-8: `layerstore verify` says where ({error})", path
+        )
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_TOOBIG:
         return InvalidInputError(f"larger than SQLite allows: {error}")
@@ -85,3 +89,22 @@ def mapping(path: str | None) -> Iterator[None]:
         yield
     except (sqlite3.Error, DBAPIError) as error:
         raise mapped(error, path) from error
+
+
+def is_undecodable(error: BaseException) -> bool:
+    """Tell whether the driver, not SQLite, failed on what a row holds: text that is not UTF-8."""
+    return isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorcode", None) is None
+
+
+_UNREADABLE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_IOERR}
+
+
+@contextmanager
+def noting_damage(note: Callable[[str], None]) -> Iterator[None]:
+    """Go on behind the body when SQLite cannot read on in it, as the file or the disk is damaged; say so to `note`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF not in _UNREADABLE:
+            raise
+        note(f"reading stopped: {error.sqlite_errorname}: {error}")

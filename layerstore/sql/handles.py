@@ -12,6 +12,7 @@ from typing import Any
 from layerstore import tree
 from layerstore.errors import StoreBusyError, StoreError
 from layerstore.sql.place import Identity, Place
+from layerstore.sql.wal import LogKeeper
 
 alive: weakref.WeakSet[Connection] = weakref.WeakSet()
 """Every open connection of this process to a file."""
@@ -68,6 +69,7 @@ class Handle:
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         self._failed_at = 0
         self._pid = os.getpid()
+        self._log_keeper = None if read_only else LogKeeper()
 
     def __del__(self) -> None:
         # Closing while another thread is in a statement would end the process; every statement runs in a method of
@@ -95,7 +97,9 @@ class Handle:
 
     def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
         """Run a statement, and yield its rows as they come."""
-        yield from self.connection.execute(statement, parameters)
+        # Not `yield from`, which closes the cursor of a stream that is dropped, also when its connection is closed.
+        for row in self.connection.execute(statement, parameters):  # noqa: UP028
+            yield row
 
     def begin(self, *, deferred: bool = False) -> None:
         """Begin a transaction, or a savepoint inside the one that is open.
@@ -143,6 +147,12 @@ class Handle:
         elif not self.connection.in_transaction or self._pid != os.getpid():
             raise StoreError("the transaction around this write was rolled back: leave it, then write again")
 
+    def committed(self) -> None:
+        """See to the log after a write; nothing is done inside a transaction."""
+        path = self.connection.path
+        if self._log_keeper is not None and path is not None and self.depth == 0:
+            self._log_keeper.committed(self.connection, path)
+
     def fail(self) -> None:
         """Note that a write of several statements broke off: the transaction around it must not stay."""
         self._failed_at = self.depth
@@ -182,6 +192,7 @@ class Handle:
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
+        self.committed()
 
 
 class MemoryHandle(Handle):

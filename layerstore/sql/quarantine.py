@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from layerstore.errors import InvalidInputError, NotFoundError
 from layerstore.records import why_unreadable
 from layerstore.sql import statements
+from layerstore.sql.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import check_key
 
@@ -85,3 +86,17 @@ def drop(store: SQLMetadataStore, numbers: Iterable[int]) -> list[SetAside]:
         for one in found:
             store.run(statements.DROP_QUARANTINED, (one.number,))
     return found
+
+
+def set_aside_odd_name(store: SQLMetadataStore, name: OddName) -> bool:
+    """Move an entry whose name is not UTF-8 to quarantine, its exact name with the reason; tell whether it was there.
+
+    Raises: as `SQLMetadataStore.set`.
+    """
+    with store.transaction():
+        values = store.run(statements.GET_RAW, name)
+        for (value,) in values:
+            reason = f"{NOT_UTF8}: X'{name.namespace.hex()}', X'{name.key.hex()}'"
+            store.quarantine(*name.shown(), value, reason)
+        store.run(statements.DELETE_RAW, name)
+    return bool(values)

@@ -29,10 +29,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.schema import CreateIndex
 
+from layerstore.sql.views import VIEWS_FOR_PEOPLE
+
 APPLICATION_ID: Final = 0x4C61_7972
 """`PRAGMA application_id` of every file of ours: "Layr". Source: sqlite.org/pragma.html#pragma_application_id."""
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The revision that this code works with; a test holds it against the script directory."""
 
 PAGE_SIZE: Final = 4096
@@ -116,6 +118,7 @@ _REGISTRY = "CAST(substr(key, 1, length(key) - 65) AS TEXT)"
 _V1_ID = "CAST(substr(key, -64) AS TEXT)"
 _IS_MAPPING = "namespace = 'diffid-by-digest'"
 _IS_V1_ID = "namespace = 'v1id'"
+_IS_LIST = "namespace = 'v2metadata-by-diffid'"
 
 # Views over partial expression indexes need no upkeep: SQLite matches the views' expressions with the indexes'.
 Index("metadata_by_digest", text(_DIGEST), _table=metadata, sqlite_where=text(_IS_MAPPING))
@@ -123,8 +126,17 @@ Index("metadata_by_diff_id", text(_DIFF_ID), _table=metadata, sqlite_where=text(
 Index("metadata_by_registry", text(_REGISTRY), _table=metadata, sqlite_where=text(_IS_V1_ID))
 Index("metadata_by_v1_id", text(_V1_ID), _table=metadata, sqlite_where=text(_IS_V1_ID))
 Index("metadata_by_v1_diff_id", text(_DIFF_ID), _table=metadata, sqlite_where=text(_IS_V1_ID))
+# Layers by age. Measured: a durable `add` writes one or two pages more and takes 0 to 4 % longer, a layer 108 bytes;
+# without it, the newest hundred of a million layers take seconds. The namespace is one and the same: it is there so
+# that ordering by time is a SEARCH.
+Index("metadata_by_time", metadata.c.namespace, metadata.c.modified_at_ns, sqlite_where=text(_IS_LIST))
 
-REBUILT: Final = ("metadata_by_diff_id", "v2_metadata_by_digest", "v2_metadata_by_source_repository")
+REBUILT: Final = (
+    "metadata_by_diff_id",
+    "metadata_by_time",
+    "v2_metadata_by_digest",
+    "v2_metadata_by_source_repository",
+)
 """The indexes that a load into an empty store builds at its end: entries come in the order of their keys, and only to
 these in none. The one by digest has the order of the keys; those of V1 IDs hold none as a rule."""
 
@@ -150,6 +162,7 @@ VIEWS: Final = {
         "WHERE length(key) >= 65 AND substr(key, -65, 1) = ',' AND instr(CAST(key AS BLOB), x'00') = 0\n"
         f"AND v1_id NOT GLOB '*[^0-9a-f]*'\n{_digest_test('diff_id')}"
     ),
+    **VIEWS_FOR_PEOPLE,
 }
 
 STATISTICS: Final = (
@@ -159,6 +172,7 @@ STATISTICS: Final = (
     ("metadata", "metadata_by_registry", "100000 20000 1 1"),
     ("metadata", "metadata_by_v1_id", "100000 1 1 1"),
     ("metadata", "metadata_by_v1_diff_id", "100000 2 1 1"),
+    ("metadata", "metadata_by_time", "1000000 1000000 1 1"),
     ("v2_metadata", "v2_metadata", "2000000 2 1"),
     ("v2_metadata", "v2_metadata_by_digest", "2000000 2 2 1"),
     ("v2_metadata", "v2_metadata_by_source_repository", "2000000 50 1 1"),

@@ -6,13 +6,30 @@ It is a read transaction on a connection of its own; writers go on meanwhile and
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from layerstore.digest import is_digest
+from layerstore.errors import CorruptRecordError
 from layerstore.records import V2_METADATA, Record, digest_key
 from layerstore.sql import derived, statements
+from layerstore.sql.errors import is_undecodable
 from layerstore.sql.handles import Fetched, Handle
+
+
+class OddName(NamedTuple):
+    """An entry of another program whose namespace or key is not UTF-8: no store can be asked for it."""
+
+    namespace: bytes
+    key: bytes
+
+    def shown(self) -> tuple[str, str]:
+        """Return namespace and key as text; bytes that are not UTF-8 as `\\xff`."""
+        return self.namespace.decode("utf-8", "backslashreplace"), self.key.decode("utf-8", "backslashreplace")
+
+
+NOT_UTF8 = "the name is not UTF-8; another program wrote it"
 
 
 def fetch_many(execute: Callable[..., Fetched], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
@@ -32,19 +49,66 @@ class Snapshot:
         return found
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """Yield namespace and key of all entries, in the order of `records`."""
-        yield from self._handle.stream(statements.KEYS)
+        """Yield namespace and key of all entries, in the order of `records`, and raise as it does."""
+        done = 0
+        try:
+            for name in self._handle.stream(statements.KEYS):
+                yield name
+                done += 1
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+            raise self._odd_name(statements.RAW_RECORDS, (done,)) from error
 
     def records(self, namespace: str | None = None) -> Iterator[Record]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key."""
-        if namespace is None:
-            yield from map(Record._make, self._handle.stream(statements.RECORDS))
-        else:
-            yield from map(Record._make, self._handle.stream(statements.RECORDS_OF, (namespace,)))
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+
+        Raises:
+            CorruptRecordError: the name of the next one is not UTF-8; `scan` goes on behind it.
+        """
+        statement, raw, parameters = _reading(namespace)
+        done = 0
+        try:
+            for row in self._handle.stream(statement, parameters):
+                yield Record._make(row)
+                done += 1
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+            raise self._odd_name(raw, (*parameters, done)) from error
+
+    def scan(self, namespace: str | None = None) -> Iterator[Record | OddName]:
+        """Yield what `records` yields, and what it stops at."""
+        statement, raw, parameters = _reading(namespace)
+        done = 0
+        try:
+            for row in self._handle.stream(statement, parameters):
+                yield Record._make(row)
+                done += 1
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+            # From here on slowly. The snapshot stays as it is, so that as many rows as before are skipped.
+            yield from map(_decoded, self._handle.stream(raw + statements.AFTER, (*parameters, done)))
+
+    def _odd_name(self, raw: str, parameters: tuple[object, ...]) -> CorruptRecordError:
+        """Return the error for the row on which the driver failed: in memory, any behind those that were yielded."""
+        rows = map(_decoded, self._handle.stream(raw + statements.AFTER, parameters))
+        found = next(row for row in rows if isinstance(row, OddName))
+        return CorruptRecordError(*found.shown(), NOT_UTF8)
 
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there."""
         return fetch_many(self._handle.execute, namespace, keys)
+
+    def get_records(self, namespace: str, keys: Sequence[str]) -> Iterator[Record]:
+        """Yield the entries of the keys that are there."""
+        for key in keys:
+            yield from map(Record._make, self._handle.execute(statements.GET_RECORD, (namespace, key)))
+
+    def layers_of(self, digest: str) -> list[str]:
+        """Return the DiffIDs whose lists hold a digest."""
+        return [row[0] for row in self._handle.execute(statements.LAYERS_OF_DIGEST, (digest,))]
 
     def quarantined(self) -> int:
         """Return how many values are in quarantine."""
@@ -59,21 +123,43 @@ class Snapshot:
         found = [str(row[0]) for row in self._handle.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
 
-    def stale(self) -> Iterator[str]:
-        """Yield the DiffIDs whose derived rows are not what their list says, the ones without a list included."""
+    def stale(self) -> Iterator[str | bytes]:
+        """Yield the DiffIDs whose derived rows are not what their list says, the ones without a list included.
+
+        One that is not UTF-8 comes as bytes.
+        """
         matched = 0
-        for record in self.records(V2_METADATA):
-            diff_id, entries = derived.wanted(record.key, record.value)
+        for record in self.scan(V2_METADATA):
+            diff_id, entries = (None, []) if isinstance(record, OddName) else derived.wanted(record.key, record.value)
             if diff_id is None:
                 continue
-            found: list[Any] = self._handle.execute(statements.ASSOCIATIONS, (diff_id,)).fetchall()
+            found = self._associations(diff_id)
             matched += len(found)
             if [tuple(row[1:]) for row in found] != derived.texts(entries):
                 yield diff_id
         if matched != self._handle.execute(statements.COUNT_ASSOCIATIONS).fetchone()[0]:
-            for (diff_id,) in self._handle.execute(statements.LAYERS_WITH_ROWS).fetchall():
-                if not self._has_list(diff_id):
-                    yield diff_id
+            for other in self._layers_with_rows():
+                if not self._has_list(other):
+                    yield other
+
+    def _associations(self, diff_id: str) -> list[Any]:
+        try:
+            return self._handle.execute(statements.ASSOCIATIONS, (diff_id,)).fetchall()
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+            return [(0, None, None, None)]  # no list wants what cannot be read
+
+    def _layers_with_rows(self) -> Iterator[str | bytes]:
+        try:
+            for row in self._handle.stream(statements.LAYERS_WITH_ROWS):
+                yield row[0]
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+            for (diff_id,) in self._handle.stream(statements.RAW_LAYERS_WITH_ROWS):
+                text = diff_id.decode("utf-8", "replace")
+                yield text if text.encode() == diff_id else diff_id
 
     def _has_list(self, diff_id: object) -> bool:
         # What another program wrote need not even be text.
@@ -81,3 +167,17 @@ class Snapshot:
             return False
         row = self._handle.execute(statements.GET, (V2_METADATA, digest_key(diff_id))).fetchone()
         return row is not None
+
+
+def _reading(namespace: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """Return the statement that reads entries, the one that reads their names as bytes, and what both take."""
+    if namespace is None:
+        return statements.RECORDS, statements.RAW_RECORDS, ()
+    return statements.RECORDS_OF, statements.RAW_RECORDS_OF, (namespace,)
+
+
+def _decoded(row: tuple[bytes, bytes, bytes, int]) -> Record | OddName:
+    try:
+        return Record(row[0].decode(), row[1].decode(), *row[2:])
+    except UnicodeDecodeError:
+        return OddName(*row[:2])

@@ -43,7 +43,8 @@ _here = (metadata.c.namespace == _namespace) & (metadata.c.key == _key)
 # Other tools may have written text where we write bytes, or bytes where we write text; the casts cost next to nothing.
 _value = cast(metadata.c.value, LargeBinary)
 _name = (cast(metadata.c.namespace, Text), cast(metadata.c.key, Text))
-_record = (*_name, _value, cast(metadata.c.modified_at_ns, Integer))
+_time = cast(metadata.c.modified_at_ns, Integer)
+_record = (*_name, _value, _time)
 
 GET: Final = _sql(select(_value).where(_here), "namespace", "key")
 
@@ -66,16 +67,38 @@ SET: Final = _sql(
 
 DELETE: Final = _sql(delete(metadata).where(_here), "namespace", "key")
 
+_as_it_was = _here & (_value == bindparam("value")) & (_time == bindparam("modified_at_ns"))
+_WHOLE = ("namespace", "key", "value", "modified_at_ns")
+IS_UNCHANGED: Final = _sql(select(literal_column("1")).select_from(metadata).where(_as_it_was), *_WHOLE)
+DELETE_UNCHANGED: Final = _sql(delete(metadata).where(_as_it_was), *_WHOLE)
+
 RECORDS: Final = _sql(select(*_record).order_by(metadata.c.namespace, metadata.c.key))
 RECORDS_OF: Final = _sql(
     select(*_record).where(metadata.c.namespace == _namespace).order_by(metadata.c.key),
     "namespace",
 )
 
+# The same with names as bytes: what another program wrote need not be UTF-8. Behind each, `AFTER` skips rows.
+_raw_name = (cast(metadata.c.namespace, LargeBinary), cast(metadata.c.key, LargeBinary))
+_raw_record = (*_raw_name, _value, _time)
+RAW_RECORDS: Final = _sql(select(*_raw_record).order_by(metadata.c.namespace, metadata.c.key))
+RAW_RECORDS_OF: Final = _sql(
+    select(*_raw_record).where(metadata.c.namespace == _namespace).order_by(metadata.c.key),
+    "namespace",
+)
+AFTER: Final = " LIMIT -1 OFFSET ?"
+
+# By a name in bytes, whether it is stored as text or as bytes.
+_raw_here = " AND ".join(f"{name} IN (?{at}, CAST(?{at} AS TEXT))" for at, name in ((1, "namespace"), (2, "key")))
+GET_RAW: Final = f"SELECT CAST(value AS BLOB) FROM metadata WHERE {_raw_here}"
+DELETE_RAW: Final = f"DELETE FROM metadata WHERE {_raw_here}"
+
 KEYS: Final = _sql(
     select(*_name).order_by(metadata.c.namespace, metadata.c.key),
 )
 COUNT: Final = _sql(select(func.count()).select_from(metadata))
+
+GET_RECORD: Final = _sql(select(*_record).where(_here), "namespace", "key")
 
 # One text for any number of keys, so that it is prepared once: the keys come as one JSON array.
 _keys = func.json_each(bindparam("keys")).table_valued("value")
@@ -115,6 +138,11 @@ REMOVE_ASSOCIATION: Final = _sql(
 REMOVE_ASSOCIATIONS: Final = _sql(delete(v2_metadata).where(_of_layer), "diff_id")
 COUNT_ASSOCIATIONS: Final = _sql(select(func.count()).select_from(v2_metadata))
 LAYERS_WITH_ROWS: Final = _sql(select(v2_metadata.c.diff_id).distinct())
+LAYERS_OF_DIGEST: Final = _sql(
+    select(v2_metadata.c.diff_id).distinct().where(v2_metadata.c.digest == bindparam("digest")), "digest"
+)
+RAW_LAYERS_WITH_ROWS: Final = _sql(select(cast(v2_metadata.c.diff_id, LargeBinary)).distinct())
+REMOVE_RAW_ASSOCIATIONS: Final = "DELETE FROM v2_metadata WHERE diff_id IN (?1, CAST(?1 AS TEXT))"
 COUNT_QUARANTINED: Final = _sql(select(func.count()).select_from(quarantine))
 _set_aside = (
     quarantine.c.id,

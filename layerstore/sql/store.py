@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
-from layerstore.digest import is_digest
+from layerstore.digest import DiffID, is_digest
 from layerstore.errors import InvalidInputError, InvalidKeyError, NotFoundError
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived, statements
 from layerstore.sql.database import Database
 from layerstore.sql.handles import Handle
+from layerstore.sql.known import Known, fetch_known
 from layerstore.sql.load import Incoming, load
-from layerstore.sql.snapshot import fetch_many
+from layerstore.sql.snapshot import OddName, Snapshot, fetch_many
 from layerstore.store import check_key, why_not_a_namespace
+
+_Found = TypeVar("_Found")
 
 _FEW = 1000
 """Entries that `set_many` writes one by one, each then changing B-trees in places of its own."""
@@ -44,9 +47,10 @@ class SQLMetadataStore(Database):
             syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
             file's consistency. A crash of the process alone costs nothing either way.
         read_only: open only to read, and never change the file; it must be there and at this version's schema.
-        timeout_s: seconds that a writer waits for the others before `StoreBusyError`.
+        timeout_s: seconds that a writer waits for the others before `StoreBusyError`; 0 does not wait.
 
     Raises:
+        InvalidInputError: an argument is none of these.
         StoreOpenError: the file is missing and cannot be made, is no file of ours, or is a URL of another database; or,
             to write, has triggers on our tables, or something else under our names.
         SchemaVersionError: the file is of a newer version, or of an older one and `read_only`.
@@ -118,7 +122,10 @@ class SQLMetadataStore(Database):
         Inside `transaction()`, and in memory, it is read whole into memory at that moment.
 
         Raises:
-            InvalidKeyError: `namespace` is not one. StoreError: the store failed or was closed meanwhile.
+            InvalidKeyError: `namespace` is not one.
+            CorruptRecordError: another program wrote an entry whose name is not UTF-8; `verify` with repair sets it
+                aside. Those before it were yielded.
+            StoreError: the store failed or was closed meanwhile.
         """
         for found, key, value, _ in self.records(namespace):
             yield found, key, value
@@ -128,15 +135,22 @@ class SQLMetadataStore(Database):
         reason = None if namespace is None else why_not_a_namespace(namespace)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
+        yield from self._each(lambda snapshot: snapshot.records(namespace))
+
+    def scan(self) -> Iterator[Record | OddName]:
+        """Yield what `records` yields, and what it stops at."""
+        return self._each(Snapshot.scan)
+
+    def _each(self, read: Callable[[Snapshot], Iterator[_Found]]) -> Iterator[_Found]:
         with self.snapshot() as snapshot:
             if not self.is_held:
-                for record in snapshot.records(namespace):
-                    yield record
+                for one in read(snapshot):
+                    yield one
                     self._check_open()
                 return
             # Read whole: a transaction must not stay open for as long as somebody keeps this iterator.
-            records = list(snapshot.records(namespace))
-        yield from records
+            found = list(read(snapshot))
+        yield from found
 
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there; the others are left out. One statement, any number of keys.
@@ -156,6 +170,13 @@ class SQLMetadataStore(Database):
             if key not in found:
                 check_key(namespace, key)
         return found
+
+    def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
+        """Return layers' lists, by key, and all digests that map to them, by DiffID. One statement, one moment.
+
+        Raises: as `run`.
+        """
+        return fetch_known(self.run, diff_ids)
 
     def set_many(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
         """`set` all entries in one transaction: all are there afterwards, or none. Of a key twice, the last one stays.
@@ -188,20 +209,20 @@ class SQLMetadataStore(Database):
         """
         self._set(*record)
 
-    def rederive(self, diff_id: str) -> None:
+    def rederive(self, diff_id: str | bytes) -> None:
         """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
 
         Raises: as `set`.
         """
         with self.transaction():
-            # What another program wrote need not even be text.
+            # What another program wrote need not even be text, and the rows that are there need not be readable.
+            is_text = isinstance(diff_id, str)
+            self.run(statements.REMOVE_ASSOCIATIONS if is_text else statements.REMOVE_RAW_ASSOCIATIONS, (diff_id,))
             key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
             values = self.run(statements.GET, (V2_METADATA, key))
             if key and values:
                 handle = self._connections.local.handle
                 self._derive(handle, lambda: derived.update(handle, key, values[0][0]))
-            else:
-                self.run(statements.REMOVE_ASSOCIATIONS, (diff_id,))
 
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
         """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.
@@ -221,6 +242,7 @@ class SQLMetadataStore(Database):
             if namespace != V2_METADATA:
                 handle.check()
                 handle.execute(statements.SET, row)
+                handle.committed()
             elif handle.depth:
                 handle.check()
                 self._set_list(handle, row)

@@ -17,7 +17,7 @@ from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.opening import is_database
 from layerstore.sql.snapshot import Snapshot
-from layerstore.store import Store, check_key
+from layerstore.store import TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer import reader, tar
 from layerstore.transfer.joining import side_by_side
 from layerstore.transfer.placing import Writer
@@ -45,7 +45,7 @@ class ExportReport:
         written: that were not there, or otherwise.
         unchanged: that were right already, and were not touched.
         deleted: that the store does not have.
-        deleted_paths: where they are, below the directory.
+        deleted_paths: where they are, below the directory; of the first 1,000.
         extra: that the store does not have, and that were left.
         dry_run: whether nothing was done.
     """
@@ -115,8 +115,10 @@ def export_directory(
                     writer.settle(there, wanted)
                     if progress is not None:
                         progress(done, total)
-    deleted = tuple(writer.deleted)
-    return ExportReport(base, writer.written, writer.unchanged, len(deleted), deleted, writer.extra, dry_run)
+    deleted = writer.deleted
+    return ExportReport(
+        base, writer.written, writer.unchanged, deleted.count, tuple(deleted.first), writer.extra, dry_run
+    )
 
 
 def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = None) -> int:
@@ -165,6 +167,7 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, target)
+            tree.sync_directory(os.path.dirname(target))
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -209,7 +212,8 @@ def _refuse_to_empty(base: str, content: Readable) -> None:
     Raises:
         TransferError: it has files, and no namespace of Docker's or of the store.
     """
-    there = set(os.listdir(base)) if os.path.isdir(base) else set()
+    names = os.listdir(base) if os.path.isdir(base) else ()
+    there = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
     if there and not there & {*KNOWN_NAMESPACES, *(record.namespace for record in content.records())}:
         raise TransferError(
             "none of the store's namespaces is there, so that --delete would empty it: give a `distribution` directory,"

@@ -7,6 +7,7 @@ from typing import Literal
 
 from layerstore.fs import Odd
 from layerstore.records import MAX_METADATA
+from layerstore.transfer.spool import Spool
 
 Severity = Literal["error", "warning", "info"]
 
@@ -20,12 +21,22 @@ class _Kind:
     remedy: str
 
 
+UNFIT = ("unreadable", "invalid-key")
+"""Kinds of entries that cannot stay where they are."""
+
 _REPAIR = "`verify --repair`"
 _KINDS = {
     "damaged-file": _Kind(
         "error", "SQLite finds the file damaged", "copy the file away, then `sqlite3 FILE .recover | sqlite3 NEW`"
     ),
-    "unreadable-file": _Kind("error", "a file or directory cannot be read", "check its permissions and the disk"),
+    "not-repaired": _Kind(
+        "warning",
+        "nothing was repaired, as writing to a damaged file may lose more of it",
+        "recover the file first, then repair the new one",
+    ),
+    "unreadable-file": _Kind(
+        "error", "a file or directory cannot be read", "check its permissions, its size and the disk"
+    ),
     "unreadable": _Kind(
         "error",
         "an entry cannot be what its namespace says",
@@ -54,7 +65,7 @@ _KINDS = {
         "info", "a digest maps to a layer whose list does not hold it: evicted, or removed", "none is needed"
     ),
     "duplicates": _Kind("info", "a list holds an entry twice, as Docker 1.12 writes them", "none is needed"),
-    "temporary": _Kind("info", "a file that a write left behind", "remove it when no daemon runs"),
+    "temporary": _Kind("info", "a file that a write left behind", "`prune --temporary` removes it when no daemon runs"),
     "quarantined": _Kind(
         "info", "bytes that were set aside are in quarantine", "`layerstore quarantine list` shows them"
     ),
@@ -107,15 +118,35 @@ class VerifyReport:
 
 
 class Findings:
-    """What was found so far: all places of what can be mended, a few examples of the rest."""
+    """What was found so far: a few examples, how many there are; and to mend them, the place of each.
 
-    def __init__(self) -> None:
+    Args:
+        to_mend: whether places are kept.
+    """
+
+    def __init__(self, *, to_mend: bool) -> None:
         self._counts: dict[str, int] = {}
         self._examples: dict[str, list[str]] = {}
         self._repaired: dict[str, int] = {}
-        self.unfit: list[tuple[str, str, str]] = []
-        self.unmapped: list[tuple[str, str]] = []
-        self.stale: list[str] = []
+        self._to_mend = to_mend
+        self.places = {kind: Spool() for kind in (*UNFIT, "unmapped", "stale-rows")}
+
+    def __enter__(self) -> Findings:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for spool in self.places.values():
+            spool.close()
+
+    def add_place(self, kind: str, example: str, *place: str | bytes) -> None:
+        """Add what can be mended."""
+        self.add(kind, example)
+        if self._to_mend:
+            self.places[kind].add(*place)
+
+    def has(self, kind: str) -> bool:
+        """Tell whether there is a finding of this kind."""
+        return kind in self._counts
 
     def add(self, kind: str, example: str | None, count: int = 1) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + count

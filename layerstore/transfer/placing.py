@@ -26,6 +26,8 @@ from typing import NamedTuple
 from layerstore import tree
 from layerstore.records import Record
 from layerstore.store import TEMPORARY_PREFIX
+from layerstore.transfer.merging import Examples
+from layerstore.transfer.spool import Spool
 
 _BATCH = 20_000
 """Files that are renamed after one sync. A sync costs as much for one file as for many."""
@@ -51,7 +53,7 @@ class Writer:
     Attributes:
         written: files that were not there, or otherwise; with `dry_run`, that would be written.
         unchanged: that were right already.
-        deleted: where the files are that were not wanted; with `delete`, they are removed.
+        deleted: where the files are that were not wanted and are removed, with `delete`.
         extra: how many were not wanted, and were left.
     """
 
@@ -64,8 +66,8 @@ class Writer:
         self._here: tuple[tuple[str, ...], int] | None = None
         self._unfinished: dict[str, _Unfinished] = {}
         self._renaming: list[_Renaming] = []
-        self._doomed: list[Record] = []
-        self.deleted: list[str] = []
+        self._doomed = Spool()
+        self.deleted: Examples[str] = Examples()
         self.written = self.unchanged = self.extra = 0
 
     def __enter__(self) -> Writer:
@@ -75,15 +77,15 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._dry_run:
-            return
         try:
-            if kind is None:
+            if kind is None and not self._dry_run:
                 self._finish()
         finally:
+            self._doomed.close()
             self._leave()
-            self._discard()
-            os.close(self._top)
+            if not self._dry_run:
+                self._discard()
+                os.close(self._top)
 
     def settle(self, there: Record | None, wanted: Record | None) -> None:
         """Make one path what it should be."""
@@ -102,7 +104,7 @@ class Writer:
         try:
             directory = self._directory(tuple(segments))
         except NotADirectoryError:
-            if not self._doomed:
+            if not len(self._doomed):
                 raise
             self._remove_doomed()  # one of them may be where a directory must be
             directory = self._directory(tuple(segments))
@@ -195,20 +197,20 @@ class Writer:
         if not self._delete:
             self.extra += 1
             return
-        self.deleted.append(f"{record.namespace}/{record.key}")
+        self.deleted.add(f"{record.namespace}/{record.key}")
         if not self._dry_run:
-            self._doomed.append(record._replace(value=b""))
+            self._doomed.add(record.namespace, *record.key.split("/"))
 
     def _remove_doomed(self) -> None:
         """Remove files, if possible last, when all that should be there is; a power cut brings none of them back."""
-        doomed, self._doomed = self._doomed, []
-        if not doomed:
+        if not len(self._doomed):
             return
         self._leave()
-        for record in doomed:
-            *segments, name = (record.namespace, *record.key.split("/"))
+        for *segments, name in self._doomed:
             with tree.directory(self._base, segments) as directory:
                 tree.remove(directory, name)
+        self._doomed.close()
+        self._doomed = Spool()
         _sync_file_system(self._top)
 
     def _has_right_mode(self, record: Record) -> bool:

@@ -7,9 +7,11 @@ import time
 from layerstore.errors import NotFoundError
 from layerstore.fs import FSMetadataStore
 from layerstore.records import DIFF_IDS, V2_METADATA, decode_list, digest_key, key_digest, why_unreadable
+from layerstore.sql.quarantine import set_aside_odd_name
+from layerstore.sql.snapshot import OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import read_modify_write, why_not_a_key, why_not_a_namespace
-from layerstore.transfer.findings import Findings
+from layerstore.transfer.findings import UNFIT, Findings
 from layerstore.transfer.sources import ReadableStore
 
 
@@ -20,22 +22,28 @@ def repair(store: ReadableStore, findings: Findings) -> str | None:
     """
     # Each repair of a directory has a quarantine of its own, so that none overwrites what is there.
     aside = f"{store.path}.quarantine/{time.time_ns()}"
-    for kind, namespace, key in findings.unfit:
-        if _set_aside(store, namespace, key, aside):
-            findings.mend(kind)
-    for digest, key in findings.unmapped:
+    for kind in UNFIT:
+        for namespace, key in findings.places[kind]:
+            if _set_aside(store, namespace, key, aside):
+                findings.mend(kind)
+    for digest, key in findings.places["unmapped"]:
         _map(store, digest, key)
         findings.mend("unmapped")
     if isinstance(store, SQLMetadataStore):
-        for diff_id in findings.stale:
+        for (diff_id,) in findings.places["stale-rows"]:
             store.rederive(diff_id)
             findings.mend("stale-rows")
         return None
-    return aside if findings.unfit else None
+    return aside if any(len(findings.places[kind]) for kind in UNFIT) else None
 
 
-def _set_aside(store: ReadableStore, namespace: str, key: str, aside: str) -> bool:
+def _set_aside(store: ReadableStore, namespace: str | bytes, key: str | bytes, aside: str) -> bool:
     """Move an entry that still cannot be read to quarantine; tell whether it was there to be moved."""
+    if isinstance(namespace, bytes):
+        assert isinstance(key, bytes)
+        assert isinstance(store, SQLMetadataStore)
+        return set_aside_odd_name(store, OddName(namespace, key))
+    assert isinstance(key, str)
     with read_modify_write(store)():
         try:
             value = store.get(namespace, key)

@@ -23,8 +23,9 @@ from layerstore.fs import FSMetadataStore, Odd
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.load import Incoming, load
 from layerstore.sql.opening import is_database
+from layerstore.sql.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import Store
+from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import reader, tar
 from layerstore.transfer.batches import Batch, in_batches
 
@@ -37,6 +38,7 @@ Place = Store | str | os.PathLike[str]
 
 STANDARD_INPUT = "-"
 _EXPECTED = "give a `distribution` directory, a data root, a tar, or a database (`layerstore import` makes one)"
+UNCHANGEABLE = "an archive cannot be changed: import it, then work on the store"
 _remapped = re.compile(r"\d+\.\d+").fullmatch
 
 
@@ -89,6 +91,49 @@ def sources(place: Place) -> list[Source]:
     return [_tar_source(path, lambda: open(path, "rb"))]
 
 
+def refuse_unknown(path: str | os.PathLike[str]) -> None:
+    """Raise if a directory has files and none of Docker's namespaces, and is not called `distribution` either.
+
+    A store may have any namespaces, so that an import takes every file of such a directory; of `/etc`, too.
+
+    Raises:
+        TransferError: it is one; or a data root without any metadata.
+    """
+    base = os.path.abspath(os.fspath(path))
+    if os.fspath(path) == STANDARD_INPUT or not os.path.isdir(base) or distributions(base) != [base]:
+        return
+    if _has_namespaces(base) or os.path.basename(base) == tar.ROOT:
+        return
+    try:
+        names = sorted(map(os.fsencode, os.listdir(base)))
+    except OSError as error:
+        raise TransferError(f"cannot be read: {error.strerror}", base) from error
+    there = [fs.show(name) for name in names if not name.startswith(TEMPORARY_PREFIX.encode())]
+    if there:
+        raise TransferError(
+            f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {_shortened(there)}: {_EXPECTED};"
+            " --force takes every file below it for an entry",
+            base,
+        )
+
+
+def _shortened(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def is_archive(place: Place) -> bool:
+    """Tell whether a place is read as a tar archive: standard input, or a file that is no database.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    if not isinstance(place, str | os.PathLike):
+        return False
+    path = os.fspath(place)
+    return path == STANDARD_INPUT or (os.path.isfile(path) and not is_database(os.path.abspath(path)))
+
+
 def _standard_input() -> IO[bytes]:
     if sys.stdin is None:
         raise OSError(errno.EBADF, "it is closed")
@@ -120,14 +165,14 @@ def _store_source(store: Store) -> Source:
     if isinstance(store, FSMetadataStore):
         return _directory_source(store.path)
     return Source(
-        name(store), lambda: in_batches(("", record) for record in store.records()), lambda: None, in_order=False
+        name(store), lambda: in_batches(("", found) for found in _scan_database(store)), lambda: None, in_order=False
     )
 
 
 def _database_source(path: str) -> Source:
     def batches() -> Iterator[Batch]:
         with SQLMetadataStore(path, read_only=True) as store:
-            yield from in_batches(("", record) for record in store.records())
+            yield from in_batches(("", found) for found in _scan_database(store))
 
     def count() -> int | None:
         with SQLMetadataStore(path, read_only=True) as store, store.snapshot() as snapshot:
@@ -135,6 +180,11 @@ def _database_source(path: str) -> Source:
 
     # Not in order: what another program wrote there may be no text, and is once it is read.
     return Source(path, batches, count, in_order=False)
+
+
+def _scan_database(store: SQLMetadataStore) -> Iterator[Record | Odd]:
+    for found in store.scan():
+        yield Odd("/".join(found.shown()), "name", NOT_UTF8) if isinstance(found, OddName) else found
 
 
 def distributions(path: str) -> list[str]:
@@ -192,14 +242,14 @@ def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore
     else:
         (archive,) = sources(place)
         if write:
-            raise TransferError("an archive cannot be changed: import it, then work on the store", archive.name)
-        with _unpacked(archive) as unpacked:
-            yield unpacked
+            raise TransferError(UNCHANGEABLE, archive.name)
+        with unpacked(archive) as content:
+            yield content
 
 
 @contextmanager
-def _unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
-    """Hold an archive's entries, readable or not, in a database that goes afterwards."""
+def unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
+    """Hold a source's entries, readable or not, in a database that goes afterwards."""
     odd: list[Odd] = []
 
     def entries() -> Iterator[Incoming]:

@@ -21,8 +21,7 @@ from layerstore.records import KNOWN_NAMESPACES, Record, storable_time
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
 from layerstore.transfer.members import members
 
-MAX_VALUE: Final = 64 << 20
-"""Bytes of the largest file that is taken from an archive. A list of 50 entries has about 12,000."""
+MAX_VALUE: Final = tree.MAX_VALUE
 
 ROOT: Final = "distribution"
 """The directory that an archive of ours holds."""

@@ -6,13 +6,13 @@ crash, a power cut or another hand leaves is a `warning` or an `error`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
 from layerstore.digest import is_digest
-from layerstore.errors import NotFoundError, StoreError
-from layerstore.fs import FSMetadataStore, Odd, count, scan
+from layerstore.errors import NotFoundError, StoreError, TransferError
+from layerstore.fs import FSMetadataStore, Odd, count, scan, show
 from layerstore.records import (
     DIFF_IDS,
     MAX_METADATA,
@@ -24,17 +24,19 @@ from layerstore.records import (
     key_digest,
     why_unreadable,
 )
-from layerstore.sql.snapshot import Snapshot
-from layerstore.sql.store import SQLMetadataStore
+from layerstore.sql.errors import noting_damage
+from layerstore.sql.snapshot import NOT_UTF8, OddName, Snapshot
 from layerstore.store import why_not_a_key, why_not_a_namespace
 from layerstore.transfer.findings import Findings, VerifyReport
 from layerstore.transfer.repairing import digests_of, why_unfit
 from layerstore.transfer.repairing import repair as mend
 from layerstore.transfer.sources import (
+    UNCHANGEABLE,
     Place,
     Progress,
     Readable,
     ReadableStore,
+    is_archive,
     name,
     opened,
     refuse_under_a_daemon,
@@ -53,7 +55,8 @@ def verify(
 ) -> VerifyReport:
     """Check that every value can be read, that lists and mappings agree, and that derived rows equal the truth.
 
-    A database is checked as one snapshot, SQLite's own check of the file included; a directory as it is.
+    A database is checked as one snapshot, SQLite's own check of the file included; a directory as it is. Of a damaged
+    file, what can still be read is checked; nothing of it is repaired.
 
     With `repair`, derived rows are derived again, a digest that half an `add` left unmapped is mapped, and what cannot
     be read moves to quarantine: in a database to its table, beside a directory to
@@ -71,48 +74,84 @@ def verify(
     Raises:
         TransferError: there is nothing at the path; or, to repair it: it is an archive, or a directory that a
             daemon runs on.
-        StoreError: the store cannot be opened or read.
+        StoreError: the store cannot be opened, or, but for damage, not read.
     """
-    with opened(store_or_path, write=repair) as (store, odd):
-        if repair and isinstance(store, FSMetadataStore) and not force:
-            refuse_under_a_daemon(store.path)
-        findings = Findings()
-        for found in odd:
-            findings.add_odd(found)
-        with view(store) as content:
-            checked = _check(store, content, findings, progress)
-        moved_to = mend(store, findings) if repair else None
+    if repair and is_archive(store_or_path):
+        raise TransferError(UNCHANGEABLE, name(store_or_path))
+    with Findings(to_mend=repair) as findings:
+        with opened(store_or_path) as (store, odd):
+            if repair and isinstance(store, FSMetadataStore) and not force:
+                refuse_under_a_daemon(store.path)
+            for found in odd:
+                findings.add_odd(found)
+            with view(store) as content:
+                checked = _check(store, content, findings, progress)
+        moved_to = _mend(store_or_path, findings) if repair else None
         return VerifyReport(name(store_or_path), checked, findings.report(), moved_to)
 
 
+def _mend(place: Place, findings: Findings) -> str | None:
+    """Open the place to write, which a damaged file never is, and mend what was found."""
+    if findings.has("damaged-file"):
+        findings.add("not-repaired", None)
+        return None
+    if not any(len(places) for places in findings.places.values()):
+        return None
+    with opened(place, write=True) as (store, _):
+        return mend(store, findings)
+
+
 def _check(store: ReadableStore, content: Readable, findings: Findings, progress: Progress | None) -> int:
+    def note_damage(line: str) -> None:
+        findings.add("damaged-file", line)
+
     total = None
     if isinstance(content, Snapshot):
-        total = content.count()
-        for line in content.damage():
-            findings.add("damaged-file", line)
-        for diff_id in content.stale():
-            findings.add("stale-rows", diff_id)
-            findings.stale.append(diff_id)
-        if quarantined := content.quarantined():
-            findings.add("quarantined", None, quarantined)
+        total = _check_database(content, findings, note_damage)
     elif isinstance(store, FSMetadataStore) and progress is not None:
         total = count(store.path)
     checked = 0
-    for batch in _batches(_records(store, content, findings)):
+    for batch in _batches(_records(store, content, findings, note_damage)):
         readable = [record for record in batch if _is_fit(record, findings)]
-        _check_lists([record for record in readable if record.namespace == V2_METADATA], content, findings)
-        _check_mappings([record for record in readable if record.namespace == DIFF_IDS], content, findings)
+        # Of a damaged file, what can still be read is checked.
+        with noting_damage(note_damage):
+            _check_lists([record for record in readable if record.namespace == V2_METADATA], content, findings)
+            _check_mappings([record for record in readable if record.namespace == DIFF_IDS], content, findings)
         checked += len(batch)
         if progress is not None:
             progress(checked, total)
     return checked
 
 
-def _records(store: ReadableStore, content: Readable, findings: Findings) -> Iterator[Record]:
-    if isinstance(store, SQLMetadataStore):
-        yield from content.records()
+def _check_database(content: Snapshot, findings: Findings, note_damage: Callable[[str], None]) -> int | None:
+    """Check what only a database has; return how many entries there are, if that can be told."""
+    total = None
+    with noting_damage(note_damage):
+        for line in content.damage():
+            note_damage(line)
+    with noting_damage(note_damage):
+        total = content.count()
+    with noting_damage(note_damage):
+        for diff_id in content.stale():
+            findings.add_place("stale-rows", diff_id if isinstance(diff_id, str) else show(diff_id), diff_id)
+    with noting_damage(note_damage):
+        if quarantined := content.quarantined():
+            findings.add("quarantined", None, quarantined)
+    return total
+
+
+def _records(
+    store: ReadableStore, content: Readable, findings: Findings, note_damage: Callable[[str], None]
+) -> Iterator[Record]:
+    if isinstance(content, Snapshot):
+        with noting_damage(note_damage):
+            for entry in content.scan():
+                if isinstance(entry, OddName):
+                    findings.add_place("invalid-key", f"{'/'.join(entry.shown())}: {NOT_UTF8}", *entry)
+                else:
+                    yield entry
         return
+    assert isinstance(store, FSMetadataStore)
     for found in scan(store.path):
         if isinstance(found, Odd):
             findings.add_odd(found)
@@ -131,8 +170,7 @@ def _is_fit(record: Record, findings: Findings) -> bool:
     if reason is not None:
         no_key = why_not_a_namespace(record.namespace) or why_not_a_key(record.key)
         kind = "unreadable" if no_key is None else "invalid-key"
-        findings.add(kind, f"{record.namespace}/{record.key}: {reason}")
-        findings.unfit.append((kind, record.namespace, record.key))
+        findings.add_place(kind, f"{record.namespace}/{record.key}: {reason}", record.namespace, record.key)
     return reason is None
 
 
@@ -156,8 +194,7 @@ def _check_lists(lists: Sequence[Record], content: Readable, findings: Findings)
         value = mapped.get(digest_key(digest))
         diff_id = key_digest(key)
         if value is None or why_unreadable(DIFF_IDS, digest_key(digest), value) is not None:
-            findings.add("unmapped", f"{digest} in {V2_METADATA}/{key}")
-            findings.unmapped.append((digest, key))
+            findings.add_place("unmapped", f"{digest} in {V2_METADATA}/{key}", digest, key)
         elif diff_id is not None and value != diff_id.encode():
             findings.add("other-layer", f"{digest} in {V2_METADATA}/{key}")
 

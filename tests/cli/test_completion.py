@@ -44,6 +44,7 @@ COMPLETIONS = {
     "choices": ("layerstore import --on-conflict ", 3, {"merge", "replace", "keep"}),
     "namespaces": ("layerstore get ", 2, {"diffid-by-digest", "v1id", "v2metadata-by-diffid"}),
     "begun namespace": ("layerstore list v2", 2, {"v2metadata-by-diffid"}),
+    "named queries": ("layerstore query @reg", 2, {"@registries", "@registry"}),
     "shells": ("layerstore completion ", 2, set(SHELLS)),
 }
 

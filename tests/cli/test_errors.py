@@ -186,6 +186,7 @@ def test_a_directory_whose_name_is_not_utf8_can_be_worked_on(run: Run, tmp_path:
     base = os.fsencode(tmp_path) + b"/caf\xe9"
     Path(os.fsdecode(base + b"/n")).mkdir(parents=True)
     (Path(os.fsdecode(base + b"/n")) / "k").write_bytes(b"")
+    Path(os.fsdecode(base + b"/v1id")).mkdir()
 
     result = run(*arguments, base)
 

@@ -43,6 +43,7 @@ def test_the_last_db_counts(run: Run, database: Path, elsewhere: Path):
         ["verify"],
         ["diff", "GOLDEN"],
         ["show", "host/name"],
+        ["query", "SELECT 1"],
         ["list"],
         ["get", "n", "k"],
         ["set", "n", "k", "v"],

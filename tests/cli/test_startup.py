@@ -53,7 +53,7 @@ def test_a_completion_script_imports_nothing_heavy():
     assert imported_by("completion", "zsh") & HEAVY == set()
 
 
-@pytest.mark.parametrize("words", ["layerstore ", "layerstore list ", "layerstore schema "])
+@pytest.mark.parametrize("words", ["layerstore ", "layerstore list ", "layerstore schema ", "layerstore query @"])
 def test_a_completion_imports_nothing_heavy(words: str):
     environment = {
         "_LAYERSTORE_COMPLETE": "bash_complete",

@@ -207,3 +207,19 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path, open_sql: OpenSQL):
     open_sql(tmp_path / "empty.db").set("n", "k", b"")
 
     assert len(list(open_sql(tmp_path / "empty.db").entries())) == 1
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), float("inf"), -float("inf"), -1, -0.001, 1e10, "5", True, None])
+def test_a_timeout_that_nobody_can_wait_is_refused_and_no_file_is_made(tmp_path: Path, timeout_s: object):
+    with pytest.raises(InvalidInputError, match="timeout_s"):
+        SQLMetadataStore(tmp_path / "layers.db", timeout_s=timeout_s)  # type: ignore[arg-type]
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.5, 3, 2_147_483])
+def test_a_timeout_is_any_number_of_seconds(open_sql: OpenSQL, timeout_s: float):
+    store = open_sql(timeout_s=timeout_s)
+    store.set("n", "k", b"v")
+
+    assert store.get("n", "k") == b"v"

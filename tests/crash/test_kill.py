@@ -1,116 +1,109 @@
-"""`kill -9` of real writers at random moments: what was acknowledged is there, whole, and what is derived is right."""
+"""Every writer is killed by SIGKILL, in place of chosen system calls and at random moments, and started anew.
+
+What was acknowledged is there; of what was not, each part is there whole or not at all.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import random
-from multiprocessing.connection import Connection
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from layerstore import SQLMetadataStore, V2MetadataService
-from tests.conftest import assert_sound, database_rows
-from tests.crash.writer import LAYERS, association, write
-from tests.strategies import sha256
+from tests.counting import Counted
+from tests.crash import trace
+from tests.crash.conftest import Stage
+from tests.crash.writers import ON_FILES, WRITERS
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.crash.writer"])
-
-
-def kill_at_random(path: Path, writers: list[int], luck: random.Random) -> dict[int, int]:
-    """Start the writers, kill all of them after a random number of acknowledgements; return the last of each."""
-    pipes: dict[int, Connection] = {}
-    processes = []
-    for writer in writers:
-        here, there = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=write, args=(there, str(path), writer))
-        process.start()
-        there.close()
-        pipes[writer] = here
-        processes.append(process)
-    # From "while the file is made" to "in the middle of a checkpoint"; then a little more, into the next write.
-    received = [pipes[writers[0]].recv() for _ in range(luck.choice([0, 1, 2, 30, 100]))]
-    processes[0].join(timeout=luck.uniform(0, 0.004))
-    for process in processes:
-        process.kill()
-    acknowledged = {writers[0]: max(received, default=0)}
-    for process, (writer, pipe) in zip(processes, pipes.items(), strict=True):
-        process.join()
-        assert process.exitcode == -9
-        acknowledged[writer] = last(pipe) or acknowledged.get(writer, 0)
-    return acknowledged
+MakeStage = Callable[[str], Stage]
 
 
-def last(pipe: Connection) -> int:
-    """Return the last number that came through the pipe before its writer was killed, 0 if none did."""
-    number = 0
-    while True:
-        try:
-            number = pipe.recv()
-        except EOFError:
-            return number
+def moments(stage: Stage) -> list[tuple[str, int]]:
+    """Record a whole run; return each call that changes or syncs what is in its directory, and its number."""
+    home = stage.home()
+    stage.victim(home).record(stage.log)
+    found = [
+        (call.name, call.order)
+        for call in trace.read(stage.log)
+        if call.name in trace.CHANGES and (str(home) in repr(call.arguments) or call.name == "sync")
+    ]
+    stage.forget(home)
+    return found
 
 
-def assert_nothing_is_lost(store: SQLMetadataStore, acknowledged: dict[int, int]) -> None:
-    """Both halves of each acknowledged add are there, of the others both or none, and of three together all or none."""
-    v2 = V2MetadataService(store)
-    lists = v2.get_metadata_many(sha256(layer) for layer in range(LAYERS))
-    listed = {entry for entries in lists.values() for entry in entries}
-    for writer, count in acknowledged.items():
-        added = [association(writer, number) for number in range(count + 3)]
-        mapped = v2.get_diff_ids(entry.digest for _, entry in added)
-        for layer, entry in added[:count]:
-            assert mapped.get(entry.digest) == layer, "an acknowledged add is lost"
-        assert len(mapped) - count in ((0, 3) if count % 5 == 4 else (0, 1)), "a part of a transaction was kept"
-        for layer, entry in added:
-            if entry.digest not in mapped:
-                assert entry not in listed, "half of an add was kept"
-            elif entry not in listed:
-                assert len(lists[layer]) == 50, "the list has lost an entry that was not evicted"
-    assert all(len(entries) <= 50 for entries in lists.values())
+def by_turns(found: list[tuple[str, int]], luck: random.Random) -> list[tuple[str, int]]:
+    """Shuffle moments, but of each kind of call in turn, so that the rare ones are among the first."""
+    luck.shuffle(found)
+    rank: dict[tuple[str, int], int] = {}
+    seen: dict[str, int] = {}
+    for moment in found:
+        rank[moment] = seen[moment[0]] = seen.get(moment[0], 0) + 1
+    return sorted(found, key=lambda moment: rank[moment])
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("part", range(2))
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, request: pytest.FixtureRequest, part: int):
-    """Two halves, for the two cores. Every sixth time the file is new, so that its making is killed too."""
-    kills = request.config.getoption("--kills") // 10
-    luck = random.Random(f"layerstore {part}")
-    acknowledged: dict[int, int] = {}
-    path = tmp_path / "layers.db"
-    total = 0
-    for number in range(kills):
-        if number % 6 == 0:
-            path = tmp_path / f"layers{number}.db"
-            acknowledged = {}
-        writers = [2 * number, 2 * number + 1] if number % 3 else [2 * number]
-        acknowledged |= kill_at_random(path, writers, luck)
-        with SQLMetadataStore(path) as store:
-            assert_sound(store)
-            assert_nothing_is_lost(store, acknowledged)
-            assert database_rows(store, "SELECT count(*) FROM quarantine") == [(0,)]
-        total += len(writers)
+@pytest.mark.usefixtures("strace")
+@pytest.mark.promises(kills=12)
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_writer_that_is_killed_at_a_chosen_call_loses_nothing_and_leaves_no_half(
+    stage: MakeStage, request: pytest.FixtureRequest, counted: Counted, name: str
+):
+    """In place of each call that writes, syncs, renames, links or removes, so also before and after each commit,
+    between the two halves of an `add` to files, and between a temporary file and its rename.
 
-    assert total >= kills
+    All of them if `--kills` allows, else some of each kind. Each time the moment is the same, as strace counts the
+    calls.
+    """
+    at = stage(name)
+    luck = random.Random(name)
+    wanted = request.config.getoption("--kills") // 25
+    for call, number in by_turns(moments(at), luck):
+        home = at.home()
+        died = at.victim(home).die_in(call, number, at.log)
+        # Where threads take turns, a call that came last time may not come, or in another one.
+        wanted -= died.killed
+        counted("kills", int(died.killed))
+        at.writer.check(home, at.steps, died.acknowledged)
+        at.forget(home)
+        if not wanted:
+            break
 
 
-def test_the_check_would_see_a_lost_add(tmp_path: Path):
-    """The control: without one acknowledged add, with half of one, and with a wrong row the checks fail."""
-    with SQLMetadataStore(tmp_path / "layers.db") as store:
-        v2 = V2MetadataService(store)
-        for number in range(4):
-            v2.add(*association(1, number))
-        assert_nothing_is_lost(store, {1: 4})
-        with pytest.raises(AssertionError, match="an acknowledged add is lost"):
-            assert_nothing_is_lost(store, {1: 5})
-        layer, entry = association(1, 3)
-        namespace, key = "diffid-by-digest", entry.digest.replace(":", "/")
-        store.delete(namespace, key)
-        with pytest.raises(AssertionError, match="half of an add was kept"):
-            assert_nothing_is_lost(store, {1: 3})
-        store.set(namespace, key, layer.encode())
-        with store.engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE v2_metadata SET hmac = 'x' WHERE digest = ?", (entry.digest,))
-        with pytest.raises(AssertionError):
-            assert_sound(store)
+@pytest.mark.timeout(3600)
+@pytest.mark.promises(kills=4)
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_writer_that_is_killed_at_any_moment_loses_nothing_and_leaves_no_half(
+    stage: MakeStage, request: pytest.FixtureRequest, counted: Counted, name: str
+):
+    at = stage(name)
+    luck = random.Random(name)
+    home = at.home()
+    duration = at.victim(home).measure()
+    at.forget(home)
+    wanted, tries = request.config.getoption("--kills") // 75, 0
+    while wanted:
+        tries += 1
+        home = at.home()
+        died = at.victim(home).die_after(luck.uniform(0, duration * 0.9))
+        wanted -= died.killed
+        counted("kills", int(died.killed))
+        at.writer.check(home, at.steps, died.acknowledged)
+        at.forget(home)
+        assert tries < 100 + 10 * wanted, "it is always done before it can be killed"
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("add", {"pwrite64", "fdatasync"}),
+        ("add to files", {"write", "fsync", "renameat"}),
+        ("export", {"write", "syncfs", "renameat", "unlinkat"}),
+        ("export --tar", {"write", "fsync", "rename"}),
+        ("backup", {"pwrite64", "fsync", "link", "unlink"}),
+    ],
+)
+def test_the_chosen_calls_are_among_the_moments(stage: MakeStage, name: str, calls: set[str]):
+    """The control: were a file written in another way, the tests above would look at the wrong moments."""
+    found = {call for call, _ in by_turns(moments(stage(name)), random.Random(name))[:10]}
+    assert calls <= found or (name in ON_FILES and {"rename", "renameat", "renameat2", "link", "linkat"} & found)

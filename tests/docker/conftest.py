@@ -25,11 +25,11 @@ class Trial:
         self.home = home
         self.registry = registry
         self.hosts: list[Host] = []
-        self._sockets = sockets
+        self.sockets = sockets
 
     def host(self, name: str) -> Host:
         """Make a host; its daemon does not run yet."""
-        self.hosts.append(Host(self.home / name, self._sockets))
+        self.hosts.append(Host(self.home / name, self.sockets))
         return self.hosts[-1]
 
     def name(self, repository: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -39,6 +40,7 @@ class Host:
         self.data_root = home / "data"
         self.distribution = self.data_root / "image" / DRIVER / "distribution"
         self.log = home / "dockerd.log"
+        self.client_configuration = home / "config.json"
         self._home = home
         self._sockets = sockets
         self._starts = 0
@@ -87,15 +89,19 @@ class Host:
         assert code == 0, f"docker {' '.join(map(str, arguments))}\n{printed}\n{tail(self.log)}"
         return printed
 
-    def build(self, tag: str, sizes: Sequence[int], *, base: str = "scratch") -> list[str]:
-        """Build an image with a layer of random bytes of each size; return the DiffIDs of all its layers."""
+    def build(self, tag: str, sizes: Sequence[int], *, base: str = "scratch", compressible: bool = False) -> list[str]:
+        """Build an image with a layer of random bytes of each size; return the DiffIDs of all its layers.
+
+        With `compressible`, all but the first bytes are zeros, so that a push takes less time.
+        """
         self._builds += 1
         context = self._home / f"build{self._builds}"
         context.mkdir()
         lines = [f"FROM {base}"]
         for number, size in enumerate(sizes):
             name = f"file{self._builds}-{number}"
-            (context / name).write_bytes(os.urandom(size))
+            random = 1_000 if compressible else size
+            (context / name).write_bytes(os.urandom(random).ljust(size, b"\0"))
             lines.append(f"COPY {name} /{name}")
         (context / "Dockerfile").write_text("\n".join(lines) + "\n")
         self.docker("build", "--quiet", "--tag", tag, context)
@@ -105,6 +111,15 @@ class Host:
         """Return the DiffIDs of an image's layers, lowest first."""
         layers: list[str] = json.loads(self.docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
         return layers
+
+    def log_in(self, registry: str, user: str, password: str) -> None:
+        """Let the client send credentials, whether or not the registry asks for any."""
+        auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.client_configuration.write_text(json.dumps({"auths": {registry: {"auth": auth}}}))
+
+    def log_out(self) -> None:
+        """Let the client send empty credentials, as it does at first."""
+        self.client_configuration.write_text("{}")
 
     def push(self, image: str, name: str | None = None) -> list[str]:
         """Push an image, under another name if told; return what was printed of each layer last, lowest first."""

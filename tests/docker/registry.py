@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from tests.docker.processes import DEADLINE_S, program, running
@@ -62,15 +62,23 @@ class Registry:
             elif method == "PATCH":
                 self._pending[upload] = sent
 
-    def image(self, repository: str) -> Image:
-        """Return the blobs of a repository's image `latest`, as its manifest has them."""
+    def manifest(self, repository: str) -> dict[str, Any]:
+        """Return the manifest of a repository's image `latest`."""
         connection = http.client.HTTPConnection(self.address, timeout=DEADLINE_S)
         try:
-            accepted = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
-            connection.request("GET", f"/v2/{repository}/manifests/latest", headers=accepted)
-            manifest = json.loads(connection.getresponse().read())
+            types = (
+                "application/vnd.docker.distribution.manifest.v2+json",
+                "application/vnd.oci.image.manifest.v1+json",
+            )
+            connection.request("GET", f"/v2/{repository}/manifests/latest", headers={"Accept": ", ".join(types)})
+            manifest: dict[str, Any] = json.loads(connection.getresponse().read())
         finally:
             connection.close()
+        return manifest
+
+    def image(self, repository: str) -> Image:
+        """Return the blobs of a repository's image `latest`, as its manifest has them."""
+        manifest = self.manifest(repository)
         return Image(
             config=manifest["config"]["digest"],
             layers=[layer["digest"] for layer in manifest["layers"]],
@@ -155,8 +163,10 @@ class _Door(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def registry_at(home: Path, sockets: Path) -> Iterator[Registry]:
+def registry_at(home: Path, sockets: Path, *, htpasswd: str | None = None) -> Iterator[Registry]:
     """Run a registry with its storage below `home`, reached through a free port of the loopback address.
+
+    With `htpasswd`, lines of user and bcrypt hash, it asks for credentials.
 
     The port is the door's, bound before anyone knows its number; the registry itself has a Unix socket.
     """
@@ -171,11 +181,16 @@ def registry_at(home: Path, sockets: Path) -> Iterator[Registry]:
         f"http: {{net: unix, addr: {socket_path}}}\n"
     )
 
+    if htpasswd is not None:
+        (home / "htpasswd").write_text(htpasswd)
+        with configuration.open("a") as file:
+            file.write(f"auth: {{htpasswd: {{realm: trial, path: {home / 'htpasswd'}}}}}\n")
+
     def answers() -> bool:
         upstream = _Upstream(str(socket_path))
         try:
             upstream.request("GET", "/v2/")
-            return upstream.getresponse().status == 200
+            return upstream.getresponse().status == (200 if htpasswd is None else 401)
         except OSError:
             return False
         finally:

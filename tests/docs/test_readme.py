@@ -12,7 +12,7 @@ import click
 import pytest
 
 from layerstore import cli, errors
-from layerstore.sql.schema import VIEWS, schema
+from tests.counting import HOW_MUCH
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -85,14 +85,8 @@ def test_every_option_in_readme_exists():
         if isinstance(parameter, click.Option)
         for option in parameter.opts
     }
-    used = set(re.findall(r"(?<=[` ])--[a-z-]+", README)) - {
-        "--without-pip",
-        "--python",
-        "--help",
-        "--kills",
-        "--inputs",
-    }
-    assert used <= known
+    others = {"--without-pip", "--python", "--help", *(f"--{option}" for option in HOW_MUCH)}
+    assert set(re.findall(r"(?<=[` ])--[a-z][a-z-]*", README)) - others <= known
 
 
 def test_the_differences_from_docker_name_tests_that_exist():
@@ -111,18 +105,6 @@ def test_the_error_tree_is_the_one_of_the_code():
     assert shown == set(errors.__all__)
     for name in errors.__all__:
         assert inspect.isclass(getattr(errors, name))
-
-
-def test_the_table_of_sql_names_has_the_columns_of_the_schema():
-    section = README.split("### To ask with SQL\n")[1].split("\n## ")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE))
-    shown = {name: re.findall(r"`(\w+)`", columns) for name, columns in rows.items()}
-    actual = {table.name: [column.name for column in table.columns] for table in schema.tables.values()}
-    for name, view in VIEWS.items():
-        select = re.search(r"^SELECT (.*)$", view, re.MULTILINE)
-        assert select is not None
-        actual[name] = select[1].split(", ")
-    assert shown == actual
 
 
 def test_the_changelog_names_the_schema_of_this_code():

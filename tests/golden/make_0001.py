@@ -31,9 +31,14 @@ def content() -> dict[str, list[V2Metadata]]:
 
 
 def main() -> None:
-    assert HEAD == "0001", "the golden database of 0001 can be made by the code of 0001 only"
-    PATH.unlink(missing_ok=True)
-    with SQLMetadataStore(PATH) as store, store.transaction():
+    assert str(HEAD) == "0001", "the golden database of 0001 can be made by the code of 0001 only"
+    fill(PATH)
+
+
+def fill(path: Path) -> None:
+    """Make a database with the content, of the revision that this code works with."""
+    path.unlink(missing_ok=True)
+    with SQLMetadataStore(path) as store, store.transaction():
         v2 = V2MetadataService(store)
         for at, (layer, count) in enumerate(zip(LAYERS, (1, 3, 52), strict=True)):
             for number in range(count):
@@ -44,11 +49,11 @@ def main() -> None:
         store.set("another", "é/key", bytes(range(256)))
         store.quarantine("v2metadata-by-diffid", f"sha256/{1:064x}", b"cut off", "made up")
     # One file, without -wal and -shm beside it.
-    connection = sqlite3.connect(PATH, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("VACUUM")
     assert connection.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
     connection.close()
-    PATH.chmod(0o644)
+    path.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A made-up revision 0002, to prove the machinery of migrations before a real one is needed.
+"""A made-up revision 0003, to prove the machinery of migrations before a real one is needed.
 
 It adds a column with a default, a table, and data. Where `LAYERSTORE_TEST_PAUSE` names a FIFO, the migration writes to
 it when half of the work is done, and waits there for ever: the moment for a test to kill the process.
@@ -20,7 +20,7 @@ PAUSE = "LAYERSTORE_TEST_PAUSE"
 
 TEXT = '''"""Made up.
 
-Revision: 0002, after 0001.
+Revision: 0003, after 0002.
 """
 
 import os
@@ -29,8 +29,8 @@ import signal
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -58,19 +58,19 @@ def downgrade():
 
 
 def make(folder: Path) -> Path:
-    """Copy the migrations into `folder`, add 0002, and return where they are."""
+    """Copy the migrations into `folder`, add 0003, and return where they are."""
     location = folder / "100% next" / "migrations"
     shutil.copytree(ROOT / "migrations", location, ignore=shutil.ignore_patterns("__pycache__"))
-    (location / "versions" / "0002_made_up.py").write_text(TEXT)
+    (location / "versions" / "0003_made_up.py").write_text(TEXT)
     return location
 
 
 def install(location: Path, monkeypatch: Any = None) -> None:
-    """Let this process take 0002 for the head; for the time of a test, if pytest's `monkeypatch` is given."""
+    """Let this process take 0003 for the head; for the time of a test, if pytest's `monkeypatch` is given."""
     set_attribute = setattr if monkeypatch is None else monkeypatch.setattr
     set_attribute(migrate, "script_location", lambda: location)
     for module in (schema, migrate, opening):
-        set_attribute(module, "HEAD", "0002")
+        set_attribute(module, "HEAD", "0003")
     ours = Ours([*map(_with_column, opening.creation()), NOTES])
     set_attribute(opening, "ours", lambda: ours)
 
@@ -92,6 +92,6 @@ def open_with_next_revision(path: str, location: Path) -> None:
 
 
 def downgrade_with_next_revision(path: str, location: Path) -> None:
-    """Take a file back to 0001, in a process of its own."""
+    """Take a file back to 0002, in a process of its own."""
     install(location)
-    opening.move_to(path, "0001")
+    opening.move_to(path, "0002")

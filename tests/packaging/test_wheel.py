@@ -75,6 +75,7 @@ def test_the_wheel_holds_the_package_the_migrations_and_nothing_else(wheel: Path
     assert {name.split("/")[0] for name in names} == {"layerstore", wheel.name.split("-py3")[0] + ".dist-info"}
     assert "layerstore/_migrations/env.py" in names
     assert "layerstore/_migrations/versions/0001_metadata.py" in names
+    assert "layerstore/_migrations/versions/0002_views.py" in names
     assert "layerstore/py.typed" in names
     assert not [name for name in names if name.endswith((".db", ".pyc"))]
 
@@ -89,7 +90,7 @@ def test_the_installed_command_works_away_from_the_checkout(python: Path, tmp_pa
 NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
 def upgrade():
     op.create_table("note", sa.Column("text", sa.Text))
 def downgrade():
@@ -109,12 +110,12 @@ with SQLMetadataStore("m.db") as store:
 
 
 def test_the_installed_wheel_migrates_a_file(python: Path, tmp_path: Path):
-    """A file of 0001 is upgraded by a release that has a 0002, with the migrations that are in the wheel."""
+    """A file of 0002 is upgraded by a release that has a 0003, with the migrations that are in the wheel."""
     (versions,) = python.parent.parent.glob("lib/*/site-packages/layerstore/_migrations/versions")
-    for revision, printed in (("0001", "0001 ['0001']\n"), ("0002", "0002 ['0001', '0002']\n")):
+    for revision, printed in (("0002", "0002 ['0002']\n"), ("0003", "0003 ['0002', '0003']\n")):
         (tmp_path / "program.py").write_text(PROGRAM.format(revision=revision))
         assert run(python, "program.py", cwd=tmp_path) == printed
-        (versions / "0002_note.py").write_text(NEXT_REVISION)
+        (versions / "0003_note.py").write_text(NEXT_REVISION)
 
 
 def test_readmes_first_command_works_in_an_empty_clone(tmp_path: Path):

@@ -11,14 +11,15 @@ import pytest
 from layerstore import ImportReport, SQLMetadataStore
 from tests.archives.conftest import archive, member
 from tests.cli.conftest import database, run, run_process
-from tests.transfer.conftest import AT, rows_of, write_file
+from tests.transfer.conftest import AT, V1, rows_of, write_file
 
 __all__ = ["database", "run", "run_process"]  # fixtures of the neighbours
 
 
 def fill_directory(base: Path, key: str, value: bytes, at: int = AT) -> Path:
-    """Make a metadata directory with one entry."""
+    """Make a metadata directory with one entry, and an empty namespace of Docker's by which it is known for one."""
     write_file(base, "n", key, value, at)
+    (base / V1).mkdir(exist_ok=True)
     return base
 
 

@@ -14,7 +14,8 @@ from tests.structure.source import MODULES, ROOT, imports
 # place beside what uses it: `records` and `gojson` are the words that stores and services share.
 LAYERS = [
     {"cli", "__main__"},
-    {"transfer", "verify", "push", "repository", "daemon"},
+    {"candidates", "planning"},
+    {"transfer", "verify", "push", "repository", "daemon", "image", "credentials"},
     {"v1", "v2", "hmac"},
     {"sql", "fs"},
     {"tree"},

@@ -130,8 +130,8 @@ def golden(tmp_path: Path) -> Path:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """An empty metadata directory."""
-    base = tmp_path / "incoming"
-    base.mkdir()
+    base = tmp_path / "incoming" / "distribution"
+    base.mkdir(parents=True)
     return base
 
 

@@ -55,7 +55,7 @@ def directories(draw: st.DrawFn, count: int) -> list[list[tuple[Item, int]]]:
 
 
 def make(base: Path, items: Iterable[tuple[Item, int]]) -> Path:
-    base.mkdir()
+    (base / "v1id").mkdir(parents=True)  # without one of Docker's namespaces it would be refused
     for (namespace, key, value), at in items:
         write_file(base, namespace, key, value, at)
     return base

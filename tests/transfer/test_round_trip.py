@@ -44,7 +44,7 @@ def test_a_store_comes_back_from_its_directory(records: list[Record]):
         SQLMetadataStore(":memory:") as other,
     ):
         fill(store, records)
-        target = Path(folder) / "target"
+        target = Path(folder) / "distribution"
         try:
             report = export_directory(store, target)
         except InvalidKeyError:

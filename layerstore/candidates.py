@@ -1,0 +1,271 @@
+"""What a store knows of a layer, and what a push would ask a registry about it: in which order, and why.
+
+The choice itself is `layerstore.push`'s; this module reads the store, and gives each place its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
+
+from layerstore.digest import DiffID
+from layerstore.errors import CorruptRecordError
+from layerstore.hmac import check_hmac
+from layerstore.push import PushAttempts, existence_candidates, mount_candidates, push_attempts
+from layerstore.records import V2_METADATA, V2Metadata, decode_list, digest_key
+from layerstore.repository import Repository, canonical_domain, parse_normalized
+from layerstore.store import Store, get_many
+
+_Known = tuple[dict[str, bytes], dict[str, list[str]]]
+
+CHECK = "check"
+"""Ask whether the target has a digest (`HEAD`)."""
+MOUNT = "mount"
+"""Ask to mount a digest into the target from another repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLayer:
+    """What a store has of one layer.
+
+    Attributes:
+        diff_id: the layer.
+        entries: its associations, the oldest first.
+        unlisted: digests that map to the layer and are in none of its associations, sorted: other compressions of
+            it, which the list has lost. Only a store that can look them up has any.
+        unreadable: why its list cannot be read; `None` if it can, or if there is none.
+    """
+
+    diff_id: str
+    entries: tuple[V2Metadata, ...] = ()
+    unlisted: tuple[str, ...] = ()
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that a push asks the registry about a layer, if all before it were in vain.
+
+    Attributes:
+        action: `check` or `mount`.
+        digest: the blob.
+        source_repository: where it is known from; for a mount, where it is mounted from.
+        reason: why it has this place.
+    """
+
+    action: str
+    digest: str
+    source_repository: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An association that a push does not ask about, by this action, and why."""
+
+    action: str
+    digest: str
+    source_repository: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCandidates:
+    """What a push of a layer into a repository would ask the registry.
+
+    Attributes:
+        diff_id: the layer.
+        target_repository: in canonical form.
+        size: of the layer's files in bytes, uncompressed; `None` when unknown.
+        attempts: how many questions a layer of this size is worth.
+        first_checks: the digest that is looked for first, whichever repository it is known from; empty or one.
+        mounts: what is mounted next, the best first.
+        last_checks: digests that are looked for last, the best first.
+        unlisted: digests that a push by Docker does not look for, as the layer's list has lost them; a tool that can
+            use the layer in any compression may.
+        steps: the same in one order, each with its reason.
+        left_out: the associations that are not asked about, by each action, with the reason.
+    """
+
+    diff_id: str
+    target_repository: str
+    size: int | None
+    attempts: PushAttempts
+    first_checks: tuple[V2Metadata, ...]
+    mounts: tuple[V2Metadata, ...]
+    last_checks: tuple[V2Metadata, ...]
+    unlisted: tuple[V2Metadata, ...]
+    steps: tuple[Step, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def known_layers(store: Store, diff_ids: Iterable[str]) -> dict[str, KnownLayer]:
+    """Return what a store has of each layer, those of which it has nothing included. One lookup.
+
+    A store that has `known_layers` is asked for lists and digests in one statement. Another one is asked for the
+    lists alone, since Docker's directory leads from a digest to its layer and not back: then `unlisted` is empty.
+
+    Raises:
+        InvalidDigestError: one is not a DiffID.
+        StoreError: the store failed.
+    """
+    wanted = list(dict.fromkeys(map(DiffID.parse, diff_ids)))
+    both: Callable[[list[DiffID]], _Known] | None = getattr(store, "known_layers", None)
+    if both is not None:
+        lists, digests = both(wanted)
+    else:
+        lists, digests = get_many(store, V2_METADATA, map(digest_key, wanted)), {}
+    return {
+        str(diff_id): _known_layer(str(diff_id), lists.get(digest_key(diff_id)), digests.get(diff_id, []))
+        for diff_id in wanted
+    }
+
+
+def _known_layer(diff_id: str, value: bytes | None, digests: list[str]) -> KnownLayer:
+    unreadable = None
+    entries: list[V2Metadata] = []
+    try:
+        entries = decode_list(value) if value is not None else []
+    except ValueError as error:
+        unreadable = str(error)
+    unlisted = set(digests) - {entry.digest for entry in entries}
+    return KnownLayer(diff_id, tuple(entries), tuple(sorted(unlisted)), unreadable)
+
+
+def layer_candidates(
+    store: Store, diff_id: str, target_repository: str, *, hmac_key: bytes | None = None, size: int | None = None
+) -> LayerCandidates:
+    """Return what a push of a layer into a repository would ask the registry, in order. One lookup in the store.
+
+    Of a layer that is not known there is nothing to ask: all lists are empty.
+
+    Args:
+        store: what is known; any object with `get` will do.
+        diff_id: the layer.
+        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        hmac_key: by `compute_hmac_key`. Docker has one also without credentials: that of an empty `AuthConfig`.
+        size: as for `push_attempts`.
+
+    Raises:
+        InvalidDigestError: `diff_id` is not a DiffID.
+        InvalidRepositoryError: `target_repository` is not a repository's name.
+        CorruptRecordError: the layer's list cannot be read. Docker then asks nothing and uploads.
+        StoreError: the store failed.
+
+    Source: Docker's `v2PushDescriptor.Upload`.
+    """
+    known = known_layers(store, [diff_id])[diff_id]
+    if known.unreadable is not None:
+        raise CorruptRecordError(V2_METADATA, digest_key(diff_id), known.unreadable)
+    return explain(known, target_repository, hmac_key=hmac_key, size=size)
+
+
+def explain(
+    known: KnownLayer, target_repository: str, *, hmac_key: bytes | None = None, size: int | None = None
+) -> LayerCandidates:
+    """Do the same as `layer_candidates` with what a store has of the layer.
+
+    Raises:
+        InvalidRepositoryError: `target_repository` is not a repository's name.
+    """
+    target = parse_normalized(target_repository)
+    attempts = push_attempts(size)
+    entries = known.entries
+    first = existence_candidates(entries, target.name, hmac_key=hmac_key, limit=1)
+    mounts = mount_candidates(entries, target.name, hmac_key=hmac_key, limit=attempts.mounts)
+    last = existence_candidates(
+        entries,
+        target.name,
+        hmac_key=hmac_key,
+        check_other_repositories=attempts.other_repositories,
+        checked=[entry.digest for entry in first],
+        limit=attempts.existence_checks - len(first),
+    )
+    order = _Order(entries, target, hmac_key)
+    steps = [
+        *(Step(CHECK, entry.digest, entry.source_repository, order.place(entry)) for entry in first),
+        *(Step(MOUNT, entry.digest, entry.source_repository, order.place(entry)) for entry in mounts),
+        *(Step(CHECK, entry.digest, entry.source_repository, order.place(entry)) for entry in last),
+    ]
+    newest_first = list(dict.fromkeys(reversed(entries)))
+    left_out = [
+        *_no_mounts(newest_first, target, mounts, attempts),
+        *_no_checks(newest_first, target, [*first, *last], attempts),
+    ]
+    return LayerCandidates(
+        known.diff_id,
+        target.name,
+        size,
+        attempts,
+        tuple(first),
+        tuple(mounts),
+        tuple(last),
+        tuple(map(V2Metadata, known.unlisted)),
+        tuple(steps),
+        tuple(left_out),
+    )
+
+
+class _Order:
+    """The three things that give an association its place, in their order, as words."""
+
+    def __init__(self, entries: tuple[V2Metadata, ...], target: Repository, hmac_key: bytes | None) -> None:
+        self._ages = {entry: len(entries) - at for at, entry in enumerate(entries)}
+        self._components = target.name.split("/")
+        self._key = hmac_key
+
+    def place(self, entry: V2Metadata) -> str:
+        if check_hmac(entry, self._key):
+            credentials = "the same credentials"
+        else:
+            credentials = "other credentials" if entry.hmac else "no HMAC, as of a pull"
+        shared = sum(takewhile(bool, map(eq, entry.source_repository.split("/"), self._components)))
+        age = self._ages[entry]
+        return (
+            f"{credentials}; {shared} of {len(self._components)} parts of the name in common;"
+            f" {'the newest' if age == 1 else f'number {age} from the newest'}"
+        )
+
+
+def _no_mounts(
+    entries: list[V2Metadata], target: Repository, mounts: list[V2Metadata], attempts: PushAttempts
+) -> Iterable[LeftOut]:
+    for entry in entries:
+        if entry in mounts:
+            continue
+        source = entry.source_repository
+        domain = canonical_domain(source)
+        if not source:
+            reason = "its repository is not known"
+        elif domain is None:
+            reason = "the name is not canonical"
+        elif domain != target.domain:
+            reason = f"another registry: {domain or '(none)'}, not {target.domain or '(none)'}"
+        elif source == target.name:
+            reason = "it is the target itself"
+        else:
+            reason = f"beyond the limit of {_counted(attempts.mounts, 'mount')} for its size"
+        yield LeftOut(MOUNT, entry.digest, source, reason)
+
+
+def _no_checks(
+    entries: list[V2Metadata], target: Repository, checks: list[V2Metadata], attempts: PushAttempts
+) -> Iterable[LeftOut]:
+    digests = {entry.digest for entry in checks}
+    for entry in entries:
+        if entry in checks:
+            continue
+        source = entry.source_repository
+        if entry.digest in digests:
+            reason = "its digest is checked already, for a better association"
+        elif not attempts.other_repositories and source not in ("", target.name):
+            reason = "not known from the target, and behind the first check that counts for its size"
+        else:
+            reason = f"beyond the limit of {_counted(attempts.existence_checks, 'check')} for its size"
+        yield LeftOut(CHECK, entry.digest, source, reason)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,220 @@
+"""`candidates` and `plan`: what a push would do, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
+from layerstore.cli.output import columns, print_json, printable, say
+
+if TYPE_CHECKING:
+    from layerstore import FSMetadataStore, Image, LayerCandidates, PushPlan, SQLMetadataStore
+
+_config_option = click.option(
+    "--config",
+    metavar="PATH",
+    type=click.Path(),
+    help="Docker's client configuration, or its directory. Default: $DOCKER_CONFIG, else ~/.docker. Only a key is"
+    " computed from the credentials for the target's registry.",
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  layerstore candidates 15a6e8a8ae10 localhost:5000/new/app
+  layerstore candidates --size 20000000 15a6e8a8ae10 busybox --json"""
+)
+@click.argument("diff_id", metavar="DIFFID")
+@click.argument("target")
+@click.option(
+    "--size",
+    metavar="BYTES",
+    type=click.IntRange(min=0),
+    help="Of the layer's files, uncompressed: a larger layer is worth more questions. Default: as for"
+    " 100 KiB to 10 MiB.",
+)
+@_config_option
+@json_option
+@database_option
+@settings_argument
+def candidates(
+    settings: Settings, /, *, diff_id: str, target: str, size: int | None, config: str | None, as_json: bool
+) -> int:
+    """Say from where a push would mount a layer, and why.
+
+    What Docker's push would ask the registry about the layer DIFFID, of which 12 or more hex digits are enough, on
+    its way to the repository TARGET: in its order, with the reason for each place and for each association that is
+    left out. TARGET may leave out docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
+    """
+    from layerstore import layer_candidates
+    from layerstore.repository import split_reference
+
+    repository = split_reference(target).name
+    with settings.reading() as store:
+        whole = _whole(store, diff_id)
+        if whole is None:
+            click.echo(
+                printable(f"layerstore: no layer is known that begins with {diff_id!r} in {settings.path}"), err=True
+            )
+            return 1
+        found = layer_candidates(store, whole, repository, hmac_key=_hmac_key(repository, config), size=size)
+    if as_json:
+        print_json(_candidates_json(found))
+    else:
+        _say_candidates(found)
+    return 0 if found.steps else 1
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  layerstore plan team/app localhost:5000/team/app --data-root /var/lib/docker
+  layerstore plan team/app localhost:5000/team/app --data-root /var/lib/docker --as-daemon
+  layerstore plan 4ab179cadfdc docker.io/team/app --data-root /var/lib/docker --driver overlay2 --json"""
+)
+@click.argument("image")
+@click.argument("target")
+@data_root_options(required=True)
+@click.option(
+    "--as-daemon",
+    is_flag=True,
+    help="Use the metadata in the data root, which is what its daemon knows, and not the database.",
+)
+@_config_option
+@json_option
+@database_option
+@settings_argument
+def plan(
+    settings: Settings,
+    /,
+    *,
+    image: str,
+    target: str,
+    data_root: str,
+    driver: str | None,
+    as_daemon: bool,
+    config: str | None,
+    as_json: bool,
+) -> int:
+    """Say what a push of an image would do, layer by layer.
+
+    IMAGE is a name or ID in the data root, TARGET the repository to push to: which layers it has already, which are
+    mounted from where, and which are uploaded. Predicted from the metadata alone, as no registry is asked: what the
+    registry has lost, or got from others, cannot be known. Sizes are of the files, uncompressed. Exits with 1 if
+    there is no such image.
+    """
+    from layerstore import find_image, layer_sizes, plan_push
+    from layerstore.repository import split_reference
+
+    repository = split_reference(target).name
+    found = find_image(data_root, image, driver=driver)
+    layers = list(zip(found.diff_ids, layer_sizes(found), strict=True))
+    with _metadata_of(found) if as_daemon else settings.reading() as store:
+        planned = plan_push(store, layers, repository, hmac_key=_hmac_key(repository, config))
+    if as_json:
+        print_json(_plan_json(found, planned))
+    else:
+        _say_plan(found, planned)
+    return 0
+
+
+def _whole(store: SQLMetadataStore, text: str) -> str | None:
+    """Return the layer that hex digits begin, `None` if they begin none; any other text as it is."""
+    from layerstore.digest import is_digest
+    from layerstore.sql.lookup import Layer, look_up
+
+    if is_digest(text) or not re.fullmatch(r"(?:sha(?:256|384|512):)?[0-9a-f]+", text):
+        return text
+    return next((one.diff_id for one in look_up(store, text) if isinstance(one, Layer)), None)
+
+
+def _metadata_of(image: Image) -> FSMetadataStore | SQLMetadataStore:
+    from layerstore import FSMetadataStore, SQLMetadataStore
+    from layerstore.image import metadata_directory
+
+    directory = metadata_directory(image)
+    # Opening the files would make the directory that is not there yet.
+    return SQLMetadataStore(":memory:") if directory is None else FSMetadataStore(directory)
+
+
+def _hmac_key(repository: str, config: str | None) -> bytes | None:
+    from layerstore import compute_hmac_key, docker_credentials
+    from layerstore.repository import parse_normalized
+
+    return compute_hmac_key(docker_credentials(parse_normalized(repository).domain, config=config))
+
+
+def _candidates_json(found: LayerCandidates) -> object:
+    return {
+        "diff_id": found.diff_id,
+        "target_repository": found.target_repository,
+        "size": found.size,
+        "attempts": found.attempts._asdict(),
+        "steps": [dataclasses.asdict(step) for step in found.steps],
+        "left_out": [dataclasses.asdict(one) for one in found.left_out],
+        "unlisted": [entry.digest for entry in found.unlisted],
+    }
+
+
+def _say_candidates(found: LayerCandidates) -> None:
+    mounts, checks, others = found.attempts
+    size = "unknown size" if found.size is None else f"{found.size:,} bytes"
+    say(f"layer {found.diff_id} to {found.target_repository}")
+    say(
+        f"  {size}: 1 check, then mounts (at most {mounts}), then checks (at most {checks} in all,"
+        f" with digests of {'any repository' if others else 'the target'})"
+    )
+    if found.steps:
+        say("  asked in this order, until one is there:")
+        columns([_step(number, *dataclasses.astuple(one)) for number, one in enumerate(found.steps, 1)], indent="    ")
+    else:
+        say("  nothing to ask: it would be uploaded")
+    if found.left_out:
+        say("  left out:")
+        columns([_step(None, *dataclasses.astuple(one)) for one in found.left_out], indent="    ")
+    if found.unlisted:
+        say("  is also these blobs, which its list does not hold, so that Docker does not look for them:")
+        columns([(entry.digest,) for entry in found.unlisted], indent="    ")
+
+
+def _step(number: int | None, action: str, digest: str, source: str, reason: str) -> tuple[str, ...]:
+    return ("-" if number is None else str(number), action, digest, source or "(unknown repository)", reason)
+
+
+def _plan_json(image: Image, planned: PushPlan) -> object:
+    return {
+        "image_id": image.image_id,
+        "driver": image.driver,
+        **dataclasses.asdict(planned),
+        "totals": {
+            action: dict(zip(("layers", "bytes"), planned.total(action), strict=True))
+            for action in ("exists", "mount", "upload")
+        },
+    }
+
+
+def _say_plan(image: Image, planned: PushPlan) -> None:
+    say(f"image {image.image_id} ({image.driver}) to {planned.target_repository}")
+    rows = [
+        (
+            f"{number}",
+            layer.diff_id,
+            f"{layer.size:,}".rjust(max(len(f"{one.size:,}") for one in planned.layers)),
+            layer.action + (f" from {layer.source_repository}" if layer.source_repository else ""),
+            layer.reason,
+        )
+        for number, layer in enumerate(planned.layers, 1)
+    ]
+    if rows:
+        columns(rows, indent="  ")
+    totals = [(action, *planned.total(action)) for action in ("exists", "mount", "upload")]
+    say(
+        "; ".join(
+            f"{action} {count} {'layer' if count == 1 else 'layers'}, {size:,} bytes" for action, count, size in totals
+        )
+    )

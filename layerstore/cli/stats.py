@@ -1,0 +1,83 @@
+"""`stats`: a store in numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from layerstore.cli.options import Settings, database_option, json_option, settings_argument
+from layerstore.cli.output import columns, print_json, say, utc
+
+if TYPE_CHECKING:
+    from layerstore.sql.stats import Stats
+
+_BAR = 40
+
+
+@click.command(epilog="\b\nExamples:\n  layerstore stats\n  layerstore --db builder.db stats --json")
+@json_option
+@database_option
+@settings_argument
+def stats(settings: Settings, as_json: bool) -> None:
+    """Show how much the database holds.
+
+    Layers, digests, repositories and registries, the oldest and newest list, what the file takes on disk and what
+    Docker's directory would, and the ten largest repositories. Reads every index once: a second or more for a million
+    layers.
+    """
+    from layerstore.sql.stats import stats as count
+
+    with settings.reading() as store:
+        found = count(store)
+    if as_json:
+        document = dataclasses.asdict(found)
+        document["directory"]["bytes"] = found.directory.bytes
+        document["largest"] = [{"source_repository": name, "layers": layers} for name, layers in found.largest]
+        print_json(document)
+    else:
+        _show(found)
+
+
+def _show(found: Stats) -> None:
+    directory = found.directory
+    say(f"{found.path}")
+    ours = found.file_bytes + found.wal_bytes
+    ratio = f", {ours / directory.bytes:.2f} of the directory's" if found.layers else ""
+    columns(
+        [
+            ("layers", f"{found.layers:,} in {found.associations:,} associations"),
+            ("digests", f"{found.digests:,}"),
+            ("repositories", f"{found.repositories:,} in {found.registries:,} registries"),
+            ("V1 IDs", f"{found.v1_ids:,}"),
+            ("oldest list", utc(found.oldest_ns)),
+            ("newest list", utc(found.newest_ns)),
+            ("file", f"{_size(found.file_bytes)} and {_size(found.wal_bytes)} of write-ahead log{ratio}"),
+            (
+                "as a directory",
+                f"{_size(directory.bytes)}: {_size(directory.block_bytes)} in blocks of 4 KiB,"
+                f" {directory.files:,} files and {directory.directories:,} directories with an inode each",
+            ),
+            ("quarantine", f"{found.quarantined:,}"),
+        ],
+        indent="  ",
+    )
+    if found.largest:
+        say("  the largest repositories, by layers:")
+        most = found.largest[0][1]
+        width = len(f"{most:,}")
+        columns(
+            [
+                (name, f"{layers:,}".rjust(width), "#" * max(1, round(layers / most * _BAR)))
+                for name, layers in found.largest
+            ],
+            indent="    ",
+        )
+
+
+def _size(count: int) -> str:
+    for unit, bytes_each in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count} bytes"

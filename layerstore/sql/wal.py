@@ -1,0 +1,55 @@
+"""Keeping the write-ahead log short where readers never pause.
+
+SQLite checkpoints by itself at every commit from 1,000 pages on, but begins the log anew only when nobody reads from
+it: with readers that overlap, however short each is, it grows for ever. So whoever commits to a long log holds off the
+other writers for a moment, until the readers of before are gone; those that come meanwhile need the log no more.
+Source: sqlite.org/wal.html ("Avoiding Excessively Large WAL Files"), sqlite.org/pragma.html#pragma_wal_checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from typing import Final
+
+LIMIT: Final = 16 << 20
+"""Bytes of the log from which on it is cut; four times as much as where SQLite begins to checkpoint."""
+
+WAIT_MS: Final = 100
+"""How long other writers are held off. One snapshot that is read for longer keeps the log as it is until it ends."""
+
+_log = logging.getLogger("layerstore")
+
+
+class LogKeeper:
+    """Cuts the log after commits of one connection. After a try in vain, not before it has grown by the limit again."""
+
+    def __init__(self) -> None:
+        self._allowed = LIMIT
+
+    def committed(self, connection: sqlite3.Connection, path: str) -> None:
+        """Cut the log of the database at `path` if it is long. The commit stands, whatever happens here."""
+        try:
+            size = os.stat(f"{path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size <= LIMIT:
+            self._allowed = LIMIT
+        elif size > self._allowed:
+            self._allowed = LIMIT if _cut(connection, path) else size + LIMIT
+
+
+def _cut(connection: sqlite3.Connection, path: str) -> bool:
+    """Write the log into the database and make it empty; tell whether that was possible."""
+    timeout_ms = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    connection.execute(f"PRAGMA busy_timeout={WAIT_MS}")
+    try:
+        busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error as error:
+        # As SQLite does for the checkpoints that it makes by itself: what is committed is in the log.
+        _log.warning("the write-ahead log of %s cannot be written back yet: %s", path, error)
+        return False
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={timeout_ms}")
+    return not busy

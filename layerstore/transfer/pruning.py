@@ -1,0 +1,319 @@
+"""Taking out what a store need not know any more, so that it does not grow for ever.
+
+First everything is judged, in a snapshot and without a lock; then what was doomed goes to an archive; then it goes
+from the store, in one transaction, what changed meanwhile left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from layerstore import tree
+from layerstore.errors import InvalidInputError, InvalidKeyError, StoreError, TransferError
+from layerstore.fs import FSMetadataStore, Odd
+from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.sql import removal
+from layerstore.sql.removal import Doomed, free_bytes, remove
+from layerstore.sql.snapshot import OddName, Snapshot
+from layerstore.sql.store import SQLMetadataStore
+from layerstore.transfer import criteria as judging
+from layerstore.transfer import tar
+from layerstore.transfer.criteria import Age, Criteria, Verdict
+from layerstore.transfer.exporting import new_file
+from layerstore.transfer.layerdb import layers_of
+from layerstore.transfer.removing import remove_files, remove_temporary
+from layerstore.transfer.repairing import why_unfit
+from layerstore.transfer.sources import (
+    UNCHANGEABLE,
+    Place,
+    Progress,
+    ReadableStore,
+    is_archive,
+    name,
+    opened,
+    refuse_under_a_daemon,
+    sources,
+    unpacked,
+)
+from layerstore.transfer.spool import Spool
+
+_EXAMPLES = 20
+_FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids"}
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune did, or with `dry_run` would do. Counts are entries, or files.
+
+    Attributes:
+        path: the store or directory.
+        checked: entries that were judged.
+        lists: layers' lists that went whole.
+        shortened: lists that lost some of their associations.
+        associations: that went, in both.
+        mappings: of digests to layers that went.
+        v1_ids: that went.
+        unreadable: that cannot be what their namespace says; they were left alone.
+        changed: that another writer changed meanwhile, or needs by now; they were left alone.
+        temporary: files that writes had left behind and that went; 0 unless asked for.
+        examples: the first few of what went.
+        archive: where what went was written; `None` if nothing was.
+        free_bytes: of the database file that later writes use; `None` for a directory.
+        vacuumed: whether free space was given back to the file system.
+        dry_run: whether nothing was done.
+    """
+
+    path: str
+    checked: int
+    lists: int
+    shortened: int
+    associations: int
+    mappings: int
+    v1_ids: int
+    unreadable: int
+    changed: int
+    temporary: int
+    examples: tuple[str, ...]
+    archive: str | None
+    free_bytes: int | None
+    vacuumed: bool
+    dry_run: bool
+
+    @property
+    def ok(self) -> bool:
+        """True: a prune does everything or raises; what it left alone is as it was."""
+        return True
+
+
+def prune(
+    store_or_path: Place,
+    *,
+    keep_layers: str | os.PathLike[str] | None = None,
+    older_than: Age | None = None,
+    registry: str | Iterable[str] = (),
+    repository: str | Iterable[str] = (),
+    keep_newest: int | None = None,
+    to: str | os.PathLike[str] | None = None,
+    temporary: bool = False,
+    vacuum: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> PruneReport:
+    """Take out what all given criteria say may go; in a database in one transaction, each file whole or absent.
+
+    `keep_layers` and `older_than` judge lists, mappings and V1 IDs, by their layer and by the time of the entry.
+    `registry`, `repository` and `keep_newest` judge the associations of lists, `registry` V1 IDs too; as with Docker's
+    `remove`, the digests still resolve: with one of them, mappings stay. A mapping also stays while a list that
+    stays holds its digest. A list without associations goes; a shortened one keeps its time. Namespaces that are not
+    Docker's, the quarantine, and what cannot be read are left alone.
+
+    Everything is judged in one snapshot, without a lock. Then other writers wait for the removal alone; what they
+    changed since is left.
+
+    Args:
+        store_or_path: a store, a database file, a `distribution` directory, or a data root that has one.
+        keep_layers: a Docker data root: what belongs to a layer that it has is kept.
+        older_than: what is younger is kept: `30d`, `12h`, a date in UTC; by `modified_at_ns`.
+        registry: one or several: the associations of others are kept.
+        repository: one or several: the associations of others are kept.
+        keep_newest: so many associations of each layer are kept, the newest.
+        to: a new tar archive for what goes, of which `import_directory` makes the same store again; a list is in it
+            whole. It is on the disk before anything goes.
+        temporary: remove also the files that writes left behind in a directory.
+        vacuum: give the free space of a database back to the file system; see `layerstore.sql.removal.vacuum`.
+        dry_run: only count.
+        force: prune also under a running daemon; take a data root that has no layers, or unreadable ones.
+        progress: called with the entries judged and how many there are.
+
+    Raises:
+        InvalidInputError: no criterion, or one that cannot be; an option that does not fit the place.
+        InvalidKeyError: with `to`, a key that cannot be a path.
+        TransferError: the place is an archive, or a directory that a daemon runs on; the data root's layers cannot be
+            read; `to` is there already or cannot be written.
+        StoreError: the store failed. Nothing went, but from a directory perhaps a part.
+    """
+    criteria = Criteria(
+        before_ns=None if older_than is None else judging.before(older_than, datetime.now(UTC)),
+        registries=judging.registries(registry),
+        repositories=judging.repositories(repository),
+        keep_newest=_count(keep_newest),
+    )
+    judges = keep_layers is not None or criteria != Criteria()
+    if not (judges or temporary or vacuum):
+        raise InvalidInputError("nothing says what may go: give a criterion, such as keep_layers or older_than")
+    archive = None if to is None else _new_name(to)
+    if is_archive(store_or_path):
+        raise TransferError(UNCHANGEABLE, name(store_or_path))
+    with Spool() as doomed, opened(store_or_path, write=not dry_run) as (store, _):
+        _check_options(store, temporary=temporary, vacuum=vacuum)
+        if isinstance(store, FSMetadataStore) and not (dry_run or force):
+            refuse_under_a_daemon(store.path)
+        judge = _Judge(doomed, progress)
+        if judges:
+            with _content(store, judge) as content:
+                judge.total = content.count()  # from here on the snapshot stands: layers that come later do not matter
+                if keep_layers is not None:
+                    criteria = replace(criteria, layers=layers_of(keep_layers, force=force))
+                judge.judge(content, criteria)
+        left = [] if dry_run else _remove(store, doomed, archive)
+        counts = judge.counts_without(left)
+        swept = remove_temporary(store.path, dry_run=dry_run) if isinstance(store, FSMetadataStore) and temporary else 0
+        return PruneReport(
+            path=name(store_or_path),
+            checked=judge.checked,
+            lists=counts["lists"],
+            shortened=counts["shortened"],
+            associations=counts["associations"],
+            mappings=counts["mappings"],
+            v1_ids=counts["v1_ids"],
+            unreadable=judge.unreadable,
+            changed=len(left),
+            temporary=swept,
+            examples=tuple(judge.examples),
+            archive=archive if len(doomed) and not dry_run else None,
+            free_bytes=_free_bytes(store, vacuum=vacuum and not dry_run),
+            vacuumed=vacuum and not dry_run,
+            dry_run=dry_run,
+        )
+
+
+def _count(keep_newest: int | None) -> int | None:
+    if keep_newest is None or (type(keep_newest) is int and keep_newest > 0):
+        return keep_newest
+    raise InvalidInputError(f"keep_newest is a number from 1, not {keep_newest!r}")
+
+
+def _new_name(to: str | os.PathLike[str]) -> str:
+    path = os.path.abspath(os.fspath(to))
+    if os.path.lexists(path):
+        raise TransferError("there is a file already: give a new name, so that no earlier archive is lost", path)
+    return path
+
+
+def _check_options(store: ReadableStore, *, temporary: bool, vacuum: bool) -> None:
+    if temporary and not isinstance(store, FSMetadataStore):
+        raise InvalidInputError("only a directory has temporary files")
+    if vacuum and not isinstance(store, SQLMetadataStore):
+        raise InvalidInputError("only a database has free space to give back")
+
+
+@contextmanager
+def _content(store: ReadableStore, judge: _Judge) -> Iterator[Snapshot]:
+    """Open a snapshot of a database; of a directory, of a temporary one that holds its files."""
+    if isinstance(store, SQLMetadataStore):
+        with store.snapshot() as snapshot:
+            yield snapshot
+        return
+    with unpacked(sources(store)[0]) as (copy, odd):
+        judge.note_odd(odd)
+        with copy.snapshot() as snapshot:
+            yield snapshot
+
+
+class _Judge:
+    """Judge a store's entries, note what goes, and keep account of it."""
+
+    def __init__(self, doomed: Spool, progress: Progress | None) -> None:
+        self._doomed = doomed
+        self._progress = progress
+        self.total = 0
+        self.checked = 0
+        self.unreadable = 0
+        self.examples: list[str] = []
+
+    def note_odd(self, odd: Iterable[Odd]) -> None:
+        self.unreadable += sum(found.kind == "unreadable" for found in odd)
+
+    def judge(self, content: Snapshot, criteria: Criteria) -> None:
+        """Note what goes: lists first, as mappings stay while a list that stays holds their digest."""
+        for namespace in (V2_METADATA, V1_IDS, DIFF_IDS):
+            for record in content.scan(namespace):
+                self.checked += 1
+                if self._progress is not None:
+                    self._progress(self.checked, self.total)
+                if isinstance(record, OddName) or why_unfit(*record[:3]) is not None:
+                    self.unreadable += 1
+                    continue
+                verdict = _verdict(record, content, criteria)
+                if verdict is not None:
+                    self._note(record, verdict)
+
+    def _note(self, record: Record, verdict: Verdict) -> None:
+        self._doomed.add(*record, verdict.kept, verdict.associations)
+        if len(self.examples) < _EXAMPLES:
+            some = "" if verdict.kept is None else f": {verdict.associations} associations"
+            self.examples.append(f"{record.namespace}/{record.key}{some}")
+
+    def counts_without(self, left: list[int]) -> Counter[str]:
+        """Return how many of each kind went, by the names of the report's fields."""
+        counts: Counter[str] = Counter()
+        missing = set(left)
+        for number, (namespace, _, _, _, kept, associations) in enumerate(self._doomed):
+            if number not in missing:
+                counts[_FIELDS[namespace] if kept is None else "shortened"] += 1
+                counts["associations"] += associations
+        return counts
+
+
+def _verdict(record: Record, content: Snapshot, criteria: Criteria) -> Verdict | None:
+    if record.namespace == V2_METADATA:
+        return criteria.judge_list(record)
+    if record.namespace == V1_IDS:
+        goes = criteria.v1_id_goes(record)
+    else:
+        goes = criteria.mapping_goes(record) and not _is_listed(record, content, criteria)
+    return Verdict(None, 0) if goes else None
+
+
+def _is_listed(mapping: Record, content: Snapshot, criteria: Criteria) -> bool:
+    """Tell whether a list that stays holds the digest of a mapping."""
+    digest = key_digest(mapping.key)
+    assert digest is not None
+    keys = [digest_key(diff_id) for diff_id in content.layers_of(digest)]
+    return any(criteria.lists_still(found, digest) for found in content.get_records(V2_METADATA, keys))
+
+
+def _each(doomed: Spool) -> Iterator[Doomed]:
+    for *record, kept, _ in doomed:
+        yield Doomed(Record(*record), kept)
+
+
+def _remove(store: ReadableStore, doomed: Spool, archive: str | None) -> list[int]:
+    """Write what goes to an archive, if there shall be one, then take it out; return what was left."""
+    if not len(doomed):
+        return []
+    if archive is not None:
+        _write(archive, doomed)
+    if isinstance(store, FSMetadataStore):
+        return remove_files(store, _each(doomed))
+    try:
+        return remove(store, _each(doomed))
+    except StoreError:
+        if archive is not None:
+            os.unlink(archive)  # nothing went
+        raise
+
+
+def _write(archive: str, doomed: Spool) -> None:
+    with new_file(archive) as file, tar.Writer(file) as writer:
+        for record, _ in _each(doomed):
+            if any(len(segment.encode()) > tree.MAX_SEGMENT for segment in record.key.split("/")):
+                raise InvalidKeyError(
+                    f"namespace {record.namespace!r}, key {record.key!r}: a segment over {tree.MAX_SEGMENT} bytes"
+                    " cannot be in an archive; nothing was removed"
+                )
+            writer.add(record)
+
+
+def _free_bytes(store: ReadableStore, *, vacuum: bool) -> int | None:
+    if not isinstance(store, SQLMetadataStore):
+        return None
+    if vacuum:
+        removal.vacuum(store)
+    return free_bytes(store)

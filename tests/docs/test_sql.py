@@ -1,0 +1,139 @@
+"""README's chapter on SQL: every name is the schema's, every query runs through an index, every answer is real."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from layerstore import SQLMetadataStore
+from layerstore.sql.plans import whole_reads
+from layerstore.sql.questions import QUESTIONS
+from layerstore.sql.schema import VIEWS, schema
+from tests.docs.sql import ANSWERS, DELETED, LOOKUPS, NAMES, VIEWS_ASKED, asked_for, fixture_database
+from tests.strategies import sha256
+
+WHOLE = {"largest"}  # README says what it costs
+READS_ALL_OF_A_NAMESPACE = "PRIMARY KEY (namespace=?)"
+# They give their rows as they find them, and LIMIT ends them.
+STREAMING = {"unlisted", next(sql for sql in ANSWERS if "unlisted_digests" in sql)}
+
+
+@pytest.fixture(scope="module")
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fixture_database(tmp_path_factory.mktemp("fixture"))
+
+
+@pytest.fixture
+def connection(fixture: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(fixture)) as found:
+        yield found
+
+
+def plan(connection: sqlite3.Connection, sql: str, parameters: object = None) -> list[str]:
+    values = ("x*",) * sql.count("?") if parameters is None else parameters
+    return [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]  # type: ignore[arg-type]
+
+
+def test_readme_has_all_names_with_the_columns_of_the_database(connection: sqlite3.Connection):
+    actual = {
+        name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] for name in (*schema.tables, *VIEWS)
+    }
+
+    assert actual == NAMES
+
+
+def test_there_are_lookups_answers_and_a_question_for_each_view():
+    assert len(LOOKUPS) >= 18
+    assert set(VIEWS_ASKED) == set(VIEWS) - {"diff_id_by_digest", "v1_ids"}
+    assert [view for view in VIEWS_ASKED if any(f"FROM {view}" in sql for sql in ANSWERS)] == VIEWS_ASKED
+
+
+@pytest.mark.parametrize("sql", [*LOOKUPS.values(), *ANSWERS])
+def test_what_readme_asks_goes_through_an_index(connection: sqlite3.Connection, sql: str):
+    steps = plan(connection, sql)
+
+    assert any("SEARCH" in step for step in steps)
+    assert whole_reads(steps, list(schema.tables)) == []
+    assert sql in STREAMING or not [step for step in steps if READS_ALL_OF_A_NAMESPACE in step]
+    assert "GLOB" not in sql or "(source_repository>? AND source_repository<?)" in steps[1]
+
+
+@pytest.mark.parametrize("one", QUESTIONS, ids=lambda one: one.name)
+def test_every_named_query_runs_through_an_index(connection: sqlite3.Connection, one: object):
+    question = next(each for each in QUESTIONS if each is one)
+    values = {**dict.fromkeys(question.needed, "x"), **question.defaults}
+    steps = plan(connection, question.sql, values)
+
+    assert whole_reads(steps, list(schema.tables)) == []
+    assert question.name in STREAMING or not [step for step in steps if READS_ALL_OF_A_NAMESPACE in step]
+    connection.execute(question.sql, values).fetchall()
+    if question.name == "registry":
+        assert "(source_repository>? AND source_repository<?)" in steps[1]
+    assert ("reads all" in question.question) == (question.name in WHOLE)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM v2_metadata v WHERE hmac = 'x'",
+        "SELECT count(*) FROM v2_metadata",
+        "SELECT * FROM metadata ORDER BY namespace, key",
+        "SELECT * FROM layers, quarantine",
+        "SELECT m.diff_id FROM v2_metadata v LEFT JOIN diff_id_by_digest m USING (digest) WHERE v.digest = 'x'",
+    ],
+)
+def test_the_check_would_see_a_scan(connection: sqlite3.Connection, sql: str):
+    """The control."""
+    assert whole_reads(plan(connection, sql), list(schema.tables)) or READS_ALL_OF_A_NAMESPACE in str(
+        plan(connection, sql)
+    )
+
+
+@pytest.mark.parametrize("sql", ANSWERS)
+def test_an_answer_in_readme_is_the_real_one(tmp_path: Path, sql: str):
+    database = fixture_database(tmp_path)
+
+    def layerstore(*arguments: str) -> str:
+        command = [sys.executable, "-m", "layerstore", "--db", str(database), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    if "unlisted" in sql:
+        layerstore("delete", *DELETED)
+    answer = layerstore("query", sql)
+
+    assert answer == ANSWERS[sql]
+    assert answer.count("\n") > 2, "an answer without rows shows nothing"
+
+
+def test_the_lookups_answer_with_what_was_written(fixture: Path, connection: sqlite3.Connection):
+    """Each lookup, asked for something that is there, finds it."""
+    layer, digest, repository = connection.execute(
+        "SELECT diff_id, digest, source_repository FROM v2_metadata WHERE source_repository LIKE '%/team1/app'"
+    ).fetchone()
+    v1_id, registry = "a" * 64, "registry1"
+    with SQLMetadataStore(fixture) as store:
+        store.set("v1id", f"{registry},{v1_id}", layer.encode())
+        store.set("diffid-by-digest", sha256(7).replace(":", "/"), layer.encode())
+        store.quarantine("n", "k", b"", "reason")
+    values = {
+        "digest": digest,
+        "diff_id": layer,
+        "source_repository": repository,
+        "registry": registry,
+        "v1_id": v1_id,
+        "namespace": "n",
+        "key": "k",
+        "prefix": "localhost:5000/apps/*",
+        "day": "2024-05-01",
+    }
+    for question, sql in LOOKUPS.items():
+        given = [values[name] for name in asked_for(sql)]
+        if "whether a digest is in no list" in question:
+            given = [sha256(7)]
+        assert connection.execute(sql, given).fetchall(), question

@@ -1,0 +1,64 @@
+"""What two passes keep between them: exactly what was added, in its order, without holding it in memory."""
+
+from __future__ import annotations
+
+import errno
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layerstore import SQLMetadataStore, TransferError, verify
+from layerstore.transfer.findings import Findings
+from layerstore.transfer.spool import Spool
+from tests.strategies import sha256
+from tests.transfer.conftest import LISTS, entries, layer_key
+
+_fields = st.one_of(st.text(), st.binary(), st.none(), st.integers(-(2**63), 2**63 - 1))
+
+
+@given(st.lists(st.lists(_fields).map(tuple)))
+def test_what_was_added_comes_back_each_time(items: list[tuple[object, ...]]):
+    with Spool() as spool:
+        for item in items:
+            spool.add(*item)
+
+        assert len(spool) == len(items)
+        assert list(spool) == items
+        assert list(spool) == items
+
+
+def test_a_hundred_thousand_places_take_no_memory():
+    tracemalloc.start()
+    try:
+        with Spool() as spool:
+            for number in range(100_000):
+                spool.add(sha256(number), number)
+            assert sum(number for _, number in spool) == sum(range(100_000))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20  # all of them are 8 MB in the file alone
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_check_without_repair_keeps_no_places_and_counts_all(monkeypatch: pytest.MonkeyPatch):
+    kept: list[object] = []
+    monkeypatch.setattr(Spool, "add", lambda _self, *fields: kept.append(fields))
+    with SQLMetadataStore(":memory:") as store:
+        store.set_many((LISTS, layer_key(number), entries(number)) for number in range(1000))
+
+        (found,) = verify(store).findings
+
+    assert (found.kind, found.count, len(found.examples), kept) == ("unmapped", 1000, 5, [])
+
+
+def test_no_room_for_notes_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch):
+    with Findings(to_mend=True) as findings:
+        spool = findings.places["unmapped"]
+
+        def write(_part: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(spool._file, "write", write)
+        with pytest.raises(TransferError, match="No space left on device: set TMPDIR"):
+            findings.add_place("unmapped", "example", "digest", "key")

@@ -1,0 +1,163 @@
+"""A database file that is damaged: what is broken and what can still be read is reported, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from layerstore import LayerstoreError, SQLMetadataStore, StoreCorruptError, StoreError, import_directory, verify
+from tests.cli.conftest import FOUND, Run, database, run
+from tests.transfer.conftest import GOLDEN, GOLDEN_FILES
+from tests.transfer.test_verify import finding, kinds
+
+__all__ = ["database", "run"]  # fixtures of the neighbours
+
+PAGE = 4096
+
+
+def make(path: Path) -> None:
+    """Make a database whose every byte is in the file itself."""
+    with SQLMetadataStore(path) as store:
+        import_directory(store, GOLDEN)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def root_page(path: Path, name: str) -> int:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    assert isinstance(page, int)
+    return page
+
+
+def spoil(path: Path, page: int, content: bytes = b"\xff" * PAGE) -> None:
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(content)
+
+
+def spoil_table(path: Path) -> None:
+    spoil(path, root_page(path, "metadata"))
+
+
+def spoil_derived(path: Path) -> None:
+    spoil(path, root_page(path, "v2_metadata"))
+
+
+def spoil_index(path: Path) -> None:
+    spoil(path, root_page(path, "metadata_by_digest"))
+
+
+def spoil_leaves(path: Path) -> None:
+    """The last pages of the tables: what comes before them can be read."""
+    for page in range(path.stat().st_size // PAGE - 8, path.stat().st_size // PAGE + 1):
+        spoil(path, page)
+
+
+def lose_rows_of_an_index(path: Path) -> None:
+    """Every page is sound, and they do not agree."""
+    page = root_page(path, "v2_metadata_by_digest")
+    spoil(path, page, b"\x0a" + bytes(4) + b"\x10\x00" + bytes(PAGE - 7))
+
+
+DAMAGES = [spoil_table, spoil_derived, spoil_index, spoil_leaves, lose_rows_of_an_index]
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_damage_is_a_finding_and_no_exception(tmp_path: Path, damage, repair: bool):
+    path = tmp_path / "layers.db"
+    make(path)
+    damage(path)
+    before = path.read_bytes()
+
+    report = verify(path, repair=repair)
+
+    assert not report.ok
+    found = finding(report, "damaged-file")
+    assert (found.severity, found.repaired) == ("error", 0)
+    assert found.count >= len(found.examples) > 0
+    assert ".recover" in found.remedy
+    assert path.read_bytes() == before
+    assert ("not-repaired" in kinds(report)) is repair
+    assert [other.repaired for other in report.findings if other.repaired] == []
+
+
+def test_what_can_still_be_read_is_checked(tmp_path: Path):
+    """An index that is broken keeps no entry from being read; a leaf that is broken not those before it."""
+    make(tmp_path / "index.db")
+    spoil_index(tmp_path / "index.db")
+    make(tmp_path / "leaves.db")
+    spoil_leaves(tmp_path / "leaves.db")
+    make(tmp_path / "table.db")
+    spoil_table(tmp_path / "table.db")
+
+    assert verify(tmp_path / "index.db").checked == GOLDEN_FILES
+    assert 0 < verify(tmp_path / "leaves.db").checked < GOLDEN_FILES
+    assert verify(tmp_path / "table.db").checked == 0
+
+
+def test_other_findings_are_there_beside_the_damage(tmp_path: Path):
+    path = tmp_path / "layers.db"
+    make(path)
+    with SQLMetadataStore(path) as store:
+        store.set("diffid-by-digest", "sha256/short", b"nonsense")
+    spoil_index(path)
+
+    report = verify(path, repair=True)
+
+    assert kinds(report)["unreadable"] == ("error", 1)
+    assert finding(report, "unreadable").repaired == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--repair"]])
+def test_the_command_reports_it_and_exits_with_1(run: Run, database: Path, arguments: list[str]):
+    database.parent.mkdir()
+    make(database)
+    spoil_table(database)
+
+    said = run("verify", *arguments)
+
+    assert (said.code, said.err) == (FOUND, "")
+    assert "damaged-file" in said.out
+    assert ".recover" in said.out
+    assert ("writing to a damaged file" in said.out) is bool(arguments)
+    assert run("verify", "--json", *arguments).json["ok"] is False
+
+
+def test_an_open_store_that_is_damaged_is_reported_and_not_written_to(tmp_path: Path):
+    path = tmp_path / "layers.db"
+    make(path)
+    with SQLMetadataStore(path) as store:
+        store.set("diffid-by-digest", "sha256/short", b"nonsense")
+    spoil_index(path)
+    with SQLMetadataStore(path) as store:
+        report = verify(store, repair=True)
+
+        assert "not-repaired" in kinds(report)
+        assert store.get("diffid-by-digest", "sha256/short") == b"nonsense"
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + b"\xff" * 5000])
+def test_what_cannot_be_opened_as_a_database_of_ours_is_an_error(tmp_path: Path, content: bytes):
+    path = tmp_path / "layers.db"
+    make(path)
+    path.write_bytes(content)
+
+    with pytest.raises(LayerstoreError) as caught:
+        verify(path)
+    assert isinstance(caught.value, StoreError) or "not a layerstore database" in str(caught.value)
+
+
+def test_a_file_that_is_cut_off_cannot_be_opened_and_says_what_to_do(tmp_path: Path):
+    """SQLite reads nothing of a file that has fewer pages than it says."""
+    path = tmp_path / "layers.db"
+    make(path)
+    os.truncate(path, path.stat().st_size // PAGE // 2 * PAGE)
+
+    with pytest.raises(StoreCorruptError, match=r"\.recover"):
+        verify(path)
