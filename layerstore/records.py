@@ -63,8 +63,9 @@ class V2Metadata(
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[V2Metadata]).decode
-# What msgspec writes otherwise than Go: these three, two line separators, and whatever needs a backslash.
-_differs_from_go = re.compile(rb"[\\<>&]|\xe2\x80[\xa8\xa9]").search
+# What msgspec writes otherwise than Go: these three, two line separators, and whatever needs a backslash. Looked for
+# one by one, as a pattern takes twenty times as long.
+_OTHERWISE_IN_GO = (b"\\", b"<", b">", b"&", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
 _FIELDS = {"digest": "digest", "sourcerepository": "source_repository", "hmac": "hmac"}
 # The two characters outside ASCII that Go folds onto ASCII letters.
 _FOLDS_TO_ASCII = {0x017F: "s", 0x212A: "k"}
@@ -76,7 +77,7 @@ def encode_list(entries: Sequence[V2Metadata]) -> bytes:
         fast = _encode(entries)
     except UnicodeEncodeError:
         fast = b"\\"
-    if _differs_from_go(fast) is None:
+    if not any(text in fast for text in _OTHERWISE_IN_GO):
         return fast
     quote = gojson.quote
     members = (
@@ -150,10 +151,10 @@ def decode_diff_id(value: bytes) -> DiffID:
     Raises:
         ValueError: it is empty, as after a power cut, or not a digest.
     """
-    if not value:
-        raise ValueError("it is empty")
     text = value.decode("utf-8", "backslashreplace")
     if not is_digest(text):
+        if not value:
+            raise ValueError("it is empty")
         shown = text if len(text) <= 100 else text[:100] + "…"
         raise ValueError(f"not a DiffID: {shown!r}")
     return DiffID(text)

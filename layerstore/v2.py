@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from layerstore.digest import DiffID, Digest
+from layerstore.digest import DiffID, Digest, are_sha256
 from layerstore.errors import (
     CorruptRecordError,
     InvalidInputError,
@@ -62,8 +62,12 @@ class V2MetadataService:
         Source: Docker's `GetMetadata`.
         """
         DiffID.check(diff_id)
-        key = digest_key(diff_id)
-        return _read_list(key, self._store.get(V2_METADATA, key))
+        key = diff_id.replace(":", "/", 1)
+        value = self._store.get(V2_METADATA, key)
+        try:
+            return decode_list(value)
+        except ValueError as error:
+            raise CorruptRecordError(V2_METADATA, key, str(error)) from error
 
     def get_diff_id(self, digest: str) -> DiffID:
         """Return the layer that a blob is. One read of the store.
@@ -79,15 +83,19 @@ class V2MetadataService:
         Differs: Docker returns an empty or malformed value as it is.
         """
         Digest.check(digest)
-        key = digest_key(digest)
-        return _read_diff_id(key, self._store.get(DIFF_IDS, key))
+        key = digest.replace(":", "/", 1)
+        value = self._store.get(DIFF_IDS, key)
+        try:
+            return decode_diff_id(value)
+        except ValueError as error:
+            raise CorruptRecordError(DIFF_IDS, key, str(error)) from error
 
     def get_metadata_many(self, diff_ids: Iterable[str]) -> dict[str, list[V2Metadata]]:
         """Return the associations of many layers, each under its DiffID as given; layers without a list are left out.
 
         Raises: as `get_metadata`, but for NotFoundError.
         """
-        keys = {digest_key(DiffID.parse(diff_id)): diff_id for diff_id in diff_ids}
+        keys = _keys(diff_ids, DiffID)
         values = get_many(self._store, V2_METADATA, keys)
         return {keys[key]: _read_list(key, value) for key, value in values.items()}
 
@@ -96,8 +104,11 @@ class V2MetadataService:
 
         Raises: as `get_diff_id`, but for NotFoundError.
         """
-        keys = {digest_key(Digest.parse(digest)): digest for digest in digests}
+        keys = _keys(digests, Digest)
         values = get_many(self._store, DIFF_IDS, keys)
+        texts = b"\n".join(values.values()).decode("utf-8", "backslashreplace").split("\n")
+        if len(texts) == len(values) and are_sha256(texts):
+            return dict(zip(map(keys.__getitem__, values), map(DiffID, texts), strict=True))
         return {keys[key]: _read_diff_id(key, value) for key, value in values.items()}
 
     def add(self, diff_id: str, metadata: V2Metadata) -> None:
@@ -228,6 +239,19 @@ def _check(metadata: V2Metadata) -> None:
             raise error(f"the {field} must be text, not {type(value).__name__}")
         if not is_utf8(value):
             raise error(f"the {field} {value!r} cannot be written as UTF-8")
+
+
+def _keys(digests: Iterable[str], kind: type[Digest]) -> dict[str, str]:
+    """Return the digests by their keys.
+
+    Raises:
+        InvalidDigestError: one of them is none.
+    """
+    texts = list(digests)
+    if not (all(isinstance(text, str) for text in texts) and are_sha256(texts)):
+        for text in texts:
+            kind.check(text)
+    return dict(zip("\n".join(texts).replace(":", "/").split("\n"), texts, strict=True)) if texts else {}
 
 
 def _read_list(key: str, value: bytes) -> list[V2Metadata]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import astuple
+
 from layerstore.digest import is_digest
 from layerstore.records import V2Metadata, decode_list, key_digest
 from layerstore.sql.handles import Handle
@@ -21,11 +23,7 @@ def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:
     diff_id = key_digest(key)
     if diff_id is None:
         return None, []
-    try:
-        entries = decode_list(value)
-    except ValueError:
-        return diff_id, []
-    return diff_id, [entry for entry in entries if is_digest(entry.digest)]
+    return diff_id, [entry for entry in _entries(value) if is_digest(entry.digest)]
 
 
 def rows(key: str, value: bytes) -> list[Row]:
@@ -42,30 +40,37 @@ def update(handle: Handle, key: str, value: bytes) -> None:
     What stays is the longest beginning of the new list that the old one has in the same order; so an append, a move
     to the end and an eviction cost a row or two each.
     """
-    diff_id, entries = wanted(key, value)
+    diff_id = key_digest(key)
     if diff_id is None:
         return
-    kept, last, stale = 0, 0, []
-    for position, digest, repository, hmac in handle.execute(ASSOCIATIONS, (diff_id,)).fetchall():
-        last = position
-        if kept < len(entries) and (digest, repository, hmac) == _texts(entries[kept]):
+    there = handle.execute(ASSOCIATIONS, (diff_id,)).fetchall()
+    # A digest that has a row was found to be one when that was written.
+    known = {row[1] for row in there}
+    entries = [entry for entry in _entries(value) if entry.digest in known or is_digest(entry.digest)]
+    kept, stale = 0, []
+    for position, *texts in there:
+        if kept < len(entries) and texts == list(astuple(entries[kept])):
             kept += 1
         else:
             stale.append((diff_id, position))
     for row in stale:
         handle.execute(REMOVE_ASSOCIATION, row)
-    for new in _rows(diff_id, entries[kept:], last):
+    for new in _rows(diff_id, entries[kept:], there[-1][0] if there else 0):
         handle.execute(ADD_ASSOCIATION, new)
 
 
+def _entries(value: bytes) -> list[V2Metadata]:
+    """Return what a list holds; one that cannot be read has no rows."""
+    try:
+        return decode_list(value)
+    except ValueError:
+        return []
+
+
 def _rows(diff_id: str, entries: Sequence[V2Metadata], last: int) -> list[Row]:
-    return [(diff_id, position, *_texts(entry)) for position, entry in enumerate(entries, last + 1)]
+    return [(diff_id, position, *astuple(entry)) for position, entry in enumerate(entries, last + 1)]
 
 
 def texts(entries: Sequence[V2Metadata]) -> list[tuple[str, str, str]]:
     """Return what the rows of these entries hold behind their position."""
-    return [_texts(entry) for entry in entries]
-
-
-def _texts(entry: V2Metadata) -> tuple[str, str, str]:
-    return entry.digest, entry.source_repository, entry.hmac
+    return [astuple(entry) for entry in entries]

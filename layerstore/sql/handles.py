@@ -64,6 +64,7 @@ class Handle:
 
     def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
         self.connection = connection
+        self._cursors: list[sqlite3.Cursor] = []
         self.depth = 0
         self.pinned = False  # it has temporary tables that somebody comes back to
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
@@ -84,8 +85,18 @@ class Handle:
             _inherited.append(self.connection)
 
     def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
-        """Run a statement; return its first row, or `None`."""
-        return self.connection.execute(statement, parameters).fetchone()
+        """Run a statement that gives one row at most; return it, or `None`.
+
+        On a cursor that is used again and again, as making one costs an eighth of a lookup. It is taken off the list
+        meanwhile: what comes in between, a signal's handler or a finalizer, takes another one.
+        """
+        try:
+            cursor = self._cursors.pop()
+        except IndexError:
+            cursor = self.connection.cursor()
+        row = cursor.execute(statement, parameters).fetchone()
+        self._cursors.append(cursor)
+        return row
 
     def execute(self, statement: str, parameters: Sequence[object] = ()) -> Fetched:
         """Run a statement to its end."""

@@ -5,10 +5,11 @@ It is a read transaction on a connection of its own; writers go on meanwhile and
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
+
+import msgspec
 
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError
@@ -29,12 +30,17 @@ class OddName(NamedTuple):
         return self.namespace.decode("utf-8", "backslashreplace"), self.key.decode("utf-8", "backslashreplace")
 
 
+_as_json = msgspec.json.Encoder().encode
 NOT_UTF8 = "the name is not UTF-8; another program wrote it"
 
 
 def fetch_many(execute: Callable[..., Fetched], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
-    """Return the values of the keys that are there, by one statement."""
-    return dict(execute(statements.GET_MANY, (namespace, json.dumps(keys))).fetchall())
+    """Return the values of the keys that are there, by one statement. No key may be there twice."""
+    wanted = _as_json(keys).decode()
+    statement = statements.GET_MANY_OF.get(namespace)
+    if statement is None:
+        return dict(execute(statements.GET_MANY, (wanted, namespace)).fetchall())
+    return dict(execute(statement, (wanted,)).fetchall())
 
 
 class Snapshot:

@@ -82,6 +82,9 @@ class Breakable:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
+    def cursor(self) -> Breakable:
+        return self
+
     def execute(self, statement: str, *parameters: Any) -> Any:
         if Breakable.error is not None and statement.startswith(Breakable.statement):
             raise Breakable.error
