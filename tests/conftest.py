@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,10 @@ from layerstore import FSMetadataStore, SQLMetadataStore, StoreError, verify
 from layerstore.sql import derived
 
 pytest_plugins = ["tests.counting"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun in a shell's background: Ctrl-C would be ignored by every program that a test starts, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]

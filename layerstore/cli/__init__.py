@@ -95,8 +95,8 @@ def _prepare() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a path may be no UTF-8
     print_warnings()
-    # As Ctrl-C, so that what is being written is cleaned up.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # As Ctrl-C, so that what is being written is cleaned up; also where Ctrl-C is ignored, as in a shell's background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _run() -> int:
