@@ -64,8 +64,8 @@ _DIFFERING = f"""
     ORDER BY s.rowid LIMIT {_WINDOW}"""
 _SET_TIME = "UPDATE main.metadata SET modified_at_ns = ? WHERE namespace = ? AND key = ?"
 
-# For as long as a load runs: pages that sorting and merging go back to stay in memory, and a second core sorts.
-_SETTINGS = ("main.cache_size=-65536", "temp.cache_size=-32768", "threads=2")
+# For as long as a load runs: pages that sorting and merging go back to stay in memory. (`threads` made sorting slower.)
+_SETTINGS = ("main.cache_size=-65536", "temp.cache_size=-16384")
 
 
 class Incoming(NamedTuple):
