@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -171,6 +170,11 @@ def _is_open_database(directory: int, name: bytes) -> bool:
     return False
 
 
+def random_suffix() -> str:
+    """Return what makes the name of a temporary file its own."""
+    return str(int.from_bytes(os.urandom(8)) % 10**10)
+
+
 def temporary_name(name: str, suffix: str) -> str:
     """Return the name that a file has while it is written.
 
@@ -205,7 +209,7 @@ def write_new(
 
 def replace(directory: int, name: str, value: bytes, modified_at_ns: int | None = None) -> None:
     """Write a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
-    temporary = temporary_name(name, str(secrets.randbelow(10**10)))
+    temporary = temporary_name(name, random_suffix())
     write_new(directory, temporary, value, modified_at_ns, sync=True)
     try:
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -10,20 +10,8 @@ import sys
 import click
 
 from layerstore import __version__
-from layerstore.cli.backup import backup
-from layerstore.cli.completion import completion
-from layerstore.cli.entries import delete, get, list_, set_
+from layerstore.cli.commands import Commands
 from layerstore.cli.options import Settings, database_option
-from layerstore.cli.output import fail, print_warnings
-from layerstore.cli.prune import prune
-from layerstore.cli.push import candidates, plan
-from layerstore.cli.quarantine import quarantine
-from layerstore.cli.query import query
-from layerstore.cli.recover import recover
-from layerstore.cli.schema import schema
-from layerstore.cli.show import show
-from layerstore.cli.stats import stats
-from layerstore.cli.transfer import diff, export, import_, verify
 from layerstore.errors import LayerstoreError, NotFoundError
 
 # Click's own errors exit with 2, for wrong usage.
@@ -31,6 +19,7 @@ DONE, FOUND, BAD = 0, 1, 3
 
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Examples:
@@ -50,17 +39,10 @@ def command(context: click.Context) -> None:
 
     Which compressed blob (digest) is which layer (DiffID), and from which repositories each blob can be had.
     """
+    from layerstore.cli.output import print_warnings
+
+    print_warnings()
     context.ensure_object(Settings)
-
-
-_ENTRIES = (list_, get, set_, delete)
-_PUSH = (candidates, plan)
-
-_ASKING = (show, query, stats)
-_KEEPING = (quarantine, prune, backup, recover)
-
-for subcommand in (import_, export, verify, diff, *_ASKING, *_PUSH, *_ENTRIES, *_KEEPING, schema, completion):
-    command.add_command(subcommand)
 
 
 def main() -> None:
@@ -70,21 +52,27 @@ def main() -> None:
         code = _run()
         sys.stdout.flush()
     except NotFoundError as error:
-        code = fail(error, FOUND)
+        code = _fail(error, FOUND)
     except LayerstoreError as error:
-        code = fail(error, BAD)
+        code = _fail(error, BAD)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        code = fail("interrupted; nothing is half written, run it again", 130)
+        code = _fail("interrupted; nothing is half written, run it again", 130)
     except BrokenPipeError:
         # Whoever read the pipe has gone, as `head` does; a shell says 141 for that.
         code = 141
     except OSError as error:
-        code = fail(f"the output cannot be written: {error.strerror or error}", BAD)
+        code = _fail(f"the output cannot be written: {error.strerror or error}", BAD)
     _let_go_of_output()
     sys.exit(code)
+
+
+def _fail(error: object, code: int) -> int:
+    from layerstore.cli.output import fail
+
+    return fail(error, code)
 
 
 def _prepare() -> None:
@@ -94,7 +82,6 @@ def _prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a path may be no UTF-8
-    print_warnings()
     # As Ctrl-C, so that what is being written is cleaned up; also where Ctrl-C is ignored, as in a shell's background.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,11 +14,11 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-@dataclass
 class Settings:
     """What was said before or after the command's name."""
 
-    database: str | None = None
+    def __init__(self) -> None:
+        self.database: str | None = None
 
     @property
     def path(self) -> str:

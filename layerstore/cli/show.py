@@ -28,7 +28,7 @@ Examples:
 @database_option
 @settings_argument
 def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str | None, as_json: bool) -> int:
-    """Show what is known about a layer, blob or repository, or an image's layers.
+    """Show what is known about a layer, blob, repository or image.
 
     WHAT is a digest, a DiffID or a V1 image ID, 12 or more hex digits that one of them begins with, or a
     repository. With --data-root it is the name or ID of an image there, whose layers are shown, the lowest first.

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import stat
 import time
+from types import ModuleType
 from typing import Any
 
 from sqlalchemy import make_url
@@ -28,7 +29,6 @@ from layerstore.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from layerstore.sql import migrate
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.objects import OBJECTS, Ours
@@ -101,7 +101,7 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
             if found is None:
                 _create(connection, connections.path)
             else:
-                migrate.upgrade(connections, HEAD, check=_refuse_migrated)
+                _migrate().upgrade(connections, HEAD, check=_refuse_migrated)
         if connections.path is not None and not connections.read_only:
             _switch_to_wal(connection, connections.path, timeout_s)
 
@@ -267,6 +267,7 @@ def move_to(path: str, wanted: str) -> tuple[str, str]:
     before = revision(path)
     if before is None:
         raise StoreOpenError("an empty file: `layerstore import` fills it", path)
+    migrate = _migrate()
     known = migrate.revisions()
     target = HEAD if wanted == "head" else wanted
     if target not in known:
@@ -286,11 +287,20 @@ def move_to(path: str, wanted: str) -> tuple[str, str]:
     return before, target
 
 
+def _migrate() -> ModuleType:
+    # Loaded when a schema is not this version's, which is seldom.
+    from layerstore.sql import migrate
+
+    return migrate
+
+
 def _refusal(found: str | None, path: str | None) -> StoreOpenError | SchemaVersionError:
     if found is None:
         return StoreOpenError("an empty file: open it for writing once, or import into it", path)
+    migrate = _migrate()
     if found not in migrate.revisions():
-        return migrate.unknown(found, path)
+        newer: SchemaVersionError = migrate.unknown(found, path)
+        return newer
     return SchemaVersionError(
         f"its schema is revision {found}, this version of layerstore needs {HEAD}: run `layerstore schema upgrade`",
         path,

@@ -62,7 +62,7 @@ class Writer:
         self._delete = delete
         self._dry_run = dry_run
         self._top = -1
-        self._suffix = str(secrets.randbelow(10**10))
+        self._suffix = tree.random_suffix()
         self._here: tuple[tuple[str, ...], int] | None = None
         self._unfinished: dict[str, _Unfinished] = {}
         self._renaming: list[_Renaming] = []

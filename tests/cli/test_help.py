@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from layerstore import __version__
 from layerstore.cli import command as root
+from layerstore.cli.commands import COMMANDS as TABLE
 from tests.cli.conftest import DONE, USAGE, Run
 
 
@@ -111,3 +114,23 @@ def test_wrong_usage_exits_with_2_and_says_how_to_go_on(run: Run, database: Path
     assert "--help" in result.err
     assert "Traceback" not in result.err
     assert not database.exists()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_says_of_a_command_what_it_says_itself(name: str):
+    loaded = root.commands[name]
+
+    assert loaded.name == name
+    assert loaded.get_short_help_str(200) == TABLE[name][2]
+
+
+def test_help_loads_no_command():
+    code = (
+        "import sys; sys.argv = ['layerstore', '--help']\nfrom layerstore import cli\n"
+        "try: cli.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(done.stderr.split())
+    assert {f"layerstore.cli.{module}" for module, _, _ in TABLE.values()} & loaded == set()
+    assert {"layerstore.cli.commands", "click"} <= loaded

@@ -115,7 +115,9 @@ def test_root_has_it_in_var_lib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert Settings().path == "/var/lib/layerstore/layers.db"
     monkeypatch.setenv("LAYERSTORE_DB", "x.db")
     assert Settings().path == "x.db"
-    assert Settings("y.db").path == "y.db"
+    settings = Settings()
+    settings.database = "y.db"
+    assert settings.path == "y.db"
 
 
 def test_a_directory_given_as_db_is_wrong_usage(run: Run, tmp_path: Path):

@@ -1,0 +1,76 @@
+"""Which commands there are. Each is loaded when it runs, so that `--help` and completion wait for none of them.
+
+Source: click.palletsprojects.com, "Complex Applications", "Lazily Loading Subcommands".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+from typing import Final
+
+import click
+
+COMMANDS: Final = {
+    "import": ("transfer", "import_", "Take Docker's metadata into the store."),
+    "export": ("transfer", "export", "Write the store as Docker's directory."),
+    "verify": ("transfer", "verify", "Check a store, and mend it."),
+    "diff": ("transfer", "diff", "Compare two stores."),
+    "show": ("show", "show", "Show what is known about a layer, blob, repository or image."),
+    "query": ("query", "query", "Ask the database with SQL."),
+    "stats": ("stats", "stats", "Show how much the database holds."),
+    "candidates": ("push", "candidates", "Say from where a push would mount a layer, and why."),
+    "plan": ("push", "plan", "Say what a push of an image would do, layer by layer."),
+    "list": ("entries", "list_", "List entries."),
+    "get": ("entries", "get", "Print an entry."),
+    "set": ("entries", "set_", "Store an entry."),
+    "delete": ("entries", "delete", "Remove an entry."),
+    "quarantine": ("quarantine", "quarantine", "Look after bytes that were set aside."),
+    "prune": ("prune", "prune", "Take out what the store need not know any more."),
+    "backup": ("backup", "backup", "Copy the store to a new file."),
+    "recover": ("recover", "recover", "Make a new database of what a damaged one still holds."),
+    "schema": ("schema", "schema", "Show or change the revision of the database's schema."),
+    "completion": ("completion", "completion", "Print a completion script."),
+}
+"""By name: the module below `layerstore.cli`, the command's name in it, and what `--help` says of it."""
+
+
+class _Loaded(MutableMapping[str, click.Command]):
+    """The commands by name; one is loaded when it is asked for."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module, attribute, _ = COMMANDS[name]
+        command: click.Command = getattr(import_module(f"layerstore.cli.{module}"), attribute)
+        return command
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        raise TypeError(f"{name} goes into the table above, not {command}")
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name} goes out of the table above")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in COMMANDS
+
+
+class Commands(click.Group):
+    """A group of the commands in the table, in its order."""
+
+    def __init__(self, name: str | None = None, **attributes: object) -> None:
+        super().__init__(name, **attributes)  # type: ignore[arg-type]  # what the decorator has collected
+        self.commands = _Loaded()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the table says of each command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, said) for name, (_, _, said) in COMMANDS.items()])
