@@ -15,6 +15,8 @@ from layerstore.sql import opening
 from layerstore.sql.connections import Connections, Durability, check_timeout
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.handles import MemoryHandle
+from layerstore.sql.objects import OBJECTS
+from layerstore.sql.schema import HEAD
 from layerstore.sql.snapshot import Snapshot
 from layerstore.sql.transactions import Transaction
 from layerstore.store import check_key
@@ -127,6 +129,14 @@ class Database:
                 yield
             finally:
                 self._connections.keep(before)
+
+    def refuse_foreign_schema(self) -> None:
+        """Refuse what opening to write refuses, in a store that was opened to read.
+
+        Raises:
+            StoreOpenError: there are triggers on our tables, or something else is under our names.
+        """
+        opening.refuse_foreign(self.run(OBJECTS), HEAD, self.path)
 
     def copy_to(self, connection: sqlite3.Connection) -> None:
         """Copy the whole database, as it was last committed, to another one.

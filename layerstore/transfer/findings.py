@@ -27,7 +27,7 @@ UNFIT = ("unreadable", "invalid-key")
 _REPAIR = "`verify --repair`"
 _KINDS = {
     "damaged-file": _Kind(
-        "error", "SQLite finds the file damaged", "copy the file away, then `sqlite3 FILE .recover | sqlite3 NEW`"
+        "error", "SQLite finds the file damaged", "copy it and its -wal away, then `layerstore recover FILE NEW`"
     ),
     "not-repaired": _Kind(
         "warning",

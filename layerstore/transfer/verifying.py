@@ -26,6 +26,7 @@ from layerstore.records import (
 )
 from layerstore.sql.errors import noting_damage
 from layerstore.sql.snapshot import NOT_UTF8, OddName, Snapshot
+from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import why_not_a_key, why_not_a_namespace
 from layerstore.transfer.findings import Findings, VerifyReport
 from layerstore.transfer.repairing import digests_of, why_unfit
@@ -74,7 +75,8 @@ def verify(
     Raises:
         TransferError: there is nothing at the path; or, to repair it: it is an archive, or a directory that a
             daemon runs on.
-        StoreError: the store cannot be opened, or, but for damage, not read.
+        StoreOpenError: the store cannot be opened; or, to repair it: its schema is not ours.
+        StoreError: it cannot be read, but for damage.
     """
     if repair and is_archive(store_or_path):
         raise TransferError(UNCHANGEABLE, name(store_or_path))
@@ -82,6 +84,8 @@ def verify(
         with opened(store_or_path) as (store, odd):
             if repair and isinstance(store, FSMetadataStore) and not force:
                 refuse_under_a_daemon(store.path)
+            if repair and isinstance(store, SQLMetadataStore):
+                store.refuse_foreign_schema()
             for found in odd:
                 findings.add_odd(found)
             with view(store) as content:

@@ -57,8 +57,9 @@ def assert_answers_are_right_or_refused(path: Path, folder: Path, truth: dict[st
     assert held(path.parent) == before
     for name, (error, said) in found.items():
         if error is None:
-            # What a check counts and a copy has is damaged with the file; they are not answers.
-            assert name in ("verify", *COPIES) or said == truth[name].said, name
+            # What a check counts and a copy has is damaged with the file; they are not answers. Noise inside of a value
+            # is no damage that SQLite can see: then the check says that the value cannot be read.
+            assert name in ("verify", *COPIES) or said == truth[name].said or not is_fine(path), name
     emptied(folder)
     found |= run_all(path, folder, WRITES)
     for name, (error, said) in found.items():

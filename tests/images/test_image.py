@@ -303,7 +303,7 @@ def test_a_file_that_is_too_large_is_not_read(data_root: DataRoot, monkeypatch: 
     data_root.image(["app:latest"], {FIRST: 1})
     with (data_root.driver() / "repositories.json").open("ab") as file:
         file.truncate(image_module.MAX_JSON_BYTES + 1)  # a hole: it takes no room
-    with pytest.raises(TransferError, match=f"{image_module.MAX_JSON_BYTES} at most are read"):
+    with pytest.raises(TransferError, match=f"larger than {image_module.MAX_JSON_BYTES} bytes"):
         find_image(data_root.path, "app")
 
 

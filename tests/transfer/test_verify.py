@@ -238,7 +238,7 @@ def test_an_index_that_misses_a_row_is_damage(tmp_path: Path):
     report = verify(path)
 
     assert finding(report, "damaged-file").severity == "error"
-    assert ".recover" in finding(report, "damaged-file").remedy
+    assert "layerstore recover" in finding(report, "damaged-file").remedy
     assert not report.ok
 
 

@@ -81,7 +81,7 @@ def test_damage_is_a_finding_and_no_exception(tmp_path: Path, damage, repair: bo
     found = finding(report, "damaged-file")
     assert (found.severity, found.repaired) == ("error", 0)
     assert found.count >= len(found.examples) > 0
-    assert ".recover" in found.remedy
+    assert "layerstore recover" in found.remedy
     assert path.read_bytes() == before
     assert ("not-repaired" in kinds(report)) is repair
     assert [other.repaired for other in report.findings if other.repaired] == []
@@ -124,7 +124,7 @@ def test_the_command_reports_it_and_exits_with_1(run: Run, database: Path, argum
 
     assert (said.code, said.err) == (FOUND, "")
     assert "damaged-file" in said.out
-    assert ".recover" in said.out
+    assert "layerstore recover" in said.out
     assert ("writing to a damaged file" in said.out) is bool(arguments)
     assert run("verify", "--json", *arguments).json["ok"] is False
 
@@ -159,5 +159,5 @@ def test_a_file_that_is_cut_off_cannot_be_opened_and_says_what_to_do(tmp_path: P
     make(path)
     os.truncate(path, path.stat().st_size // PAGE // 2 * PAGE)
 
-    with pytest.raises(StoreCorruptError, match=r"\.recover"):
+    with pytest.raises(StoreCorruptError, match=r"layerstore recover"):
         verify(path)
