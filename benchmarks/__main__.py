@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
+from benchmarks.machine import this_machine
+from benchmarks.report import Report, around_the_table
 from benchmarks.scale import FULL, QUICK
 
 PARTS = ("reads", "writes", "sizes", "transfers", "startup")
@@ -21,6 +24,47 @@ def _sizes(_context: click.Context, _option: click.Parameter, text: str | None) 
     if text and (len(sizes) < 2 or sizes[0] < 1000):
         raise click.BadParameter("give two or more, each of 1,000 layers or more")
     return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """Files that the command writes besides its table."""
+
+    json: Path | None
+    plot: Path | None
+    markdown: Path | None
+
+    def check(self, parts: Sequence[str]) -> None:
+        """Find out before half an hour of measuring what would fail behind it.
+
+        Raises:
+            click.UsageError: a file cannot be written, or has not what is needed.
+        """
+        if self.plot is not None:
+            if "sizes" not in parts:
+                raise click.UsageError("--plot draws what the part `sizes` measures: add --part sizes")
+            if self.plot.suffix not in (".svg", ".png"):
+                raise click.UsageError(f"--plot draws .svg and .png, not {self.plot.name}")
+        for file in (self.json, self.plot):
+            if file is not None and not file.absolute().parent.is_dir():
+                raise click.UsageError(f"there is no directory {file.parent}")
+        if self.markdown is not None:
+            try:
+                around_the_table(self.markdown)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
+
+    def write(self, report: Report) -> None:
+        for what in report.too_high():
+            click.echo(f"above what it may reach: {what}", err=True)
+        if self.json is not None:
+            report.write_json(self.json)
+        if self.plot is not None:
+            from benchmarks.plot import draw
+
+            draw(report.costs, str(report.machine), self.plot)
+        if self.markdown is not None:
+            report.write_into(self.markdown)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,27 +106,24 @@ def command(
     python -m benchmarks --json figures.json --plot benchmarks/cost.svg --into README.md
     python -m benchmarks --part reads --part writes --layers 100000
     """
-    # Not above: --help, and the test that holds README against the rows, do without matplotlib and diskcache.
-    from benchmarks.measuring import measure
-
     scale = QUICK if quick else FULL
     scale = replace(scale, layers=layers or scale.layers, sizes=sizes or scale.sizes, files=files or scale.files)
     chosen = [part for part in PARTS if part in parts or not parts]
-    if plot_file is not None and "sizes" not in chosen:
-        raise click.UsageError("--plot draws what the part `sizes` measures: add --part sizes")
+    outputs = _Outputs(json_file, plot_file, markdown_file)
+    outputs.check(chosen)
+    try:
+        # Not above: --help does without the extra.
+        from benchmarks.measuring import measure
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}: pip install '.[bench]'") from error
     with tempfile.TemporaryDirectory(prefix="layerstore-benchmarks-") as folder:
-        report = measure(scale, chosen, Path(folder))
-    click.echo(report.markdown())
-    for what in report.too_high():
-        click.echo(f"above what it may reach: {what}", err=True)
-    if json_file is not None:
-        report.write_json(json_file)
-    if plot_file is not None:
-        from benchmarks.plot import draw
-
-        draw(report.costs, str(report.machine), plot_file)
-    if markdown_file is not None:
-        report.write_into(markdown_file)
+        report = Report(this_machine(Path(folder)), scale)
+        try:
+            measure(report, chosen, Path(folder))
+        finally:
+            # Also of a run that broke off, which may have lasted long.
+            click.echo(report.markdown())
+    outputs.write(report)
 
 
 if __name__ == "__main__":

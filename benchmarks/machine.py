@@ -8,10 +8,8 @@ import re
 import sqlite3
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
-
-import diskcache
-import sqlalchemy
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,12 @@ def this_machine(folder: Path) -> Machine:
         processor=model[1] if model else platform.machine(),
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],
         file_system=_file_system(folder),
         python=platform.python_version(),
         sqlite=sqlite3.sqlite_version,
-        sqlalchemy=sqlalchemy.__version__,
-        diskcache=diskcache.__version__,
+        sqlalchemy=version("sqlalchemy"),
+        diskcache=version("diskcache"),
     )
 
 

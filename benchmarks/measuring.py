@@ -10,18 +10,15 @@ from itertools import chain
 from pathlib import Path
 
 from benchmarks import large, reads, sizes, startup, transfers, writes
-from benchmarks.machine import this_machine
 from benchmarks.report import Report
 from benchmarks.rounds import Times
-from benchmarks.rows import Result
-from benchmarks.scale import Scale
-from benchmarks.stores import OURS, filled
+from benchmarks.rows import OURS, Result
+from benchmarks.stores import filled
 from layerstore import SQLMetadataStore
 
 
-def measure(scale: Scale, parts: Iterable[str], folder: Path) -> Report:
-    """Measure these parts, in stores below a folder."""
-    report = Report(this_machine(folder), scale)
+def measure(report: Report, parts: Iterable[str], folder: Path) -> None:
+    """Measure these parts, in stores below a folder, and add each to the report when it is done."""
     chosen = set(parts)
     if chosen & {"reads", "writes", "startup"}:
         _on_one_store(report, chosen, _new(folder, "one"))
@@ -29,8 +26,7 @@ def measure(scale: Scale, parts: Iterable[str], folder: Path) -> Report:
         _by_size(report, _new(folder, "sizes"))
     if "transfers" in chosen:
         with _saying("import and export"):
-            report.take(transfers.measure(_new(folder, "transfers"), scale.files, scale.transfer_rounds))
-    return report
+            report.take(transfers.measure(_new(folder, "transfers"), report.scale.files, report.scale.transfer_rounds))
 
 
 def _on_one_store(report: Report, chosen: set[str], folder: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from benchmarks.machine import Machine
 from benchmarks.rounds import Times
-from benchmarks.rows import ROWS, Result, Row
+from benchmarks.rows import OURS, PEERS, ROWS, Result, Row
 from benchmarks.scale import Scale
 
 BEGIN, END = "<!-- python -m benchmarks -->", "<!-- end -->"
-PEERS = ("file store", "naive SQLAlchemy", "diskcache")
 
 
 @dataclass(slots=True)
@@ -44,7 +43,7 @@ class Report:
 
     def markdown(self) -> str:
         """Return the table, ready for README: the machine, a row each, the ratios of the peers beside ours."""
-        head = ("what", "layerstore", "at most", *PEERS, "1 × is")
+        head = ("what", OURS, "at most", *PEERS, "1 × is")
         rows = [_cells(row, self.results[row.name]) for row in ROWS if row.name in self.results]
         lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
         lines.insert(1, "|" + "---|" * len(head))
@@ -67,14 +66,23 @@ class Report:
     def write_into(self, path: Path) -> None:
         """Replace what stands between the two marks of a Markdown file.
 
-        Raises:
-            ValueError: the file does not have both marks.
+        Raises: as `around_the_table`.
         """
-        before, begin, rest = path.read_text().partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (begin and end):
-            raise ValueError(f"{path} has no {BEGIN} with {END} behind it")
+        before, after = around_the_table(path)
         path.write_text(f"{before}{BEGIN}\n{self.markdown()}\n{END}{after}")
+
+
+def around_the_table(path: Path) -> tuple[str, str]:
+    """Return what stands before and behind the two marks of a Markdown file.
+
+    Raises:
+        ValueError: the file does not have both.
+    """
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{path} has no line {BEGIN} with a line {END} behind it")
+    return before, after
 
 
 def _rounds(times: Times | None) -> Mapping[str, object]:

@@ -35,9 +35,10 @@ class Times:
 
 
 def in_turn(sides: Mapping[str, Side], rounds: int, *, warm_up: bool = True) -> Times:
-    """Let all sides take turns for so many rounds; another side begins each time.
+    """Let all sides take turns for so many rounds, in an order that runs backwards in every other round.
 
-    The round that warms up has the number `rounds` and does not count.
+    Each such pair begins one side later. Otherwise a side would always come behind the same one, and find in the
+    processor's caches what that one left. The round that warms up has the number `rounds` and does not count.
     """
     names = list(sides)
     if warm_up:
@@ -45,8 +46,9 @@ def in_turn(sides: Mapping[str, Side], rounds: int, *, warm_up: bool = True) -> 
             side(rounds)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        first = number // 2 % len(names)
+        order = names[first:] + names[:first]
+        for name in order if number % 2 == 0 else reversed(order):
             seconds[name].append(sides[name](number))
     return Times(seconds)
 

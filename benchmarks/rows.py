@@ -1,9 +1,15 @@
-"""The rows of the table: what is measured, what it is compared with, and what it may cost at most."""
+"""The table: who is in it, what is measured, what that is compared with, and what it may cost at most."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+OURS = "layerstore"
+FILES = "file store"
+NAIVE = "naive SQLAlchemy"
+DISKCACHE = "diskcache"
+PEERS = (FILES, NAIVE, DISKCACHE)
 
 STATEMENT = "the bare statement"
 UPSERT = "one durable bare upsert"

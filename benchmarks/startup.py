@@ -10,8 +10,7 @@ from pathlib import Path
 
 from benchmarks import large
 from benchmarks.rounds import Side, Times, in_turn
-from benchmarks.rows import Result
-from benchmarks.stores import OURS
+from benchmarks.rows import OURS, Result
 from layerstore.records import DIFF_IDS, digest_key
 
 BARE_CLICK = "bare click program"

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks import large
 from benchmarks.reads import compared
 from benchmarks.rounds import Side, Times, in_turn, without_collector
-from benchmarks.rows import Result
-from benchmarks.stores import BARE, FILES, NORMAL, OURS, bare_writer
+from benchmarks.rows import FILES, OURS, Result
+from benchmarks.stores import BARE, NORMAL, bare_writer
 from layerstore import Store, V2Metadata, V2MetadataService
 from layerstore.records import DIFF_IDS, MAX_METADATA, V2_METADATA, Record, digest_key, encode_list
 
