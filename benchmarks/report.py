@@ -39,7 +39,8 @@ class Report:
 
     def too_high(self) -> list[str]:
         """Name the rows that are above what they may reach."""
-        return [row.what for row in ROWS if row.name in self.results and self.results[row.name].value > row.at_most]
+        measured = [(row, self.results[row.name]) for row in ROWS if row.name in self.results]
+        return [row.what for row, result in measured if row.at_most is not None and result.value > row.at_most]
 
     def markdown(self) -> str:
         """Return the table, ready for README: the machine, a row each, the ratios of the peers beside ours."""
@@ -90,10 +91,11 @@ def _rounds(times: Times | None) -> Mapping[str, object]:
 
 
 def _cells(row: Row, result: Result) -> tuple[str, ...]:
+    at_most = "" if row.at_most is None else f"{row.at_most:g}"
     if not row.base:
-        return (row.what, f"{result.value:.0f} MB", f"{row.at_most:.0f} MB", *("" for _ in PEERS), "")
+        return (row.what, f"{result.value:.0f} MB", f"{at_most} MB", *("" for _ in PEERS), "")
     peers = [_ratio(result.peers[name]) if name in result.peers else "" for name in PEERS]
-    return (row.what, _ratio(result.value), f"{row.at_most:g}", *peers, f"{row.base}: {_time(result.base_s)}")
+    return (row.what, _ratio(result.value), at_most, *peers, f"{row.base}: {_time(result.base_s)}")
 
 
 def _ratio(value: float) -> str:

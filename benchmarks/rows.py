@@ -25,13 +25,13 @@ class Row:
         name: what `--json` calls it.
         what: what is measured.
         base: what it is compared with, the 1 of the ratio; empty for an amount of memory.
-        at_most: the ratio, or the MB, that it may reach.
+        at_most: the ratio, or the MB, that it may reach; `None` for what is measured to be known.
     """
 
     name: str
     what: str
     base: str
-    at_most: float
+    at_most: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ ROWS = (
     Row("add_1", "`add`, durable, new layer", UPSERT, 2.4),
     Row("add_3", "`add`, durable, list of 3", UPSERT, 2.8),
     Row("add_50", "`add`, durable, list of 50", UPSERT, 3.5),
+    Row("add_long_log", "`add`, durable, new layer, in a long log", UPSERT, None),
     Row("add_full", "`add`, durable", FILE_ADD, 0.45),
     Row("add_normal", '`add`, `durability="normal"`', FILE_ADD, 0.2),
     Row("get_largest", "`get` in the largest store", SMALLEST, 1.8),
