@@ -32,6 +32,11 @@ def digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+def entries(number: int) -> int:
+    """Return how many entries the list of this layer has."""
+    return _LENGTHS[number % len(_LENGTHS)]
+
+
 def repositories(layers: int) -> int:
     """Return how many repositories a store of so many layers has."""
     return max(layers // _LAYERS_PER_REPOSITORY, REGISTRIES)
@@ -57,13 +62,13 @@ def records(layers: int) -> Iterator[Record]:
         blobs = [digest(f"blob {number}")]
         if number % 20 == 0:
             blobs.append(digest(f"blob {number}, compressed anew"))
-        entries: list[V2Metadata] = []
-        for _ in range(_LENGTHS[number % 1000]):
-            blob = blobs[0] if len(entries) < 1 else blobs[-1]
+        made: list[V2Metadata] = []
+        for _ in range(entries(number)):
+            blob = blobs[0] if len(made) < 1 else blobs[-1]
             # Few repositories have many layers, many have few.
-            name = repository(number if number < count and not entries else int(count * chance.random() ** 2))
-            entries.append(V2Metadata(blob, name, digest(f"{number} {name}")[7:] if chance.random() < 0.5 else ""))
-        yield Record(V2_METADATA, diff_id.replace(":", "/"), encode_list(entries), time_ns)
+            name = repository(number if number < count and not made else int(count * chance.random() ** 2))
+            made.append(V2Metadata(blob, name, digest(f"{number} {name}")[7:] if chance.random() < 0.5 else ""))
+        yield Record(V2_METADATA, diff_id.replace(":", "/"), encode_list(made), time_ns)
         if number % 50 == 0:
             blobs.append(digest(f"blob {number}, of which no list knows any more"))
             v1_id = digest(f"V1 image {number}")[7:]

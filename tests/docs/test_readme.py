@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.__main__ import command as benchmarks
 from layerstore import cli, errors
 from tests.counting import HOW_MUCH
 
@@ -80,7 +81,7 @@ def test_every_command_is_in_the_table_and_every_command_in_the_table_exists():
 def test_every_option_in_readme_exists():
     known = {
         option
-        for command in [cli.command, *cli.command.commands.values()]
+        for command in [cli.command, benchmarks, *cli.command.commands.values()]
         for parameter in command.params
         if isinstance(parameter, click.Option)
         for option in parameter.opts

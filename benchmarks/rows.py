@@ -1,0 +1,72 @@
+"""The table: who is in it, what is measured, what that is compared with, and what it may cost at most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+OURS = "layerstore"
+FILES = "file store"
+NAIVE = "naive SQLAlchemy"
+DISKCACHE = "diskcache"
+PEERS = (FILES, NAIVE, DISKCACHE)
+
+STATEMENT = "the bare statement"
+UPSERT = "one durable bare upsert"
+FILE_ADD = "the file store's `add`"
+SMALLEST = "the same in the smallest store"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row.
+
+    Attributes:
+        name: what `--json` calls it.
+        what: what is measured.
+        base: what it is compared with, the 1 of the ratio; empty for an amount of memory.
+        at_most: the ratio, or the MB, that it may reach; `None` for what is measured to be known.
+    """
+
+    name: str
+    what: str
+    base: str
+    at_most: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a row came to.
+
+    Attributes:
+        value: the ratio, or the MB.
+        base_s: the seconds of what it is compared with; 0 for an amount of memory.
+        peers: the ratios of others that do the same, by their names.
+    """
+
+    value: float
+    base_s: float = 0
+    peers: Mapping[str, float] = field(default_factory=dict)
+
+
+ROWS = (
+    Row("get", "`store.get`", STATEMENT, 1.25),
+    Row("get_diff_id", "`get_diff_id`", STATEMENT, 1.4),
+    Row("get_metadata", "`get_metadata`, one entry", STATEMENT, 1.6),
+    Row("get_diff_ids", "`get_diff_ids` of 100", "100 bare statements", 1.0),
+    Row("add_1", "`add`, durable, new layer", UPSERT, 2.4),
+    Row("add_3", "`add`, durable, list of 3", UPSERT, 2.8),
+    Row("add_50", "`add`, durable, list of 50", UPSERT, 3.5),
+    Row("add_long_log", "`add`, durable, new layer, in a long log", UPSERT, None),
+    Row("add_full", "`add`, durable", FILE_ADD, 0.45),
+    Row("add_normal", '`add`, `durability="normal"`', FILE_ADD, 0.2),
+    Row("get_largest", "`get` in the largest store", SMALLEST, 1.8),
+    Row("load", "`set_many`, per layer, in the largest store", SMALLEST, 1.5),
+    Row("load_tar", "import of a tar, per layer, in the largest store", SMALLEST, 1.5),
+    Row("import", "import of a directory, warm", "`tar -cf - DIR \\| cat >/dev/null`", 3.0),
+    Row("export", "export of the same", "`tar -xf`", 1.1),
+    Row("import_mb", "import of the largest tar, peak memory", "", 300),
+    Row("export_mb", "export of the largest store, peak memory", "", 300),
+    Row("help", "`layerstore --help`", "a bare click program", 1.3),
+    Row("get_command", "`layerstore get`", '`python -c "import sqlalchemy"`', 1.25),
+)
