@@ -17,7 +17,7 @@ _HEX_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 # One pattern decides; which rule was broken is worked out only for the message. The look-ahead keeps the three
 # algorithms with a fixed length out of the general form. `fullmatch` is a must: `$` would let a newline pass.
-_matches = re.compile(
+match_digest = re.compile(
     r"sha256:[0-9a-f]{64}"
     r"|sha512:[0-9a-f]{128}"
     r"|sha384:[0-9a-f]{96}"
@@ -27,11 +27,17 @@ _matches = re.compile(
 
 def is_digest(text: str) -> bool:
     """Tell whether `text` is a digest by the OCI grammar, of the right length where the algorithm fixes one."""
-    return _matches(text) is not None
+    return match_digest(text) is not None
+
+
+def is_sha256(text: bytes) -> bool:
+    """Tell whether bytes are a digest of SHA-256, as nearly all are; for the price of half a pattern."""
+    # Without the hex digits, nothing but the beginning is left.
+    return len(text) == _SHA256_LENGTH and text.startswith(b"sha256:") and text.translate(None, _HEX_DIGITS) == b"sh:"
 
 
 def are_sha256(texts: Sequence[str]) -> bool:
-    """Tell whether all texts are digests of SHA-256, as nearly all are; for the price of half a pattern each."""
+    """Tell whether all texts are digests of SHA-256, as `is_sha256` does for one."""
     if not all(len(text) == _SHA256_LENGTH and text.startswith("sha256:") for text in texts):
         return False
     # What is left without the hex digits is the beginning of each alone, then there was nothing else behind it.
@@ -84,7 +90,7 @@ class Digest(str):
         Raises:
             InvalidDigestError: as `parse`.
         """
-        if not isinstance(text, str) or _matches(text) is None:
+        if not isinstance(text, str) or match_digest(text) is None:
             raise InvalidDigestError(f"not a valid {cls._noun()}: {text!r}: {_why_not(text)}")
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from layerstore import gojson
-from layerstore.digest import DiffID, is_digest
+from layerstore.digest import DiffID, is_digest, is_sha256
 from layerstore.errors import InvalidV1IDError
 
 V1_IDS: Final = "v1id"
@@ -151,13 +151,14 @@ def decode_diff_id(value: bytes) -> DiffID:
     Raises:
         ValueError: it is empty, as after a power cut, or not a digest.
     """
+    if is_sha256(value):
+        return DiffID(value, "ascii")
     text = value.decode("utf-8", "backslashreplace")
-    if not is_digest(text):
-        if not value:
-            raise ValueError("it is empty")
-        shown = text if len(text) <= 100 else text[:100] + "…"
-        raise ValueError(f"not a DiffID: {shown!r}")
-    return DiffID(text)
+    if is_digest(text):
+        return DiffID(text)
+    if not value:
+        raise ValueError("it is empty")
+    raise ValueError(f"not a DiffID: {text if len(text) <= 100 else text[:100] + '…'!r}")
 
 
 def v1_key(v1_id: str, registry: str) -> str:

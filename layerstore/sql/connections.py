@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
 from layerstore.sql.handles import Connection, Handle, MemoryHandle, alive
 from layerstore.sql.place import Identity, Place, changed, identity
-from layerstore.sql.wal import LIMIT
+from layerstore.sql.wal import CHECKPOINT_PAGES, LIMIT
 
 Durability = Literal["full", "normal"]
 
@@ -119,6 +119,7 @@ class Connections:
         - synchronous FULL: each commit is synced, so that a power cut loses none; NORMAL syncs at checkpoints only.
         - trusted_schema OFF: a schema from elsewhere cannot call functions with side effects.
         - cell_size_check ON: a damaged page is found when it is read, before it spreads.
+        - wal_autocheckpoint: see `layerstore.sql.wal`.
         - journal_size_limit: a log that one large transaction made long gets short again.
         - mmap_size 0: a file that is truncated meanwhile is an error, not a signal that ends the process.
         """
@@ -133,6 +134,7 @@ class Connections:
                 f"synchronous={_SYNCHRONOUS[self._durability]}",
                 "trusted_schema=OFF",
                 "cell_size_check=ON",
+                f"wal_autocheckpoint={CHECKPOINT_PAGES}",
                 f"journal_size_limit={LIMIT}",
                 "mmap_size=0",
             ):
