@@ -5,8 +5,9 @@ temporary tables, so that memory stays bounded, and in the order of the keys, so
 appended to. Into an empty store the indexes are built at the end, which costs a third of keeping them up row by row.
 
 Measured, and rejected: staging in tables with the store's own indexes, which SQLite then copies entry by entry (the
-lock is held half as long, all in all it takes a fifth longer); deriving rows in SQL by `json_each` (in the lock, and
-not as Go reads).
+lock is held two thirds as long, the processor has as much to do); deriving rows in SQL by `json_each` (in the lock, and
+not as Go reads); sorting in threads (slower, in twice the memory); a cache that holds everything (the log is then
+written at the end instead, which takes as long). What is left is the log: half of a merge is writing it and back.
 """
 
 from __future__ import annotations
