@@ -2,7 +2,7 @@
 
 Staging reads and decodes while other writers go on; the write lock is held for the merge alone. What is staged is in
 temporary tables, so that memory stays bounded, and in the order of the keys, so that the B-trees of the store are
-appended to. Into an empty store the indexes are built at the end, which costs a third of keeping them up row by row.
+appended to. Into an empty store the indexes are built at the end, which costs half of keeping them up row by row.
 
 Measured, and rejected: staging in tables with the store's own indexes, which SQLite then copies entry by entry (the
 lock is held two thirds as long, the processor has as much to do); deriving rows in SQL by `json_each` (in the lock, and
