@@ -113,13 +113,22 @@ class _Taking:
     def take(self, found: salvage.Salvage) -> None:
         """Take what one page gave."""
         for row in found.keyed:
-            match row:
-                case (bytes(namespace), bytes(key), bytes(value), int(at)):
-                    self._entry(namespace, key, value, at)
+            self._row(row)
         for row in found.numbered:
             match row:
-                case (None, bytes(), bytes(), bytes(), bytes(), int()):
-                    self._set_aside(row[1:])
+                # `lost_and_found`, in which `.recover` of `sqlite3` puts rows of which it does not know the table: root
+                # page, page, number of columns, rowid, columns. Source: sqlite.org/recovery.html.
+                case (int(), int(), int(count), None | int(), *columns) if 0 < count <= len(columns):
+                    self._row(columns[:count])
+                case _:
+                    self._row(row)
+
+    def _row(self, row: Sequence[Value]) -> None:
+        match row:
+            case (bytes(namespace), bytes(key), bytes(value), int(at)):
+                self._entry(namespace, key, value, at)
+            case (None, bytes(), bytes(), bytes(), bytes(), int()):
+                self._set_aside(row[1:])
 
     def _entry(self, namespace: bytes, key: bytes, value: bytes, at: int) -> None:
         record = Record(_text(namespace), _text(key), value, storable_time(at))

@@ -82,3 +82,9 @@ def emptied(folder: Path) -> None:
     """Remove what operations have made in a folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state" / "broken.db"

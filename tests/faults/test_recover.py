@@ -1,4 +1,4 @@
-"""A damaged database: what its whole pages hold comes out, nothing else does, and README's steps lead to a store."""
+"""A damaged database: what its whole pages hold comes out, and nothing else does."""
 
 from __future__ import annotations
 
@@ -9,79 +9,24 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from layerstore import (
-    NotFoundError,
-    SQLMetadataStore,
-    StoreCorruptError,
-    StoreError,
-    StoreOpenError,
-    V2Metadata,
-    V2MetadataService,
-    diff,
-    import_directory,
-    verify,
-)
+from layerstore import SQLMetadataStore, StoreCorruptError, StoreError, StoreOpenError, verify
 from layerstore.records import Record
-from layerstore.sql.salvage import Pages
 from layerstore.transfer.recovering import recover
-from tests.cli.conftest import BAD, GOLDEN, Run, assert_one_line_error, database, run, run_process
+from tests.cli.conftest import BAD, Run, assert_one_line_error, database, run, run_process
 from tests.conftest import OpenSQL
 from tests.counting import Counted
+from tests.faults.damaged import PAGE, fill, held_by, noise, rows
 from tests.strategies import sha256
 
 __all__ = ["database", "run", "run_process"]  # fixtures of the command's tests
 
-PAGE = 4096
 LISTS = "v2metadata-by-diffid"
-
-
-def fill(path: Path) -> dict[tuple[str, str], Record]:
-    """Make a store with what a daemon wrote, long lists, values that need pages of their own, and a quarantine."""
-    with SQLMetadataStore(path) as store:
-        import_directory(store, GOLDEN)
-        v2 = V2MetadataService(store)
-        for number in range(60):
-            v2.add(sha256(number % 4), V2Metadata(sha256(1000 + number), f"localhost:5000/team/{number}", "ab" * 32))
-        store.set_many(("other", f"long/{number:03}", bytes([number]) * (3000 * number + 1)) for number in range(12))
-        store.put(Record("other", "é/small", b"", -5))
-        store.quarantine("n", "k", b"\xff" * 9000, "why")
-        records = list(store.records())
-    return {(record.namespace, record.key): record for record in records}
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    (tmp_path / "state").mkdir()
-    return tmp_path / "state" / "broken.db"
-
-
-def noise(path: Path, pages: list[int], luck: random.Random) -> None:
-    """Put noise in place of pages, counted from 1."""
-    with open(path, "r+b") as file:
-        for page in pages:
-            file.seek((page - 1) * PAGE)
-            file.write(luck.randbytes(PAGE))
-
-
-def held_by(path: Path) -> list[set[tuple[str, str]]]:
-    """Return the keys of the entries on each page, and on page 0 those that go on in pages of their own."""
-    held: list[set[tuple[str, str]]] = [set()]
-    with closing(Pages(str(path))) as pages:
-        for found in pages.salvage():
-            held.append(set())
-            for row in found.keyed:
-                match row:
-                    case (bytes(namespace), bytes(key), bytes(value), int()):
-                        held[-1].add((namespace.decode(), key.decode()))
-                        if len(value) > 900:
-                            held[0].add((namespace.decode(), key.decode()))
-    return held
 
 
 def test_of_a_whole_database_everything_comes_out(broken: Path, tmp_path: Path, open_sql: OpenSQL):
@@ -101,11 +46,6 @@ def test_of_a_whole_database_everything_comes_out(broken: Path, tmp_path: Path, 
             if table == "v2_metadata":  # gaps in the positions are closed
                 found = [[row[:1] + row[2:] for row in of] for of in found]
             assert found[0] == found[1]
-
-
-def rows(store: SQLMetadataStore, query: str) -> list[tuple[object, ...]]:
-    with store.engine.connect() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -360,95 +300,3 @@ def test_whatever_the_bytes_are_it_ends_and_makes_a_sound_store(
         assert verify(store, repair=True).checked == report.recovered
         left = {found.kind for found in verify(store).findings if found.severity != "info"}
         assert left <= {"odd-digest"}  # a list that can be read, of which a digest cannot be one
-
-
-SQLITE3 = os.environ.get("LAYERSTORE_SQLITE3") or "sqlite3"
-
-
-def recovers(program: str) -> bool:
-    """Tell whether this `sqlite3` can recover; many are built without what it needs."""
-    if shutil.which(program) is None:
-        return False
-    script = "CREATE TABLE t (x); INSERT INTO t VALUES (1);\n.recover\n"
-    done = subprocess.run([program, ":memory:"], input=script, capture_output=True, text=True, check=False)
-    return "INSERT" in done.stdout
-
-
-@pytest.fixture(params=["layerstore recover", "sqlite3 .recover"])
-def recovery(request: pytest.FixtureRequest, run_process: Run) -> Iterator[Callable[[Path, Path], None]]:
-    """Both ways that README gives for its second step."""
-
-    def by_layerstore(broken: Path, new: Path) -> None:
-        result = run_process("recover", broken, new)
-        assert result.code == 1
-        assert "pages could not be read whole" in result.out
-
-    def by_sqlite3(broken: Path, new: Path) -> None:
-        found = new.with_name("found.db")
-        with subprocess.Popen([SQLITE3, broken, ".recover"], stdout=subprocess.PIPE) as reading:
-            subprocess.run([SQLITE3, found], stdin=reading.stdout, capture_output=True, check=False)
-        assert run_process("recover", found, new).code in (0, 1)
-
-    if request.param == "layerstore recover":
-        yield by_layerstore
-    elif not recovers(SQLITE3):
-        pytest.skip(f"{SQLITE3} cannot recover: it is built without sqlite_dbpage, or is not installed")
-    else:
-        yield by_sqlite3
-
-
-@pytest.mark.parametrize("seed", [1])
-def test_the_steps_of_the_readme_lead_to_a_store_that_has_everything(
-    recovery: Callable[[Path, Path], None], seed: int, run_process: Run, tmp_path: Path, counted: Counted
-):
-    """Noise in some pages, then exactly what README says; what the pages lost comes from where it came before."""
-    layers = tmp_path / "state" / "layers.db"
-    assert run_process("--db", layers, "import", GOLDEN).code == 0
-    assert run_process("--db", layers, "set", "n", "k", "mine").code == 0
-    count = layers.stat().st_size // PAGE
-    luck = random.Random(seed)
-    pages = luck.sample(range(2, count + 1), 12)
-    noise(layers, pages, luck)
-    counted("faults", len(pages))
-    found = run_process("--db", layers, "verify")
-    assert found.code in (1, BAD)
-
-    (tmp_path / "elsewhere").mkdir()
-    subprocess.run(["cp", "-a", layers, tmp_path / "elsewhere"], check=True)
-    new = tmp_path / "state" / "new.db"
-    recovery(layers, new)
-    assert run_process("--db", new, "verify", "--repair").code in (0, 1)
-    assert run_process("--db", new, "import", GOLDEN).code in (0, 1)
-    for name in layers.parent.glob("layers.db*"):
-        name.unlink()
-    new.rename(layers)
-
-    assert run_process("--db", layers, "verify").code == 0
-    with SQLMetadataStore(layers) as store:
-        differences = diff(store, GOLDEN)
-        assert (differences.only_right, differences.differing) == ((), ())
-        try:
-            assert store.get("n", "k") == b"mine"
-        except NotFoundError:
-            assert {("n", "k")} & held_by(tmp_path / "elsewhere" / "layers.db")[0] == set()
-        V2MetadataService(store).add(sha256(1), V2Metadata(sha256(2)))
-
-
-def test_the_readme_has_these_steps():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    steps = text.partition("## When the database is damaged")[2].partition("\n## ")[0]
-
-    places = [
-        steps.find(step)
-        for step in (
-            "cp -a layers.db layers.db-wal elsewhere/",
-            "layerstore recover layers.db new.db",
-            "sqlite3 layers.db .recover | sqlite3 found.db",
-            "layerstore recover found.db new.db",
-            "layerstore --db new.db verify --repair",
-            "layerstore --db new.db import",
-            "mv new.db layers.db",
-        )
-    ]
-    assert -1 not in places
-    assert places == sorted(places)

@@ -1,6 +1,6 @@
 """The file and its views answer in the SQLite of Debian 11 and RHEL 9: the same rows, by the same indexes.
 
-`.ci/sqlite-3.34 FOLDER` makes that SQLite, and `LAYERSTORE_OLD_SQLITE=FOLDER` says where it is.
+`.ci/sqlite 3.34 FOLDER` makes that SQLite, and `LAYERSTORE_OLD_SQLITE=FOLDER` says where it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.strategies import sha256
 
 FOLDER = os.environ.get("LAYERSTORE_OLD_SQLITE", "")
 pytestmark = pytest.mark.skipif(
-    not FOLDER, reason="no SQLite 3.34: make it with `.ci/sqlite-3.34 FOLDER`, then set LAYERSTORE_OLD_SQLITE=FOLDER"
+    not FOLDER, reason="no SQLite 3.34: make it with `.ci/sqlite 3.34 FOLDER`, then set LAYERSTORE_OLD_SQLITE=FOLDER"
 )
 
 # What is run there: a bare connection, as any program's is.
