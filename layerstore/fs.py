@@ -1,6 +1,6 @@
 """Docker's directory as a store, byte for byte: `<base>/<namespace>/<key>`, one file an entry.
 
-How files are reached without following links is `layerstore.tree`'s; this module gives them their meaning.
+How files are reached without following links is `layerstore.tree`'s, what all of them hold is `layerstore.scanning`'s.
 Source: Docker's distribution/metadata/metadata.go.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import NamedTuple, Self
+from typing import Self
 
 from layerstore import tree
 from layerstore.errors import (
@@ -25,35 +24,16 @@ from layerstore.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from layerstore.records import Record, storable_time
-from layerstore.store import check_key, why_not_a_key, why_not_a_namespace
+from layerstore.records import Record
+from layerstore.scanning import scan
+from layerstore.store import check_key, why_not_a_namespace
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-# Docker's own keys: they break no rule, which then need not be asked one by one.
-_is_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]*(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]*)*").fullmatch
-
 _locks: dict[str, threading.RLock] = {}
 # A thread of the parent may hold one while it forks; nobody in the child would ever release it.
 os.register_at_fork(after_in_child=_locks.clear)
-
-
-_NOT_FILES = {
-    "temporary": "left by a write that did not end",
-    "special": "a link, device, socket or pipe",
-    "unreadable": "the directory cannot be read",
-}
-
-
-class Odd(NamedTuple):
-    """Something in the directory that is no entry, or whose entry could not be read."""
-
-    path: str
-    """Below the base; bytes that are not UTF-8 are shown as `\\xff`."""
-    kind: str
-    """`temporary`, `special`, `name`, `outside`, `unreadable` or `vanished`."""
-    reason: str
 
 
 class FSMetadataStore:
@@ -211,104 +191,3 @@ class FSMetadataStore:
         if error.errno == errno.EROFS:
             return StoreReadOnlyError("the file system is read-only", path)
         return StoreError(f"{error.strerror}", path)
-
-
-def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:
-    """Read every file below a base directory, by namespace and then by the UTF-8 bytes of the whole key.
-
-    What is no entry, or cannot be read, comes as `Odd` in between; nothing of it is fatal.
-
-    Raises:
-        StoreOpenError: the base itself cannot be read.
-    """
-    try:
-        with tree.directory(base, ()) as top:
-            namespaces = sorted(tree.names(top), key=lambda typed: typed.rstrip(b"/\0"))
-    except OSError as error:
-        raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
-    for typed in namespaces:
-        shown = show(typed.rstrip(b"/\0"))
-        if namespace is not None and shown != namespace:
-            continue
-        odd = _odd_namespace(typed, shown)
-        if odd is not None:
-            yield odd
-            continue
-        yield from _scan_namespace(base, shown)
-
-
-def _odd_namespace(typed: bytes, shown: str) -> Odd | None:
-    if typed.startswith(b".tmp-"):
-        return Odd(shown, "temporary", _NOT_FILES["temporary"])
-    if typed.endswith(b"\0"):
-        return Odd(shown, "special", _NOT_FILES["special"])
-    if not typed.endswith(b"/"):
-        return Odd(shown, "outside", "a file outside every namespace")
-    reason = None if _is_utf8(typed) else "the name is not UTF-8"
-    reason = reason or why_not_a_namespace(shown)
-    return None if reason is None else Odd(shown, "name", reason)
-
-
-def _scan_namespace(base: str, namespace: str) -> Iterator[Record | Odd]:
-    try:
-        with tree.directory(base, (namespace,)) as top:
-            for found in tree.walk(top):
-                yield _read(namespace, found)
-    except FileNotFoundError:
-        yield Odd(namespace, "vanished", "removed while it was read")
-    except OSError as error:
-        yield Odd(namespace, "unreadable", f"cannot be read: {error.strerror}")
-
-
-def _read(namespace: str, found: tree.Found) -> Record | Odd:
-    if found.kind != "file":
-        return _odd(namespace, found.path, found.kind, _NOT_FILES[found.kind])
-    if _is_plain(found.path):
-        key = found.path.decode()
-    elif not _is_utf8(found.path):
-        return _odd(namespace, found.path, "name", "the name is not UTF-8")
-    else:
-        key = found.path.decode()
-        reason = why_not_a_key(key)
-        if reason is not None:
-            return _odd(namespace, found.path, "name", reason)
-    try:
-        value, status = tree.read(found.directory, found.name)
-    except FileNotFoundError:
-        return _odd(namespace, found.path, "vanished", "removed while it was read")
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        if error.errno == errno.EFBIG:
-            reason = f"larger than {tree.MAX_VALUE >> 20} MiB"
-        return _odd(namespace, found.path, "unreadable", reason)
-    return Record(namespace, key, value, storable_time(status.st_mtime_ns))
-
-
-def _odd(namespace: str, path: bytes, kind: str, reason: str) -> Odd:
-    return Odd(f"{namespace}/{show(path)}", kind, reason)
-
-
-def count(base: str) -> int:
-    """Return how many files lie below a base directory, without reading them.
-
-    Raises:
-        StoreOpenError: the base itself cannot be read.
-    """
-    try:
-        with tree.directory(base, ()) as top:
-            return sum(found.kind == "file" for found in tree.walk(top))
-    except OSError as error:
-        raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
-
-
-def show(name: bytes) -> str:
-    """Return a file's name as text; bytes that are not UTF-8 as `\\xff`."""
-    return name.decode("utf-8", "backslashreplace")
-
-
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

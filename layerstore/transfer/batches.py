@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from layerstore.fs import Odd
 from layerstore.records import Record
+from layerstore.scanning import Odd
 
 _RECORDS = 1000
 _BYTES = 4 << 20

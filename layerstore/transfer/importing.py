@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from layerstore.errors import InvalidInputError
-from layerstore.fs import Odd
 from layerstore.records import DIFF_IDS, V2_METADATA, Record, why_unreadable
+from layerstore.scanning import Odd
 from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store, why_not_a_key, why_not_a_namespace

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 
 from layerstore import tree
 from layerstore.errors import InvalidInputError, InvalidKeyError, StoreError, TransferError
-from layerstore.fs import FSMetadataStore, Odd
+from layerstore.fs import FSMetadataStore
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.scanning import Odd
 from layerstore.sql import removal
 from layerstore.sql.removal import Doomed, free_bytes, remove
 from layerstore.sql.snapshot import OddName, Snapshot

@@ -17,9 +17,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import IO, Any
 
-from layerstore import fs
+from layerstore import scanning
 from layerstore.errors import StoreOpenError, TransferError
-from layerstore.fs import Odd
+from layerstore.scanning import Odd
 from layerstore.transfer.batches import Batch, in_batches
 
 _LARGE = 4000
@@ -32,7 +32,7 @@ _READY = b"layerstore reader\n"
 
 
 def scan(base: str) -> Iterator[Batch]:
-    """Read every file below a base directory, as `layerstore.fs.scan` does and in its order, a batch at a time.
+    """Read every file below a base directory, as `layerstore.scanning.scan` does and in its order, a batch at a time.
 
     Raises:
         StoreOpenError: the base itself cannot be read.
@@ -52,7 +52,7 @@ def scan(base: str) -> Iterator[Batch]:
 
 
 def _scan_here(base: str) -> Iterator[Batch]:
-    return in_batches(("", found) for found in fs.scan(base))
+    return in_batches(("", found) for found in scanning.scan(base))
 
 
 def _is_large(base: str) -> bool:

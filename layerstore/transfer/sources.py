@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from layerstore import fs
+from layerstore import scanning
 from layerstore.daemon import running_on
 from layerstore.errors import TransferError
-from layerstore.fs import FSMetadataStore, Odd
+from layerstore.fs import FSMetadataStore
 from layerstore.records import KNOWN_NAMESPACES, Record
+from layerstore.scanning import Odd
 from layerstore.sql.load import Incoming, load
 from layerstore.sql.opening import is_database
 from layerstore.sql.snapshot import NOT_UTF8, OddName
@@ -108,7 +109,7 @@ def refuse_unknown(path: str | os.PathLike[str]) -> None:
         names = sorted(map(os.fsencode, os.listdir(base)))
     except OSError as error:
         raise TransferError(f"cannot be read: {error.strerror}", base) from error
-    there = [fs.show(name) for name in names if not name.startswith(TEMPORARY_PREFIX.encode())]
+    there = [scanning.show(name) for name in names if not name.startswith(TEMPORARY_PREFIX.encode())]
     if there:
         raise TransferError(
             f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {_shortened(there)}: {_EXPECTED};"
@@ -141,7 +142,7 @@ def _standard_input() -> IO[bytes]:
 
 
 def _directory_source(base: str) -> Source:
-    return Source(base, lambda: reader.scan(base), lambda: fs.count(base), in_order=True)
+    return Source(base, lambda: reader.scan(base), lambda: scanning.count(base), in_order=True)
 
 
 def _tar_source(name: str, open_: Callable[[], IO[bytes]]) -> Source:
@@ -218,7 +219,7 @@ def distributions(path: str) -> list[str]:
 def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore, list[Odd]]]:
     """Open a place as one store: a directory as files, a database file as it is, an archive in a temporary database.
 
-    Also gives what an archive holds that is no entry; of a directory, `fs.scan` tells.
+    Also gives what an archive holds that is no entry; of a directory, `scanning.scan` tells.
 
     Raises:
         TransferError: there is nothing at the path, or several directories, or an archive to `write` to.

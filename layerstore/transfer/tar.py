@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import IO, Any, Final
 
 from layerstore import tree
-from layerstore.fs import Odd
 from layerstore.records import KNOWN_NAMESPACES, Record, storable_time
+from layerstore.scanning import Odd
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
 from layerstore.transfer.members import members
 

@@ -12,7 +12,7 @@ from itertools import islice
 
 from layerstore.digest import is_digest
 from layerstore.errors import NotFoundError, StoreError, TransferError
-from layerstore.fs import FSMetadataStore, Odd, count, scan, show
+from layerstore.fs import FSMetadataStore
 from layerstore.records import (
     DIFF_IDS,
     MAX_METADATA,
@@ -24,6 +24,7 @@ from layerstore.records import (
     key_digest,
     why_unreadable,
 )
+from layerstore.scanning import Odd, count, scan, show
 from layerstore.sql.errors import noting_damage
 from layerstore.sql.snapshot import NOT_UTF8, OddName, Snapshot
 from layerstore.sql.store import SQLMetadataStore

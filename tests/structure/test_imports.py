@@ -18,6 +18,7 @@ LAYERS = [
     {"transfer", "verify", "push", "repository", "daemon", "image", "credentials"},
     {"v1", "v2", "hmac"},
     {"sql", "fs"},
+    {"scanning"},
     {"tree"},
     {"store", "records", "gojson"},
     {"digest", "errors"},

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import SQLMetadataStore, StoreOpenError, TransferError, fs, import_directory
-from layerstore.fs import Odd
+from layerstore import SQLMetadataStore, StoreOpenError, TransferError, import_directory, scanning
+from layerstore.scanning import Odd
 from layerstore.transfer import reader
 
 
@@ -48,7 +48,7 @@ def test_it_reads_what_a_scan_in_this_process_reads(golden: Path, in_a_process: 
 
     records, odd = read(golden)
 
-    found = list(fs.scan(str(golden)))
+    found = list(scanning.scan(str(golden)))
     assert records == [tuple(one) for one in found if not isinstance(one, Odd)]
     assert odd == [one for one in found if isinstance(one, Odd)]
     assert sorted(one.kind for one in odd) == ["name", "outside", "special", "temporary"]

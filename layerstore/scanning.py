@@ -1,0 +1,147 @@
+"""Everything that lies below a base directory of Docker's: what is an entry, and what is none and why.
+
+Nothing here is fatal but a base that cannot be read; who asks decides what an odd file means.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from layerstore import tree
+from layerstore.errors import StoreOpenError
+from layerstore.records import Record, storable_time
+from layerstore.store import why_not_a_key, why_not_a_namespace
+
+# Docker's own keys: they break no rule, which then need not be asked one by one.
+_is_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]*(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]*)*").fullmatch
+
+_NOT_FILES = {
+    "temporary": "left by a write that did not end",
+    "special": "a link, device, socket or pipe",
+    "unreadable": "the directory cannot be read",
+}
+
+
+class Odd(NamedTuple):
+    """Something in the directory that is no entry, or whose entry could not be read."""
+
+    path: str
+    """Below the base; bytes that are not UTF-8 are shown as `\\xff`."""
+    kind: str
+    """`temporary`, `special`, `name`, `outside`, `unreadable` or `vanished`."""
+    reason: str
+
+
+def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:
+    """Read every file below a base directory, by namespace and then by the UTF-8 bytes of the whole key.
+
+    What is no entry, or cannot be read, comes as `Odd` in between; nothing of it is fatal.
+
+    Raises:
+        StoreOpenError: the base itself cannot be read.
+    """
+    for listed in listing(base, namespace):
+        yield listed if isinstance(listed, Odd) else read(*listed)
+
+
+def listing(base: str, namespace: str | None = None) -> Iterator[Odd | tuple[str, tree.Found]]:
+    """Come upon every file, in the order of `scan`, without reading it; with its namespace.
+
+    Raises:
+        StoreOpenError: the base itself cannot be read.
+    """
+    try:
+        with tree.directory(base, ()) as top:
+            namespaces = sorted(tree.names(top), key=lambda typed: typed.rstrip(b"/\0"))
+    except OSError as error:
+        raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
+    for typed in namespaces:
+        shown = show(typed.rstrip(b"/\0"))
+        if namespace is not None and shown != namespace:
+            continue
+        odd = _odd_namespace(typed, shown)
+        if odd is not None:
+            yield odd
+            continue
+        yield from _list_namespace(base, shown)
+
+
+def _odd_namespace(typed: bytes, shown: str) -> Odd | None:
+    if typed.startswith(b".tmp-"):
+        return Odd(shown, "temporary", _NOT_FILES["temporary"])
+    if typed.endswith(b"\0"):
+        return Odd(shown, "special", _NOT_FILES["special"])
+    if not typed.endswith(b"/"):
+        return Odd(shown, "outside", "a file outside every namespace")
+    reason = None if _is_utf8(typed) else "the name is not UTF-8"
+    reason = reason or why_not_a_namespace(shown)
+    return None if reason is None else Odd(shown, "name", reason)
+
+
+def _list_namespace(base: str, namespace: str) -> Iterator[Odd | tuple[str, tree.Found]]:
+    try:
+        with tree.directory(base, (namespace,)) as top:
+            for found in tree.walk(top):
+                yield namespace, found
+    except FileNotFoundError:
+        yield Odd(namespace, "vanished", "removed while it was read")
+    except OSError as error:
+        yield Odd(namespace, "unreadable", f"cannot be read: {error.strerror}")
+
+
+def read(namespace: str, found: tree.Found) -> Record | Odd:
+    """Read what a listing came upon, while its directory is open."""
+    if found.kind != "file":
+        return _odd(namespace, found.path, found.kind, _NOT_FILES[found.kind])
+    if _is_plain(found.path):
+        key = found.path.decode()
+    elif not _is_utf8(found.path):
+        return _odd(namespace, found.path, "name", "the name is not UTF-8")
+    else:
+        key = found.path.decode()
+        reason = why_not_a_key(key)
+        if reason is not None:
+            return _odd(namespace, found.path, "name", reason)
+    try:
+        value, status = tree.read(found.directory, found.name)
+    except FileNotFoundError:
+        return _odd(namespace, found.path, "vanished", "removed while it was read")
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        if error.errno == errno.EFBIG:
+            reason = f"larger than {tree.MAX_VALUE >> 20} MiB"
+        return _odd(namespace, found.path, "unreadable", reason)
+    return Record(namespace, key, value, storable_time(status.st_mtime_ns))
+
+
+def _odd(namespace: str, path: bytes, kind: str, reason: str) -> Odd:
+    return Odd(f"{namespace}/{show(path)}", kind, reason)
+
+
+def count(base: str) -> int:
+    """Return how many files lie below a base directory, without reading them.
+
+    Raises:
+        StoreOpenError: the base itself cannot be read.
+    """
+    try:
+        with tree.directory(base, ()) as top:
+            return sum(found.kind == "file" for found in tree.walk(top))
+    except OSError as error:
+        raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
+
+
+def show(name: bytes) -> str:
+    """Return a file's name as text; bytes that are not UTF-8 as `\\xff`."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
