@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from layerstore import tree
 from layerstore.errors import StoreOpenError
@@ -16,8 +16,9 @@ from layerstore.records import Record, storable_time
 from layerstore.store import why_not_a_key, why_not_a_namespace
 
 # Docker's own keys: they break no rule, which then need not be asked one by one.
-_is_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]*(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]*)*").fullmatch
+_are_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]*(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]*)*").fullmatch
 
+VANISHED: Final = "removed while it was read"
 _NOT_FILES = {
     "temporary": "left by a write that did not end",
     "special": "a link, device, socket or pipe",
@@ -44,11 +45,21 @@ def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:
         StoreOpenError: the base itself cannot be read.
     """
     for listed in listing(base, namespace):
-        yield listed if isinstance(listed, Odd) else read(*listed)
+        if isinstance(listed, Odd):
+            yield listed
+        else:
+            yield from read(listed.namespace, listed.files)
 
 
-def listing(base: str, namespace: str | None = None) -> Iterator[Odd | tuple[str, tree.Found]]:
-    """Come upon every file, in the order of `scan`, without reading it; with its namespace.
+class Listed(NamedTuple):
+    """Files that lie one behind the other in the order of a scan."""
+
+    namespace: str
+    files: tree.Files
+
+
+def listing(base: str, namespace: str | None = None) -> Iterator[Odd | Listed]:
+    """Come upon every file, in the order of `scan`, without reading it.
 
     Raises:
         StoreOpenError: the base itself cannot be read.
@@ -81,39 +92,44 @@ def _odd_namespace(typed: bytes, shown: str) -> Odd | None:
     return None if reason is None else Odd(shown, "name", reason)
 
 
-def _list_namespace(base: str, namespace: str) -> Iterator[Odd | tuple[str, tree.Found]]:
+def _list_namespace(base: str, namespace: str) -> Iterator[Odd | Listed]:
     try:
         with tree.directory(base, (namespace,)) as top:
-            for found in tree.walk(top):
-                yield namespace, found
+            for found in tree.walk_in_runs(top):
+                if isinstance(found, tree.Files):
+                    yield Listed(namespace, found)
+                else:
+                    yield _odd(namespace, found.path, found.kind, _NOT_FILES[found.kind])
     except FileNotFoundError:
-        yield Odd(namespace, "vanished", "removed while it was read")
+        yield Odd(namespace, "vanished", VANISHED)
     except OSError as error:
         yield Odd(namespace, "unreadable", f"cannot be read: {error.strerror}")
 
 
-def read(namespace: str, found: tree.Found) -> Record | Odd:
-    """Read what a listing came upon, while its directory is open."""
-    if found.kind != "file":
-        return _odd(namespace, found.path, found.kind, _NOT_FILES[found.kind])
-    if _is_plain(found.path):
-        key = found.path.decode()
-    elif not _is_utf8(found.path):
-        return _odd(namespace, found.path, "name", "the name is not UTF-8")
-    else:
-        key = found.path.decode()
-        reason = why_not_a_key(key)
-        if reason is not None:
-            return _odd(namespace, found.path, "name", reason)
+def read(namespace: str, files: tree.Files) -> Iterator[Record | Odd]:
+    """Read files, while their directory is open."""
+    directory, prefix, names = files
+    if _are_plain(prefix + b"/".join(names)):
+        keys = (prefix + (b"\n" + prefix).join(names)).decode().split("\n")
+        for name, key in zip(names, keys, strict=True):
+            yield _read(namespace, directory, name, key)
+        return
+    for name in names:
+        path = prefix + name
+        reason = why_not_a_key(path.decode()) if _is_utf8(path) else "the name is not UTF-8"
+        yield _odd(namespace, path, "name", reason) if reason else _read(namespace, directory, name, path.decode())
+
+
+def _read(namespace: str, directory: int, name: bytes, key: str) -> Record | Odd:
     try:
-        value, status = tree.read(found.directory, found.name)
+        value, status = tree.read(directory, name)
     except FileNotFoundError:
-        return _odd(namespace, found.path, "vanished", "removed while it was read")
+        return _odd(namespace, key.encode(), "vanished", VANISHED)
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         if error.errno == errno.EFBIG:
             reason = f"larger than {tree.MAX_VALUE >> 20} MiB"
-        return _odd(namespace, found.path, "unreadable", reason)
+        return _odd(namespace, key.encode(), "unreadable", reason)
     return Record(namespace, key, value, storable_time(status.st_mtime_ns))
 
 
@@ -129,7 +145,7 @@ def count(base: str) -> int:
     """
     try:
         with tree.directory(base, ()) as top:
-            return sum(found.kind == "file" for found in tree.walk(top))
+            return sum(len(found.names) for found in tree.walk_in_runs(top) if isinstance(found, tree.Files))
     except OSError as error:
         raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TEMPORARY = TEMPORARY_PREFIX.encode()
+_TYPES = (b"/", b"\0")
+_RUN = 1000
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -43,6 +45,15 @@ class Found(NamedTuple):
     path: bytes
     kind: str
     """`file`, `temporary`, `special` (a link, device, socket or pipe), or `unreadable` (a directory)."""
+
+
+class Files(NamedTuple):
+    """Files that a walk came upon. `directory` is open until the walk goes on."""
+
+    directory: int
+    prefix: bytes
+    """The directory's path below the top, with a slash at its end; empty at the top."""
+    names: list[bytes]
 
 
 def make_base(path: str) -> None:
@@ -251,17 +262,28 @@ def walk(top: int) -> Iterator[Found]:
 
     What begins with `.tmp-` is `temporary`, files and directories alike.
     """
-    levels = [(os.dup(top), b"", iter(names(top)))]
+    for found in walk_in_runs(top):
+        if isinstance(found, Found):
+            yield found
+        else:
+            for name in found.names:
+                yield Found(found.directory, name, found.prefix + name, "file")
+
+
+def walk_in_runs(top: int) -> Iterator[Found | Files]:
+    """`walk`, with files that lie in one directory, and in the order one behind the other, together."""
+    levels = [(os.dup(top), b"", _runs(names(top)))]
     try:
         while levels:
             here, prefix, rest = levels[-1]
-            for typed in rest:
-                name = typed.rstrip(b"/\0")
+            for run in rest:
+                if isinstance(run, list):
+                    yield Files(here, prefix, run)
+                    continue
+                name = run.rstrip(b"/\0")
                 if name.startswith(_TEMPORARY):
                     yield Found(here, name, prefix + name, "temporary")
-                elif name == typed:
-                    yield Found(here, name, prefix + name, "file")
-                elif typed.endswith(b"\0"):
+                elif run.endswith(b"\0"):
                     yield Found(here, name, prefix + name, "special")
                 else:
                     below = _level(here, name, prefix)
@@ -277,13 +299,29 @@ def walk(top: int) -> Iterator[Found]:
             os.close(here)
 
 
-def _level(above: int, name: bytes, prefix: bytes) -> tuple[int, bytes, Iterator[bytes]] | None:
+def _runs(typed_names: Iterable[bytes]) -> Iterator[list[bytes] | bytes]:
+    """Yield files that follow one another as a list, and what is none by itself."""
+    files: list[bytes] = []
+    for typed in typed_names:
+        is_file = typed[-1:] not in _TYPES and not typed.startswith(_TEMPORARY)
+        if is_file:
+            files.append(typed)
+        if files and (not is_file or len(files) == _RUN):
+            yield files
+            files = []
+        if not is_file:
+            yield typed
+    if files:
+        yield files
+
+
+def _level(above: int, name: bytes, prefix: bytes) -> tuple[int, bytes, Iterator[list[bytes] | bytes]] | None:
     try:
         here = os.open(name, _DIRECTORY, dir_fd=above)
     except OSError:
         return None
     try:
-        return here, prefix + name + b"/", iter(names(here))
+        return here, prefix + name + b"/", _runs(names(here))
     except OSError:
         os.close(here)
         return None

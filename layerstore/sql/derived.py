@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from msgspec.structs import astuple
 
 from layerstore.digest import is_digest
-from layerstore.records import V2Metadata, decode_list, key_digest
+from layerstore.records import Association, V2Metadata, associations, decode_list, key_digest
 from layerstore.sql.handles import Handle
 from layerstore.sql.statements import ADD_ASSOCIATION, ASSOCIATIONS, REMOVE_ASSOCIATION
-
-Row = tuple[str, int, str, str, str]
 
 
 def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:
@@ -26,12 +24,12 @@ def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:
     return diff_id, [entry for entry in _entries(value) if is_digest(entry.digest)]
 
 
-def rows(key: str, value: bytes) -> list[Row]:
+def rows(key: str, value: bytes) -> list[Association]:
     """Return the rows of a list that has none yet."""
-    diff_id, entries = wanted(key, value)
-    if diff_id is None:
+    try:
+        return associations(key, value)
+    except ValueError:
         return []
-    return _rows(diff_id, entries, 0)
 
 
 def update(handle: Handle, key: str, value: bytes) -> None:
@@ -67,7 +65,7 @@ def _entries(value: bytes) -> list[V2Metadata]:
         return []
 
 
-def _rows(diff_id: str, entries: Sequence[V2Metadata], last: int) -> list[Row]:
+def _rows(diff_id: str, entries: Sequence[V2Metadata], last: int) -> list[Association]:
     return [(diff_id, position, *astuple(entry)) for position, entry in enumerate(entries, last + 1)]
 
 

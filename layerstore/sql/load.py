@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
-from layerstore.records import V2_METADATA, Record
+from layerstore.records import V2_METADATA, Association, Record
 from layerstore.sql import derived
 from layerstore.sql.schema import REBUILT, STATISTICS, index_statement
 
@@ -66,7 +66,16 @@ _DIFFERING = f"""
 _SET_TIME = "UPDATE main.metadata SET modified_at_ns = ? WHERE namespace = ? AND key = ?"
 
 # For as long as a load runs: pages that sorting and merging go back to stay in memory. (`threads` made sorting slower.)
-_SETTINGS = ("main.cache_size=-65536", "temp.cache_size=-16384")
+_CACHE = "main.cache_size=-65536"
+_SETTINGS = (_CACHE, "temp.cache_size=-16384")
+# What is appended is not gone back to; and pages of one statement that are still in memory in the next one are written
+# to the statement's journal before they are written to the log.
+_CACHE_TO_APPEND = "main.cache_size=-8192"
+_APPENDED = 4000
+"""Rows that are appended by one statement."""
+# The pages of the schema, to which dropping and making an index writes: used last, they are the last to be written.
+# When a page is written to the log again, SQLite sums up anew all that follows it there.
+_TOUCH_SCHEMA = "SELECT (SELECT count(sql) FROM main.sqlite_master), (SELECT count(stat) FROM main.sqlite_stat1)"
 
 
 class Incoming(NamedTuple):
@@ -81,6 +90,8 @@ class Incoming(NamedTuple):
     in_order: bool = False
     """Whether this source comes in the order of namespaces and keys, each once. Otherwise it is sorted first, and of a
     key that it has twice, as an archive may, the last one counts."""
+    associations: Sequence[Association] = ()
+    """The rows that are derived from the lists among them, where they come in order."""
 
 
 class Loaded(NamedTuple):
@@ -161,7 +172,7 @@ def _stage(store: Target, incoming: Iterable[Incoming]) -> list[_Span]:
         with store.transaction(deferred=True):
             store.run_many(_ADD_UNFIT, one.unfit)
             if one.in_order:
-                _stage_in_order(store, one.source, one.records, spans)
+                _stage_in_order(store, one.source, one.records, one.associations, spans)
             else:
                 store.run_many(_ADD_UNORDERED, [(one.source, *record) for record in one.records])
                 spans.setdefault(one.source, _Span(one.source, (0, 0), (0, 0)))
@@ -170,21 +181,22 @@ def _stage(store: Target, incoming: Iterable[Incoming]) -> list[_Span]:
         after = ("", "")
         while rows := store.run(_UNORDERED, (source, *after, _WINDOW)):
             after = rows[-1][:2]
+            associations = [row for one in rows if one[0] == V2_METADATA for row in derived.rows(*one[1:3])]
             with store.transaction(deferred=True):
-                _stage_in_order(store, source, rows, spans)
+                _stage_in_order(store, source, rows, associations, spans)
     return [spans[source] for source in sorted(spans)]
 
 
 def _stage_in_order(
-    store: Target, source: int, records: Sequence[tuple[str, str, bytes, int]], spans: dict[int, _Span]
+    store: Target,
+    source: int,
+    records: Sequence[tuple[str, str, bytes, int]],
+    associations: Sequence[Association],
+    spans: dict[int, _Span],
 ) -> None:
     before = _Span(source, *((last, last) for last in store.run(_LAST)[0]))
     store.run_many(_ADD_STAGED, records)
-    rows: list[derived.Row] = []
-    for namespace, key, value, _ in records:
-        if namespace == V2_METADATA:
-            rows += derived.rows(key, value)
-    store.run_many(_ADD_STAGED_V2, rows)
+    store.run_many(_ADD_STAGED_V2, associations)
     first = spans.get(source, before)
     last, last_v2 = store.run(_LAST)[0]
     spans[source] = _Span(source, (first.records[0], last), (first.v2[0], last_v2))
@@ -210,8 +222,11 @@ def _indexes_last(store: Target, spans: Sequence[_Span]) -> Iterator[None]:
         return
     for name in REBUILT:
         store.run(f"DROP INDEX main.{name}")
+    store.run(f"PRAGMA {_CACHE_TO_APPEND}")
     yield
+    store.run(f"PRAGMA {_CACHE}")
     for name in REBUILT:
+        store.run(_TOUCH_SCHEMA)
         store.run(index_statement(name))
     store.run_many(
         "INSERT INTO main.sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)",
@@ -220,11 +235,20 @@ def _indexes_last(store: Target, spans: Sequence[_Span]) -> Iterator[None]:
     store.run("ANALYZE sqlite_master")
 
 
+def _append(store: Target, statement: str, rows: tuple[int, int]) -> int:
+    """Run a statement on staged rows, some at a time; return how many rows it has written."""
+    added, (first, end) = 0, rows
+    for at in range(first, end, _APPENDED):
+        store.run(statement, (at, min(at + _APPENDED, end)))
+        added += store.run("SELECT changes()")[0][0]
+        store.run(_TOUCH_SCHEMA)
+    return added
+
+
 def _merge(store: Target, span: _Span, resolve: Resolve) -> Loaded:
     if store.run(_IS_EMPTY)[0][0]:
-        store.run(_ADD_V2, span.v2)
-        store.run(_ADD, span.records)
-        return Loaded(store.run("SELECT changes()")[0][0], 0)
+        _append(store, _ADD_V2, span.v2)
+        return Loaded(_append(store, _ADD, span.records), 0)
     store.run(_FORGET_STALE_V2, span.v2)  # rows that another program left without their list
     store.run(_ADD_ABSENT_V2, span.v2)
     store.run(_ADD_ABSENT, span.records)

@@ -132,10 +132,10 @@ Index("metadata_by_v1_diff_id", text(_DIFF_ID), _table=metadata, sqlite_where=te
 Index("metadata_by_time", metadata.c.namespace, metadata.c.modified_at_ns, sqlite_where=text(_IS_LIST))
 
 REBUILT: Final = (
-    "metadata_by_diff_id",
-    "metadata_by_time",
     "v2_metadata_by_digest",
     "v2_metadata_by_source_repository",
+    "metadata_by_diff_id",
+    "metadata_by_time",
 )
 """The indexes that a load into an empty store builds at its end: entries come in the order of their keys, and only to
 these in none. The one by digest has the order of the keys; those of V1 IDs hold none as a rule."""

@@ -1,17 +1,18 @@
-"""What a source gives, a handful at a time: entries and what is none, with where they are from."""
+"""What a source gives, a handful at a time: entries, those that cannot be what they should, and what is no entry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from layerstore.records import Record
+from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record, are_mappings, associations, why_unreadable
 from layerstore.scanning import Odd
+from layerstore.store import why_not_a_key, why_not_a_namespace
 
-_RECORDS = 1000
+RECORDS = 1000
+"""How many entries a batch has at most."""
 _BYTES = 4 << 20
 """Of values, so that a batch of large files is no larger than a batch of small ones."""
-
 
 Row = tuple[str, str, bytes, int]
 """What a `Record` holds; of a million, the plain tuple is made faster."""
@@ -24,23 +25,50 @@ class Batch(NamedTuple):
     """Where below the source's name they are from, or ``."""
     records: list[Row]
     odd: list[Odd]
+    """What is no entry, or could not be read."""
+    unfit: list[tuple[int, str]]
+    """Of the entries, by their number, those that cannot be what their namespaces say, with the reason."""
+    associations: list[Association]
+    """The rows that are derived from the V2 lists among the others."""
 
 
 def in_batches(labelled: Iterable[tuple[str, Record | Odd]]) -> Iterator[Batch]:
     """Gather what comes one after the other."""
-    batch, size = Batch("", [], []), 0
+    batch, size = Batch("", [], [], [], []), 0
     for label, found in labelled:
-        if label != batch.label:
+        if label != batch.label or len(batch.records) + len(batch.odd) >= RECORDS or size >= _BYTES:
             if batch.records or batch.odd:
-                yield batch
-            batch, size = Batch(label, [], []), 0
+                yield _checked(batch)
+            batch, size = Batch(label, [], [], [], []), 0
         if isinstance(found, Odd):
             batch.odd.append(found)
         else:
             batch.records.append(found)
             size += len(found.value)
-        if len(batch.records) + len(batch.odd) >= _RECORDS or size >= _BYTES:
-            yield batch
-            batch, size = Batch(label, [], []), 0
     if batch.records or batch.odd:
-        yield batch
+        yield _checked(batch)
+
+
+def _checked(batch: Batch) -> Batch:
+    if not are_mappings(batch.records):
+        for number, row in enumerate(batch.records):
+            reason = _why_unfit(row, batch.associations)
+            if reason is not None:
+                batch.unfit.append((number, reason))
+    return batch
+
+
+def _why_unfit(row: Row, derived: list[Association]) -> str | None:
+    """Say why an entry cannot be taken, or derive its rows; a database may hold keys that no directory can have."""
+    namespace, key, value, _ = row
+    if namespace == V2_METADATA:
+        # A list is read but once. Of the keys, that of a digest breaks no rule.
+        try:
+            derived += associations(key, value)
+        except ValueError as error:
+            return why_not_a_key(key) or str(error)
+        return None
+    reason = why_unreadable(namespace, key, value)
+    if reason is None and namespace == DIFF_IDS:
+        return None
+    return why_not_a_namespace(namespace) or why_not_a_key(key) or reason

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from layerstore.errors import InvalidInputError
-from layerstore.records import DIFF_IDS, V2_METADATA, Record, why_unreadable
+from layerstore.records import Record
 from layerstore.scanning import Odd
 from layerstore.sql.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import Store, why_not_a_key, why_not_a_namespace
+from layerstore.store import Store
 from layerstore.transfer import sources as reading
-from layerstore.transfer.batches import Row
+from layerstore.transfer.batches import Batch
 from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, Replace, keep
 from layerstore.transfer.sources import Place, Progress
 
@@ -193,16 +193,17 @@ class _Reading:
         done = 0
         for source in self._sources:
             accounts: dict[str, _Account] = {}
-            for label, records, odd in source.batches():
-                for one in odd:
+            for batch in source.batches():
+                for one in batch.odd:
                     self._leave_out(source, one)
-                if records:
-                    account = accounts.get(label)
+                if batch.records:
+                    account = accounts.get(batch.label)
                     if account is None:
-                        account = accounts[label] = self._account(os.path.join(source.name, label).rstrip("/"))
-                    yield self._incoming(account, records, in_order=source.in_order)
+                        name = os.path.join(source.name, batch.label).rstrip("/")
+                        account = accounts[batch.label] = self._account(name)
+                    yield self._incoming(account, batch, in_order=source.in_order)
                 if self._progress is not None:
-                    for _ in records:
+                    for _ in batch.records:
                         done += 1
                         self._progress(done, total)
             if not accounts:
@@ -230,28 +231,21 @@ class _Reading:
         self._accounts.append(account)
         return account
 
-    def _incoming(self, account: _Account, records: Sequence[Row], *, in_order: bool) -> Incoming:
-        account.read += len(records)
-        reasons = [_why_unfit(namespace, key, value) for namespace, key, value, _ in records]
-        if not any(reasons):
-            return Incoming(account.number, records, in_order=in_order)
-        unfit = [(*record[:3], reason) for record, reason in zip(records, reasons, strict=True) if reason]
-        account.quarantined += len(unfit)
-        for namespace, key, _, reason in unfit:
+    def _incoming(self, account: _Account, batch: Batch, *, in_order: bool) -> Incoming:
+        account.read += len(batch.records)
+        account.quarantined += len(batch.unfit)
+        records, unfit = batch.records, []
+        for number, reason in batch.unfit:
+            namespace, key, value, _ = records[number]
             self.quarantined.add(Quarantined(os.path.join(account.label, namespace, key), reason))
-        fit = [record for record, reason in zip(records, reasons, strict=True) if not reason]
-        return Incoming(account.number, fit, unfit, in_order)
+            unfit.append((namespace, key, value, reason))
+        if unfit:
+            numbers = {number for number, _ in batch.unfit}
+            records = [row for number, row in enumerate(records) if number not in numbers]
+        return Incoming(account.number, records, unfit, in_order, batch.associations)
 
     def _leave_out(self, source: reading.Source, odd: Odd) -> None:
         if odd.kind == "temporary":
             self.temporary += 1
         else:
             self.skipped.add(Skipped(f"{source.name}/{odd.path}", odd.reason))
-
-
-def _why_unfit(namespace: str, key: str, value: bytes) -> str | None:
-    """Say why an entry cannot be taken; a database from elsewhere may hold keys that no directory can have."""
-    reason = why_unreadable(namespace, key, value)
-    if reason is None and namespace in (V2_METADATA, DIFF_IDS):
-        return None  # the key of a digest breaks no rule
-    return why_not_a_namespace(namespace) or why_not_a_key(key) or reason

@@ -1,7 +1,8 @@
-"""Reading a large directory in a process of its own: the other core opens files while this one takes in what they held.
+"""Reading a large directory with two more processes: this one lists the names, and takes in what they read in turn.
 
 Opening, reading and closing a file keeps the interpreter's lock for most of the time, so threads do not help. The
-process is a new interpreter, as a fork would take the threads and the connections of whoever imports along.
+processes are new interpreters, as a fork would take the threads and the connections of whoever imports along. Two, as
+taking in what they read costs as much as both take for it.
 """
 
 from __future__ import annotations
@@ -12,23 +13,34 @@ import marshal
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
-from typing import IO, Any
+from itertools import cycle, islice
+from typing import IO, Any, Final
 
-from layerstore import scanning
-from layerstore.errors import StoreOpenError, TransferError
-from layerstore.scanning import Odd
-from layerstore.transfer.batches import Batch, in_batches
+from layerstore import scanning, tree
+from layerstore.errors import TransferError
+from layerstore.records import Record
+from layerstore.scanning import VANISHED, Odd
+from layerstore.transfer import batches
+from layerstore.transfer.batches import Batch
 
-_LARGE = 4000
-"""Files for which another interpreter, which takes as long to start as 5,000 files to be read, is worth it."""
+_READERS: Final = 2
+_AHEAD: Final = 3
+"""Chunks that a reader has at once, so that it need not wait for the next one."""
+_FIRST: Final = 4
+"""Chunks that are read here, while the other interpreters start. Where there are no more, none is started."""
 
-_PIPE_BYTES = 1 << 20
-_PROGRAM = "from layerstore.transfer import reader; reader.main()"
-_READY = b"layerstore reader\n"
-"""What the process says first: there is an interpreter, and it has found this module."""
+_PIPE_BYTES: Final = 1 << 20
+_PAGE: Final = 4096
+_PROGRAM: Final = "from layerstore.transfer import reader; reader.main()"
+_READY: Final = b"layerstore reader\n"
+"""What a process says first: there is an interpreter, and it has found this module."""
+
+_Chunk = list[tuple[str, bytes, list[bytes]] | tuple[str, str, str]]
+"""Up to two batches of what is there: a namespace, the path of a directory below it with a slash at its end, and names
+of files there; or an `Odd`."""
 
 
 def scan(base: str) -> Iterator[Batch]:
@@ -36,100 +48,188 @@ def scan(base: str) -> Iterator[Batch]:
 
     Raises:
         StoreOpenError: the base itself cannot be read.
-        TransferError: the process that read it was ended by somebody.
+        TransferError: a process that read it was ended by somebody.
     """
-    process = _start(base) if _is_large(base) else None
-    if process is None:
-        yield from _scan_here(base)
-        return
-    assert process.stdout is not None
+    chunks = _chunks(base)
+    first = list(islice(chunks, _FIRST))
+    readers = _start(base) if len(first) == _FIRST else []
     try:
-        yield from _batches(process.stdout, base)
+        for chunk in first:
+            yield from _read(base, chunk)
+        readers = [reader for reader in readers if reader.is_ready()]
+        if readers:
+            yield from _read_in_turn(chunks, readers)
+        for chunk in chunks:
+            yield from _read(base, chunk)
     finally:
-        process.stdout.close()
-        process.kill()
-        process.wait()
+        for reader in readers:
+            reader.stop()
 
 
-def _scan_here(base: str) -> Iterator[Batch]:
-    return in_batches(("", found) for found in scanning.scan(base))
+def _chunks(base: str) -> Iterator[_Chunk]:
+    chunk: _Chunk = []
+    size = 0
+    for listed in scanning.listing(base):
+        if isinstance(listed, Odd):
+            chunk.append((listed.path, listed.kind, listed.reason))
+            size += 1
+        else:
+            namespace, files = listed
+            chunk.append((namespace, files.prefix, files.names))
+            size += len(files.names)
+        if size >= batches.RECORDS:
+            yield chunk
+            chunk, size = [], 0
+    yield chunk
 
 
-def _is_large(base: str) -> bool:
-    """Tell whether a directory has many files, by counting no more than that, three levels down as Docker's are."""
-    with suppress(OSError):
-        return sum(1 for _ in islice(_some_files(base, 3), _LARGE)) == _LARGE
-    return False
+def _read(base: str, chunk: _Chunk) -> Iterator[Batch]:
+    return batches.in_batches(("", found) for found in _found(base, chunk))
 
 
-def _some_files(directory: str, depth: int) -> Iterator[str]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                yield entry.path
-            elif depth > 1 and entry.is_dir(follow_symlinks=False):
-                yield from _some_files(entry.path, depth - 1)
+def _found(base: str, chunk: _Chunk) -> Iterator[Record | Odd]:
+    for first, second, third in chunk:
+        if isinstance(second, bytes) and isinstance(third, list):
+            yield from _read_folder(base, first, second, third)
+        elif isinstance(second, str) and isinstance(third, str):
+            yield Odd(first, second, third)
 
 
-def _start(base: str) -> subprocess.Popen[bytes] | None:
-    """Start the process, or return `None` where there is no interpreter to start or only one core to run on."""
-    if not sys.executable or getattr(sys, "frozen", False) or len(os.sched_getaffinity(0)) < 2:
-        return None
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+def _read_folder(base: str, namespace: str, prefix: bytes, names: list[bytes]) -> Iterator[Record | Odd]:
     try:
-        process = subprocess.Popen(  # noqa: S603  # this interpreter, and a program that stands above
+        with tree.directory(base, [namespace, *os.fsdecode(prefix).split("/")[:-1]]) as directory:
+            yield from scanning.read(namespace, tree.Files(directory, prefix, names))
+    except OSError as error:
+        vanished = isinstance(error, FileNotFoundError)
+        kind, reason = ("vanished", VANISHED) if vanished else ("unreadable", f"cannot be read: {error.strerror}")
+        for name in names:
+            yield Odd(f"{namespace}/{scanning.show(prefix + name)}", kind, reason)
+
+
+def _read_in_turn(chunks: Iterable[_Chunk], readers: Sequence[_Reader]) -> Iterator[Batch]:
+    """Give the readers chunks in turn, some ahead; what they read comes in the order of the chunks."""
+    waiting = deque[_Reader]()
+    for reader, chunk in zip(cycle(readers), chunks):
+        request = _message(chunk)
+        while waiting and (len(waiting) >= _AHEAD * len(readers) or not reader.has_room(request)):
+            yield from waiting.popleft().answer()
+        reader.read(request)
+        waiting.append(reader)
+    for reader in waiting:
+        yield from reader.answer()
+
+
+class _Reader:
+    """A process that reads files of a directory whose names it is given."""
+
+    def __init__(self, base: str) -> None:
+        """Start it.
+
+        Raises:
+            OSError: there is no such interpreter, or no room for one.
+        """
+        self._base = base
+        self._process = subprocess.Popen(  # noqa: S603  # this interpreter, and a program that stands above
             [sys.executable, "-P", "-c", _PROGRAM, base],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             bufsize=_PIPE_BYTES,
             process_group=0,  # an interrupt at the terminal is this process's to answer
         )
-    except OSError:
-        return None
-    assert process.stdout is not None
-    with suppress(OSError):  # more than the system allows one user: it stays as it is
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    if process.stdout.read(len(_READY)) == _READY:
-        return process
-    process.stdout.close()
-    process.kill()
-    process.wait()
-    return None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        for stream in (self._stdin, self._stdout):
+            with suppress(OSError):  # more than the system allows one user: it stays as it is
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._room = fcntl.fcntl(self._stdin, fcntl.F_GETPIPE_SZ)
+        self._requests = deque[int]()
+
+    def is_ready(self) -> bool:
+        """Wait until it has begun, and tell whether it has; one that has not is stopped."""
+        if self._stdout.read(len(_READY)) == _READY:
+            return True
+        self.stop()
+        return False
+
+    def has_room(self, request: bytes) -> bool:
+        """Tell whether it can be given a request without waiting for it.
+
+        Who waits while it has others to answer might wait for ever, as it waits until its answers are read.
+        """
+        return not self._requests or sum(self._requests) + _in_pipe(request) <= self._room
+
+    def read(self, request: bytes) -> None:
+        """Tell it to read some files."""
+        self._requests.append(_in_pipe(request))
+        try:
+            self._stdin.write(request)
+            self._stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def answer(self) -> Iterator[Batch]:
+        """Yield what it reads for the oldest request."""
+        while (found := _receive(self._stdout)) is not None:
+            if not isinstance(found, tuple):
+                raise self._ended()
+            records, odd, unfit, associations = found
+            yield Batch("", records, [Odd(*one) for one in odd], unfit, associations)
+        self._requests.popleft()
+
+    def _ended(self) -> TransferError:
+        return TransferError("a process that read it was ended: try again; nothing was taken", self._base)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        with suppress(BrokenPipeError):  # what it has not read goes with it
+            self._stdin.close()
+        self._stdout.close()
 
 
-def _send(stream: IO[bytes], message: Any) -> None:
-    content = marshal.dumps(message)
-    stream.write(len(content).to_bytes(8, "little") + content)
+def _start(base: str) -> list[_Reader]:
+    """Start the readers; none where there is no interpreter to start or only one core to run on."""
+    started: list[_Reader] = []
+    if sys.executable and not getattr(sys, "frozen", False) and len(os.sched_getaffinity(0)) > 1:
+        with suppress(OSError):
+            started.extend(_Reader(base) for _ in range(_READERS))
+    return started
 
 
-def _receive(stream: IO[bytes]) -> object:
+def _message(content: Any) -> bytes:
+    dumped = marshal.dumps(content)
+    return len(dumped).to_bytes(8, "little") + dumped
+
+
+def _in_pipe(message: bytes) -> int:
+    """Return the bytes that a message takes in a pipe, which has them in pages."""
+    return (len(message) // _PAGE + 2) * _PAGE
+
+
+def _receive(stream: IO[bytes]) -> Any:
     """Return the next message; `EOFError` when the other side ended in the middle."""
     size = int.from_bytes(stream.read(8), "little")
     content = stream.read(size)
-    # Written by `_send` in the same version of the interpreter.
+    # Written by `_message` in the same version of the interpreter.
     return marshal.loads(content) if size and len(content) == size else EOFError  # noqa: S302
 
 
-def _batches(stream: IO[bytes], base: str) -> Iterator[Batch]:
-    while (found := _receive(stream)) is not None:
-        if isinstance(found, str):
-            raise StoreOpenError(found, base)
-        if not isinstance(found, tuple):
-            raise TransferError("the process that read it was ended: try again; nothing was taken", base)
-        label, records, odd = found
-        yield Batch(label, records, [Odd(*one) for one in odd])
-
-
 def main() -> None:
-    """Write the batches of a directory to standard output: a greeting, each batch, then `None`; or an error's text."""
-    with suppress(BrokenPipeError), io.BufferedWriter(io.FileIO(1, "w"), _PIPE_BYTES) as stream:
+    """Read the files that standard input names, and write their batches to standard output, each time with an end."""
+    with (
+        suppress(BrokenPipeError),
+        io.BufferedReader(io.FileIO(0)) as names,
+        io.BufferedWriter(io.FileIO(1, "w"), _PIPE_BYTES) as stream,
+    ):
         stream.write(_READY)
         stream.flush()
-        try:
-            for label, records, odd in _scan_here(sys.argv[1]):
-                _send(stream, (label, [tuple(record) for record in records], [tuple(one) for one in odd]))
-            _send(stream, None)
-        except StoreOpenError as error:
-            _send(stream, error.args[0])
+        while (chunk := _receive(names)) is not EOFError:
+            for _, records, odd, unfit, associations in _read(sys.argv[1], chunk):
+                lists = ([tuple(record) for record in records], [tuple(one) for one in odd], unfit, associations)
+                stream.write(_message(lists))
+            stream.write(_message(None))
+            stream.flush()

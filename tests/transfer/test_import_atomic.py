@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, import_directory
-from layerstore.sql import derived
+from layerstore.records import Association, associations
 from tests.conftest import OpenSQL
 from tests.strategies import sha256
 from tests.transfer.conftest import (
@@ -48,7 +48,8 @@ def temporary_tables(store: SQLMetadataStore) -> list[str]:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage ten entries at a time, so that an import of the golden directory stages many times."""
-    monkeypatch.setattr("layerstore.transfer.batches._RECORDS", 10)
+    monkeypatch.setattr("layerstore.transfer.batches.RECORDS", 10)
+    monkeypatch.setattr("layerstore.tree._RUN", 10)
 
 
 def in_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
@@ -194,14 +195,14 @@ def test_another_thread_may_write_while_entries_are_staged(
     v2 = V2MetadataService(sql_store)
     started: list[tuple[threading.Thread, list[BaseException]]] = []
 
-    def rows(key: str, value: bytes) -> list[derived.Row]:
+    def rows(key: str, value: bytes) -> list[Association]:
         if not started:
             started.append(in_a_thread(lambda: v2.add(sha256(7), V2Metadata(sha256(1), "host/name"))))
             started[0][0].join(0.2)  # it may have to wait for its turn
         return real(key, value)
 
-    real = derived.rows
-    monkeypatch.setattr(derived, "rows", rows)
+    real = associations
+    monkeypatch.setattr("layerstore.transfer.batches.associations", rows)
     report = import_directory(sql_store, golden)
     thread, errors = started[0]
     thread.join()

@@ -166,7 +166,8 @@ def test_lists_that_docker_can_read_are_taken_byte_for_byte(sql_file: SQLMetadat
 @pytest.fixture
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take in each file before the next one is read."""
-    monkeypatch.setattr("layerstore.transfer.batches._RECORDS", 1)
+    monkeypatch.setattr("layerstore.transfer.batches.RECORDS", 1)
+    monkeypatch.setattr("layerstore.tree._RUN", 1)
 
 
 @pytest.mark.usefixtures("one_at_a_time")
@@ -187,7 +188,8 @@ def test_a_file_that_vanishes_while_it_is_read_is_named(sql_file: SQLMetadataSto
 
 @pytest.mark.usefixtures("one_at_a_time")
 def test_a_folder_that_vanishes_while_it_is_read_is_named(sql_file: SQLMetadataStore, directory: Path, write: Write):
-    write("n", "a", b"")
+    for key in "abcde":
+        write("n", key, b"")
     write("o", "b", b"")
 
     def remove(done: int, _total: int | None) -> None:
@@ -198,7 +200,7 @@ def test_a_folder_that_vanishes_while_it_is_read_is_named(sql_file: SQLMetadataS
     report = import_directory(sql_file, directory, progress=remove)
 
     assert paths_in(report.skipped, directory) == ["o"]
-    assert report.read == 1
+    assert report.read == 5
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_taken(
