@@ -41,6 +41,13 @@ class Connection(sqlite3.Connection):
             tree.databases.discard(self.identity)
 
 
+def _let_go(connection: Connection, pid: int) -> None:
+    if connection.path is None or pid == os.getpid():
+        connection.close()
+    else:
+        _inherited.append(connection)
+
+
 class Fetched:
     """A result that was read to its end."""
 
@@ -71,18 +78,15 @@ class Handle:
         self._failed_at = 0
         self._pid = os.getpid()
         self._log_keeper = None if read_only else LogKeeper()
-
-    def __del__(self) -> None:
-        # Closing while another thread is in a statement would end the process; every statement runs in a method of
-        # this object, so that nobody can be in one when it goes.
-        self.close()
+        # When this goes, too: closing while another thread is in a statement would end the process, but every statement
+        # runs in a method of this object. Not by `__del__`: of a handle in a cycle, such as that of an error and its
+        # traceback, the collector may come upon the connection first, and warns that nobody has closed it.
+        self._close = weakref.finalize(self, _let_go, connection, os.getpid())
+        self._close.atexit = False  # a thread that still runs may be in a statement
 
     def close(self) -> None:
         """Close the connection; in a forked child, keep it from being closed: it is the parent's."""
-        if self._pid == os.getpid():
-            self.connection.close()
-        else:
-            _inherited.append(self.connection)
+        self._close()
 
     def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
         """Run a statement that gives one row at most; return it, or `None`.
