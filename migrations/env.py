@@ -11,7 +11,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from layerstore.sql.connections import Connections
-from layerstore.sql.opening import prepare_file, resolve
+from layerstore.sql.opening import prepare_file
+from layerstore.sql.recognition import resolve
 from layerstore.sql.schema import APPLICATION_ID, schema
 
 # Autogenerate cannot compare expression indexes in SQLite; tests compare them by their SQL.

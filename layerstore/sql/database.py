@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Self
 from sqlalchemy import Engine
 
 from layerstore.errors import InvalidInputError, LayerstoreError, StoreClosedError, StoreError
-from layerstore.sql import opening
+from layerstore.sql import opening, recognition
 from layerstore.sql.connections import Connections, Durability, check_timeout
 from layerstore.sql.errors import mapped, mapping
 from layerstore.sql.handles import MemoryHandle
@@ -36,7 +36,7 @@ class Database:
         if durability not in ("full", "normal"):
             raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
         check_timeout(timeout_s)
-        self.path = opening.resolve(path_or_url)
+        self.path = recognition.resolve(path_or_url)
         with mapping(self.path):
             self._connections = Connections(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
         try:
@@ -136,7 +136,7 @@ class Database:
         Raises:
             StoreOpenError: there are triggers on our tables, or something else is under our names.
         """
-        opening.refuse_foreign(self.run(OBJECTS), HEAD, self.path)
+        recognition.refuse_foreign(self.run(OBJECTS), HEAD, self.path)
 
     def copy_to(self, connection: sqlite3.Connection) -> None:
         """Copy the whole database, as it was last committed, to another one.

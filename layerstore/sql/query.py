@@ -17,8 +17,9 @@ from typing import Final, NoReturn
 from layerstore.errors import StoreError
 from layerstore.sql.connections import Connections
 from layerstore.sql.errors import mapped, mapping
-from layerstore.sql.opening import make_ready, resolve
+from layerstore.sql.opening import make_ready
 from layerstore.sql.parameters import Parameters, Value, check
+from layerstore.sql.recognition import resolve
 from layerstore.sql.tokens import QueryError, Token, first_statement, place_of, tokens
 
 TIMEOUT_S: Final = 60.0

@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.schema import CreateIndex
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from layerstore.sql.views import VIEWS_FOR_PEOPLE
 
@@ -182,3 +182,12 @@ STATISTICS: Final = (
 Fixed, so that a query has the same plan at every size. Source: sqlite.org/optoverview.html, "Manual control of query
 plans using SQLITE_STAT tables".
 """
+
+
+def creation() -> list[str]:
+    """Return the statements that make an empty database one of ours, but for the rows of statistics and the stamp."""
+    tables: list[str] = []
+    for table in (*schema.sorted_tables, alembic_version):
+        tables.append(str(CreateTable(table).compile(dialect=SQLiteDialect_pysqlite())).strip())
+        tables += [index_statement(name) for name in sorted(str(index.name) for index in table.indexes)]
+    return [f"PRAGMA application_id={APPLICATION_ID}", *tables, *VIEWS.values(), "ANALYZE sqlite_master"]

@@ -15,7 +15,7 @@ from typing import IO
 from layerstore import tree
 from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
 from layerstore.records import KNOWN_NAMESPACES, Record
-from layerstore.sql.opening import is_database
+from layerstore.sql.recognition import is_database
 from layerstore.sql.snapshot import Snapshot
 from layerstore.store import TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer import reader, tar

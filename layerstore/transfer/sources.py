@@ -23,7 +23,7 @@ from layerstore.fs import FSMetadataStore
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.scanning import Odd
 from layerstore.sql.load import Incoming, load
-from layerstore.sql.opening import is_database
+from layerstore.sql.recognition import is_database
 from layerstore.sql.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import TEMPORARY_PREFIX, Store

@@ -21,9 +21,9 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql import opening
+from layerstore.sql import opening, recognition
 from layerstore.sql.objects import OBJECTS, Ours
-from layerstore.sql.schema import APPLICATION_ID, schema
+from layerstore.sql.schema import APPLICATION_ID, creation, schema
 from tests.cli.conftest import BAD, Run, assert_one_line_error, database, run
 from tests.conftest import OpenSQL
 from tests.counting import Counted
@@ -56,7 +56,7 @@ def change(path: Path, *statements: str) -> None:
 
 
 def sql_of(name: str) -> str:
-    return next(line for line in opening.creation() if re.match(rf"CREATE (TABLE|INDEX|VIEW) {name}\b", line))
+    return next(line for line in creation() if re.match(rf"CREATE (TABLE|INDEX|VIEW) {name}\b", line))
 
 
 def rewritten(name: str, old: str, new: str) -> list[str]:
@@ -66,7 +66,7 @@ def rewritten(name: str, old: str, new: str) -> list[str]:
         return [f"DROP {kind} {name}", sql_of(name).replace(old, new, 1)]
     assert old in sql_of(name)
     columns = ", ".join(f'"{column.name}"' for column in schema.tables[name].columns)
-    indexes = [line for line in opening.creation() if line.startswith("CREATE INDEX") and f" ON {name} " in line]
+    indexes = [line for line in creation() if line.startswith("CREATE INDEX") and f" ON {name} " in line]
     return [
         f"CREATE TEMP TABLE rows AS SELECT {columns} FROM {name}",
         f"DROP TABLE {name}",
@@ -297,7 +297,7 @@ def objects_of(path: Path) -> list[tuple[str, str, str, str | None]]:
 
 def test_every_word_of_our_schema_counts(path: Path, counted: Counted):
     """One word or mark less, anywhere in any definition, makes it another one."""
-    ours = Ours(opening.creation())
+    ours = Ours(creation())
     objects = objects_of(path)
     assert ours.why_foreign(objects) is None
     for number, (kind, name, table, sql) in enumerate(objects):
@@ -345,7 +345,7 @@ def test_opening_costs_one_statement_more(path: Path, open_sql: OpenSQL):
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     for writing in (True, False):
-        opening._version(connection, str(path), writing=writing)
+        recognition.version(connection, str(path), writing=writing)
     connection.close()
 
     assert statements.count(OBJECTS) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layerstore import SQLMetadataStore
-from layerstore.sql import migrate, opening, schema
+from layerstore.sql import migrate, opening, recognition, schema
 from layerstore.sql.objects import Ours
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,10 +69,10 @@ def install(location: Path, monkeypatch: Any = None) -> None:
     """Let this process take 0003 for the head; for the time of a test, if pytest's `monkeypatch` is given."""
     set_attribute = setattr if monkeypatch is None else monkeypatch.setattr
     set_attribute(migrate, "script_location", lambda: location)
-    for module in (schema, migrate, opening):
+    for module in (schema, migrate, opening, recognition):
         set_attribute(module, "HEAD", "0003")
-    ours = Ours([*map(_with_column, opening.creation()), NOTES])
-    set_attribute(opening, "ours", lambda: ours)
+    ours = Ours([*map(_with_column, schema.creation()), NOTES])
+    set_attribute(recognition, "ours", lambda: ours)
 
 
 NOTES = "CREATE TABLE notes (text TEXT, key TEXT NOT NULL, PRIMARY KEY (key))"

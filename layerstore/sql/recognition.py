@@ -1,0 +1,177 @@
+"""What a database file is, found out without changing it: new, ours, of which revision, or somebody else's.
+
+Making it ready is `layerstore.sql.opening`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sqlite3
+from typing import Any
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from layerstore.errors import StoreCorruptError, StoreOpenError, StoreReadOnlyError
+from layerstore.sql.connections import Connections
+from layerstore.sql.errors import mapped
+from layerstore.sql.objects import OBJECTS, Ours
+from layerstore.sql.schema import APPLICATION_ID, HEAD, creation
+from layerstore.sql.statements import VERSION
+
+
+def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
+    """Return the absolute path of the database file, or `None` for a store in memory.
+
+    Raises:
+        StoreOpenError: a URL of another database than SQLite, or with a query.
+    """
+    text = os.fspath(path_or_url)
+    if isinstance(path_or_url, str) and "://" in text:
+        text = _database_of(text)
+    return None if text in ("", ":memory:") else os.path.abspath(text)
+
+
+def _database_of(url_text: str) -> str:
+    try:
+        url = make_url(url_text)
+    except ArgumentError as error:
+        raise StoreOpenError(f"not a database URL: {url_text!r}") from error
+    shown = url.render_as_string(hide_password=True)
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StoreOpenError(f"only SQLite files can be opened so far: use sqlite:///FILE or a path, not {shown}")
+    if url.host or url.username or url.port:
+        raise StoreOpenError(f"a file has no host: sqlite:///FILE has three slashes, not {shown}")
+    if url.query:
+        raise StoreOpenError(f"a URL with a query cannot be opened: use the arguments of SQLMetadataStore, not {shown}")
+    return url.database or ""
+
+
+def version(connection: sqlite3.Connection, path: str | None, *, writing: bool = False) -> str | None:
+    """Return the schema's revision; `None` for an empty database. With `writing`, refuse a schema that is not ours.
+
+    Looks in one transaction: between two reads, another process may make the schema.
+    """
+    if connection.in_transaction:
+        return _version_now(connection, path)
+    connection.execute("BEGIN")
+    try:
+        found = _version_now(connection, path)
+        if writing and found is not None:
+            refuse_foreign(connection.execute(OBJECTS).fetchall(), found, path)
+        return found
+    finally:
+        connection.rollback()  # does nothing where SQLite has rolled back by itself
+
+
+def _version_now(connection: sqlite3.Connection, path: str | None) -> str | None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application_id != APPLICATION_ID:
+        if application_id or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise StoreOpenError("not a layerstore database: another program made it", path)
+        return None
+    row = connection.execute(VERSION).fetchone()
+    if row is None:
+        raise StoreOpenError(
+            "a layerstore database without a schema revision: it is damaged, `layerstore recover FILE NEW` mends it",
+            path,
+        )
+    return str(row[0])
+
+
+def refuse_foreign(rows: list[Any], found: str, path: str | None) -> None:
+    """Refuse to write where something else than our schema would decide what is written.
+
+    Of another revision than this code's it is only known that it has no triggers.
+
+    Raises:
+        StoreOpenError: an object under our names is not ours, or a trigger is on one.
+    """
+    reason = ours().why_foreign(rows) if found == HEAD else ours().why_triggered(rows)
+    if reason is not None:
+        raise StoreOpenError(
+            f"its schema is not layerstore's: {reason}. It can be read, not written: mend it with `sqlite3`,"
+            " or take its entries into a new one with `layerstore --db NEW import FILE`",
+            path,
+        )
+
+
+@functools.cache
+def ours() -> Ours:
+    """Return what the schema of a database of ours has; made when first asked for, in 0.4 ms."""
+    return Ours(creation())
+
+
+def look_at_log(path: str) -> None:
+    """Refuse a write-ahead log that does not fit the database, before a connection that writes lays hands on it.
+
+    SQLite takes any log that lies there for the right one, and writes it back into the database when it closes, also
+    after it has found the two to be nonsense. A connection that only reads does not. Only where there is a log: it was
+    left by a process that was killed, or another one is at work.
+
+    Raises:
+        StoreCorruptError: with this log, the database cannot be read.
+    """
+    log = f"{os.path.realpath(path)}-wal"
+    if not (os.path.exists(log) and os.path.getsize(log)):
+        return
+    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
+    try:
+        version(connections.local.handle.connection, path)
+    except sqlite3.Error as error:
+        if isinstance(mapped(error, path), StoreCorruptError):
+            raise StoreCorruptError(
+                f"it is damaged, or {os.path.basename(log)} is another database's: if so, move that away first;"
+                f" else copy both away, then `layerstore recover FILE NEW` ({error})",
+                path,
+            ) from error
+        # Whatever else keeps it from being read, the connection that is to write will say.
+    finally:
+        connections.close()
+
+
+def explain(error: sqlite3.Error, path: str | None, *, read_only: bool) -> None:
+    """Say what SQLite means that cannot open a file which is there, as it finds no place for the log beside it.
+
+    Raises:
+        StoreOpenError: nothing can be written in the file's directory, which even reading needs.
+        StoreReadOnlyError: the same, for a store that was to be written.
+
+    Not opened as immutable instead: where another mount can be written, that reads nonsense. Source:
+    sqlite.org/wal.html, "Read-Only Databases".
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if path is None or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or not os.access(path, os.R_OK):
+        return
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.access(folder, os.W_OK):
+        return
+    if read_only:
+        raise StoreOpenError(
+            f"nothing can be written in {folder}, which even reading needs, for the log beside the file: copy it to"
+            " another place, or read what `layerstore backup` makes, which needs none",
+            path,
+        ) from error
+    raise StoreReadOnlyError(f"nothing can be written in {folder}: check its permissions and mount", path) from error
+
+
+def is_database(path: str) -> bool:
+    """Tell whether a file is an SQLite database, or empty as a new one is.
+
+    SQLite looks, as whoever opens a database file otherwise drops this process's locks on it when closing it.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
+    try:
+        connections.local.handle.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            return False
+        explain(error, path, read_only=True)
+        raise mapped(error, path) from error
+    finally:
+        connections.close()
+    return True
