@@ -1,0 +1,79 @@
+"""How a value looks in Datasette's tables: bytes as text, digests and repositories as links, HMACs short."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from markupsafe import Markup, escape
+
+from layerstore.digest import is_digest
+from layerstore.web.words import short_hmac
+
+_FOLDED_FROM = 200
+_SHOWN_HEX = 64
+_LONGEST = 100_000  # characters of one value in a page; the link to the row's JSON gives all
+_hmac_in_json = re.compile(r'("hmac"\s*:\s*")([^"\\]{9,})(?=")', re.IGNORECASE)
+
+
+def layer_url(diff_id: str) -> str:
+    """Return where a layer's page is."""
+    return f"/-/layer/{quote(diff_id, safe=':+')}"
+
+
+def repository_url(name: str) -> str:
+    """Return where a repository's page is."""
+    return f"/-/repository?{urlencode({'name': name}, safe='/:')}"
+
+
+def registry_url(name: str) -> str:
+    """Return where a registry's page is."""
+    return f"/-/registry?{urlencode({'name': name}, safe=':')}"
+
+
+def search_url(term: str) -> str:
+    """Return where a search leads."""
+    return f"/-/search?{urlencode({'q': term}, safe='/:')}"
+
+
+def cell(value: Any, column: str) -> Markup | None:
+    """Return how a value is shown, or `None` to leave it to Datasette."""
+    if isinstance(value, bytes):
+        return _text(_readable(value))
+    if not isinstance(value, str) or not value:
+        return None
+    if column == "hmac":
+        return Markup('<span class="mono">{}</span>').format(short_hmac(value))
+    if column == "source_repository":
+        return _link(repository_url(value), value)
+    if column == "registry":
+        return _link(registry_url(value), value)
+    if is_digest(value):
+        return _link(layer_url(value) if column == "diff_id" else search_url(value), value)
+    return _text(value)
+
+
+def _readable(value: bytes) -> str:
+    """Return bytes as their text, or in hex where they are none."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if all(character >= " " or character in "\t\n\r" for character in text) and "\x7f" not in text:
+        return text
+    shown = value[: _SHOWN_HEX // 2].hex()
+    return f"x'{shown}'" if len(value) <= _SHOWN_HEX // 2 else f"x'{shown}…' ({len(value):,} bytes)"
+
+
+def _link(url: str, text: str) -> Markup:
+    return Markup('<a class="mono" href="{}">{}</a>').format(url, text)
+
+
+def _text(text: str) -> Markup:
+    text = _hmac_in_json.sub(lambda match: match[1] + short_hmac(match[2]), text)
+    if len(text) <= _FOLDED_FROM:
+        return escape(text)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}… ({len(text):,} characters)"
+    return Markup('<details class="fold"><summary>{}…</summary><pre>{}</pre></details>').format(text[:80], text)

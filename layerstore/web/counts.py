@@ -1,0 +1,105 @@
+"""What is counted in the background, as it takes seconds in a large store, and kept until the store has changed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from layerstore.errors import LayerstoreError
+from layerstore.sql.overview import Overview, overview, version
+from layerstore.sql.store import SQLMetadataStore
+
+WAIT_S: Final = 0.15
+"""How long a page waits for fresh counts; then it shows the last ones."""
+REST: Final = 10
+"""Counting rests for so many times as long as it took, so that a busy store does not keep it busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What was counted.
+
+    Attributes:
+        overview: the last counts; `None` before the first.
+        counted_at_ns: when they were begun.
+        fresh: nobody has written since.
+        error: why the last count failed; `None` if it did not.
+    """
+
+    overview: Overview | None = None
+    counted_at_ns: int | None = None
+    fresh: bool = False
+    error: str | None = None
+
+
+class Counts:
+    """Counts when somebody asks and the store has changed.
+
+    In one thread: what tells whether the store has changed is a connection's own.
+    """
+
+    def __init__(self, store: SQLMetadataStore, changed: Callable[[int], None]) -> None:
+        self._store = store
+        self._changed = changed
+        self._condition = threading.Condition()
+        self._asked = self._answered = 0
+        self._stopped = False
+        self._version: int | None = None
+        self._not_before = 0.0
+        self._last = Counted()
+        # It may be in the middle of a count when the process ends, and has nothing to tidy up.
+        self._thread = threading.Thread(target=self._work, name="layerstore-counts", daemon=True)
+        self._thread.start()
+
+    def current(self, wait_s: float = WAIT_S) -> Counted:
+        """Return fresh counts if they are there in time, else the last ones.
+
+        `changed` is called with each version of the store that is seen, in the thread that counts.
+        """
+        with self._condition:
+            self._asked += 1
+            mine = self._asked
+            self._condition.notify_all()
+            in_time = self._condition.wait_for(lambda: self._answered >= mine, wait_s)
+            last = self._last
+        return last if in_time else Counted(last.overview, last.counted_at_ns, False, last.error)
+
+    def stop(self) -> None:
+        """Ask it to count no more; a count that runs is not waited for."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopped or self._asked > self._answered)
+                if self._stopped:
+                    return
+                asked = self._asked
+            found = self._look()
+            with self._condition:
+                self._last, self._answered = found, asked
+                self._condition.notify_all()
+
+    def _look(self) -> Counted:
+        last = self._last
+        try:
+            seen = version(self._store)
+            self._changed(seen)
+            if seen == self._version and last.error is None:
+                return last
+            rest_s = self._not_before - time.monotonic()
+            if rest_s > WAIT_S:
+                return Counted(last.overview, last.counted_at_ns, False, last.error)
+            time.sleep(max(0.0, rest_s))
+            began_ns, began_s = time.time_ns(), time.monotonic()
+            counted = overview(self._store)
+            took_s = time.monotonic() - began_s
+            self._version, self._not_before = seen, time.monotonic() + REST * took_s
+            return Counted(counted, began_ns, True)
+        except LayerstoreError as error:
+            return Counted(last.overview, last.counted_at_ns, False, str(error))

@@ -1,0 +1,98 @@
+"""Layers over time as a plot: SVG that is made here, as no page has a script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from layerstore.sql.overview import Timeline
+
+WIDTH: Final = 960
+HEIGHT: Final = 160
+_DAY_NS: Final = 86_400 * 1_000_000_000
+_TICKS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar of the plot in its units, and what it stands for in words."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+    layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """What the template draws.
+
+    Attributes:
+        bars: one for each span of time, also of none.
+        top: what the height stands for.
+        ticks: the times along the axis, the first at its beginning, the last at its end.
+        span: how long a bar's time is, in words.
+    """
+
+    bars: tuple[Bar, ...]
+    top: int
+    ticks: tuple[str, ...]
+    span: str
+
+
+def plot(timeline: Timeline) -> Plot:
+    """Lay out the bars."""
+    top = _round_up(max(timeline.counts))
+    step = WIDTH / len(timeline.counts)
+    days = timeline.width_ns >= _DAY_NS
+    bars = []
+    for number, layers in enumerate(timeline.counts):
+        # Whoever is there at all can be seen.
+        height = max(HEIGHT * layers / top, 2) if layers else 0
+        begin = timeline.start_ns + number * timeline.width_ns
+        label = f"{_moment(begin, days=days)} – {_moment(begin + timeline.width_ns, days=days)}"
+        bars.append(
+            Bar(
+                round(number * step + step * 0.1, 2),
+                round(HEIGHT - height, 2),
+                round(step * 0.8, 2),
+                round(height, 2),
+                label,
+                layers,
+            )
+        )
+    whole = timeline.width_ns * len(timeline.counts)
+    ticks = tuple(
+        _moment(timeline.start_ns + whole * number // (_TICKS - 1), days=whole >= 4 * _DAY_NS)
+        for number in range(_TICKS)
+    )
+    return Plot(tuple(bars), top, ticks, _span(timeline.width_ns // 1_000_000_000))
+
+
+def _round_up(count: int) -> int:
+    """Return the next number of one digit that is 1, 2 or 5, and zeros."""
+    power = 1
+    while True:
+        for digit in (1, 2, 5):
+            if digit * power >= count:
+                return digit * power
+        power *= 10
+
+
+def _moment(time_ns: int, *, days: bool) -> str:
+    try:
+        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ns} ns"
+    return f"{moment:%Y-%m-%d}" if days else f"{moment:%m-%d %H:%M}"
+
+
+def _span(seconds: int) -> str:
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length and seconds % length == 0:
+            count = seconds // length
+            return unit if count == 1 else f"{count} {unit}s"
+    return "second" if seconds == 1 else f"{seconds} seconds"
