@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
 
         def ready() -> None:
             say(f"{address}  (Ctrl-C stops)")
-            click.get_text_stream("stdout").flush()
+            sys.stdout.flush()
             if open_it:
                 _open(address)
 
@@ -86,7 +87,9 @@ def _database(path: str) -> Iterator[tuple[str, str | None]]:
         yield path, None
         return
     from layerstore import SQLMetadataStore, import_directory
+    from layerstore.transfer.sources import refuse_unknown
 
+    refuse_unknown(path)
     with tempfile.TemporaryDirectory(prefix="layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")
         with SQLMetadataStore(database) as store:

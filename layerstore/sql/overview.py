@@ -49,7 +49,10 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """How many lists were last written in each span of time: `counts[n]` in that which begins at `start + n * width`."""
+    """How many lists were last written in each span of time: `counts[n]` in that from `start + n * width` on.
+
+    All in nanoseconds.
+    """
 
     start_ns: int
     width_ns: int
@@ -106,7 +109,7 @@ _V1_IDS = "SELECT registry, v1_ids FROM registries WHERE v1_ids > 0"
 
 
 def _registries(connection: Connection) -> tuple[Registry, ...]:
-    v1_ids: dict[str, int] = {name: count for name, count in connection.execute(text(_V1_IDS))}
+    v1_ids = {row.registry: int(row.v1_ids) for row in connection.execute(text(_V1_IDS))}
     largest: dict[str, list[tuple[str, int]]] = {name: [] for name in v1_ids}
     counts: dict[str, tuple[int, int]] = {}
     for row in connection.execute(text(_SIZES), {"most": LARGEST}):
@@ -129,12 +132,12 @@ def _timeline(connection: Connection) -> Timeline | None:
         return None
     width = next((one for one in WIDTHS if newest // one - oldest // one < BINS), (newest - oldest) // BINS + 1)
     first = oldest // width
-    # Times before 1970 are rounded up by SQLite, down by Python: taken from the first, none is negative.
+    # Times before 1970 are rounded down, as Python does and SQLite does not.
     rows = connection.execute(
-        text(f"SELECT (modified_at_ns - :start) / :width, count(*) {_LISTS} GROUP BY 1"),
-        {"start": first * width, "width": width},
+        text(f"SELECT modified_at_ns / :width - (modified_at_ns % :width < 0), count(*) {_LISTS} GROUP BY 1"),
+        {"width": width},
     )
     counts = [0] * (newest // width - first + 1)
     for number, count in rows:
-        counts[number] = count
+        counts[number - first] = count
     return Timeline(first * width, width, tuple(counts))

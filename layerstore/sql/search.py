@@ -51,8 +51,8 @@ def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
         return ()
     with mapping(store.path), store.engine.connect() as connection:
         if is_digest(term):
-            return tuple([*_layers(connection, term, term), *_digests(connection, term, term)])
-        return tuple([*_by_digits(connection, term), *_repositories(connection, term)])
+            return (*_layers(connection, term, term), *_digests(connection, term, term))
+        return (*_by_digits(connection, term), *_repositories(connection, term))
 
 
 def _by_digits(connection: Connection, term: str) -> list[Match]:
@@ -69,10 +69,7 @@ def _by_digits(connection: Connection, term: str) -> list[Match]:
         found += _digests(connection, f"{name}:{digits}", f"{name}:{digits}g")
     if algorithm is None:
         rows = connection.execute(
-            text(
-                "SELECT v1_id, diff_id FROM v1_ids WHERE v1_id >= :low AND v1_id < :high"
-                " ORDER BY v1_id LIMIT :most"
-            ),
+            text("SELECT v1_id, diff_id FROM v1_ids WHERE v1_id >= :low AND v1_id < :high ORDER BY v1_id LIMIT :most"),
             {"low": digits, "high": f"{digits}g", "most": MOST},
         )
         found += [Match("v1-image", v1_id, diff_id) for v1_id, diff_id in rows]
@@ -116,8 +113,10 @@ def _repositories(connection: Connection, term: str) -> list[Match]:
     found: list[Match] = []
     for beginning in (term, *(f"{registry}/{term}" for registry in registries.scalars())):
         rows = connection.execute(
-            text("SELECT source_repository FROM repositories WHERE source_repository >= :low"
-                 " AND source_repository < :high LIMIT :most"),
+            text(
+                "SELECT source_repository FROM repositories WHERE source_repository >= :low"
+                " AND source_repository < :high LIMIT :most"
+            ),
             {"low": beginning, "high": f"{beginning}\U0010ffff", "most": MOST - len(found)},
         )
         found += [Match("repository", name) for name in rows.scalars()]

@@ -9,8 +9,9 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup, escape
 
 from layerstore.digest import is_digest
-from layerstore.web.words import short_hmac
+from layerstore.web.words import short, short_hmac
 
+_WRAPPED_FROM = 40
 _FOLDED_FROM = 200
 _SHOWN_HEX = 64
 _LONGEST = 100_000  # characters of one value in a page; the link to the row's JSON gives all
@@ -45,13 +46,23 @@ def cell(value: Any, column: str) -> Markup | None:
         return None
     if column == "hmac":
         return Markup('<span class="mono">{}</span>').format(short_hmac(value))
+    url = _url(value, column)
+    if url is None:
+        return _text(value)
+    return Markup('<a class="mono" href="{}" title="{}">{}</a>').format(
+        url, value, short(value) if is_digest(value) else value
+    )
+
+
+def _url(value: str, column: str) -> str | None:
+    """Return the page about a value, or `None` if it has none."""
     if column == "source_repository":
-        return _link(repository_url(value), value)
+        return repository_url(value)
     if column == "registry":
-        return _link(registry_url(value), value)
+        return registry_url(value)
     if is_digest(value):
-        return _link(layer_url(value) if column == "diff_id" else search_url(value), value)
-    return _text(value)
+        return layer_url(value) if column == "diff_id" else search_url(value)
+    return None
 
 
 def _readable(value: bytes) -> str:
@@ -66,14 +77,12 @@ def _readable(value: bytes) -> str:
     return f"x'{shown}'" if len(value) <= _SHOWN_HEX // 2 else f"x'{shown}…' ({len(value):,} bytes)"
 
 
-def _link(url: str, text: str) -> Markup:
-    return Markup('<a class="mono" href="{}">{}</a>').format(url, text)
-
-
 def _text(text: str) -> Markup:
     text = _hmac_in_json.sub(lambda match: match[1] + short_hmac(match[2]), text)
-    if len(text) <= _FOLDED_FROM:
+    if len(text) <= _WRAPPED_FROM:
         return escape(text)
+    if len(text) <= _FOLDED_FROM:
+        return Markup('<span class="long">{}</span>').format(text)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}… ({len(text):,} characters)"
     return Markup('<details class="fold"><summary>{}…</summary><pre>{}</pre></details>').format(text[:80], text)

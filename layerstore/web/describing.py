@@ -1,4 +1,4 @@
-"""What Datasette is told of a store: the tables' meanings, the queries with a name, what may be sorted and for how long.
+"""What Datasette is told of a store: what its tables mean, the queries with a name, what may be sorted and how long.
 
 What it says of tables is README's; the queries are `layerstore.sql.questions`'.
 """
@@ -15,12 +15,15 @@ DATABASE: Final = "store"
 QUERY: Final = "ask-"
 """Begins the names of queries, as some of them are also tables': `/store/ask-newest`."""
 
+ANSWERED: Final = {"largest": "/#repositories"}
+"""Questions that take too long for a page, and where what was counted in the background answers them."""
+
 SETTINGS: Final = {
     "allow_download": False,
     "default_cache_ttl": 0,  # what writers do meanwhile is to be seen at the next load
     "default_page_size": 50,
     "suggest_facets": False,  # each would count a whole table to find out
-    "facet_time_limit_ms": 100,
+    "facet_time_limit_ms": 60,
     "sql_time_limit_ms": 2000,  # for SQL of one's own; nothing of ours takes as long
     "num_sql_threads": 4,
     "truncate_cells_html": 0,  # long values are folded by `layerstore.web.cells`
@@ -121,7 +124,7 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
 }
-_NO_SQL_OF_OURS: Final = {"alembic_version": {"hidden": True}, "sqlite_stat1": {"hidden": True}}
+_NOT_OURS: Final = {"alembic_version": {"hidden": True}, "sqlite_sequence": {"hidden": True}}
 
 
 def metadata() -> dict[str, Any]:
@@ -131,11 +134,16 @@ def metadata() -> dict[str, Any]:
         "databases": {
             DATABASE: {
                 "title": "Tables and SQL",
-                "tables": {**_TABLES, **_NO_SQL_OF_OURS},
-                "queries": {f"{QUERY}{one.name}": _query(one) for one in QUESTIONS},
+                "tables": {**_TABLES, **_NOT_OURS},
+                "queries": {f"{QUERY}{one.name}": _query(one) for one in QUESTIONS if one.name not in ANSWERED},
             }
         },
     }
+
+
+def questions() -> list[tuple[str, str]]:
+    """Return each question with the address of its answer."""
+    return [(one.question, ANSWERED.get(one.name, f"/{DATABASE}/{QUERY}{one.name}")) for one in QUESTIONS]
 
 
 def _query(question: Question) -> dict[str, Any]:
@@ -151,5 +159,4 @@ def _query(question: Question) -> dict[str, Any]:
         ).strip(),
         "sql": sql,
         "params": [*question.needed, *question.defaults],
-        "fragment": "",
     }

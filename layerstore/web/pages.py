@@ -66,9 +66,7 @@ async def home(site: Site, _arguments: Arguments) -> Answer:
 async def layers(site: Site, arguments: Arguments) -> Answer:
     """The newest layers, all of them or those of a registry."""
     registry = arguments.get("registry") or None
-    found = await site.ask(
-        browsing.newest_layers, site.store, registry=registry, after=_key(arguments.get("after"))
-    )
+    found = await site.ask(browsing.newest_layers, site.store, registry=registry, after=_key(arguments.get("after")))
     counted, _ = await site.glance()
     registries = () if counted.overview is None else counted.overview.registries
     return Page(
@@ -132,7 +130,12 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
     wrong = sorted({place.digest for place in found.places if place.maps_to != diff_id})
     return Page(
         "layer.html",
-        {**asdict(found), "target": target or None, "candidates": push and asdict(push), "target_error": refused},
+        {
+            **asdict(found),
+            "target": target or None,
+            "candidates": push and candidates.document(push),
+            "target_error": refused,
+        },
         {
             "found": found,
             "target": target,

@@ -11,7 +11,9 @@ from layerstore.sql.overview import Timeline
 WIDTH: Final = 960
 HEIGHT: Final = 160
 _DAY_NS: Final = 86_400 * 1_000_000_000
+_MINUTE_NS: Final = 60 * 1_000_000_000
 _TICKS: Final = 4
+_LEAST: Final = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +46,30 @@ class Plot:
 
 
 def plot(timeline: Timeline) -> Plot:
-    """Lay out the bars."""
-    top = _round_up(max(timeline.counts))
-    step = WIDTH / len(timeline.counts)
-    days = timeline.width_ns >= _DAY_NS
+    """Lay out the bars; a few of them have empty time around them, or one would fill the plot."""
+    missing = max(0, _LEAST - len(timeline.counts))
+    counts = (*[0] * (missing // 2), *timeline.counts, *[0] * (missing - missing // 2))
+    start_ns, width_ns = timeline.start_ns - missing // 2 * timeline.width_ns, timeline.width_ns
+    top = _round_up(max(counts))
+    step = WIDTH / len(counts)
     bars = []
-    for number, layers in enumerate(timeline.counts):
+    for number, layers in enumerate(counts):
         # Whoever is there at all can be seen.
         height = max(HEIGHT * layers / top, 2) if layers else 0
-        begin = timeline.start_ns + number * timeline.width_ns
-        label = f"{_moment(begin, days=days)} – {_moment(begin + timeline.width_ns, days=days)}"
+        begin = start_ns + number * width_ns
         bars.append(
             Bar(
-                round(number * step + step * 0.1, 2),
+                round((number + 0.1) * step, 2),
                 round(HEIGHT - height, 2),
-                round(step * 0.8, 2),
+                round(0.8 * step, 2),
                 round(height, 2),
-                label,
+                f"{_moment(begin, width_ns)} – {_moment(begin + width_ns, width_ns)}",
                 layers,
             )
         )
-    whole = timeline.width_ns * len(timeline.counts)
-    ticks = tuple(
-        _moment(timeline.start_ns + whole * number // (_TICKS - 1), days=whole >= 4 * _DAY_NS)
-        for number in range(_TICKS)
-    )
-    return Plot(tuple(bars), top, ticks, _span(timeline.width_ns // 1_000_000_000))
+    whole_ns = width_ns * len(counts)
+    ticks = tuple(_moment(start_ns + whole_ns * number // (_TICKS - 1), whole_ns // _TICKS) for number in range(_TICKS))
+    return Plot(tuple(bars), top, ticks, _span(width_ns // 1_000_000_000))
 
 
 def _round_up(count: int) -> int:
@@ -82,12 +82,15 @@ def _round_up(count: int) -> int:
         power *= 10
 
 
-def _moment(time_ns: int, *, days: bool) -> str:
+def _moment(time_ns: int, step_ns: int) -> str:
+    """Return a time as fine as the steps that it is shown in."""
     try:
         moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
     except (OverflowError, ValueError, OSError):
         return f"{time_ns} ns"
-    return f"{moment:%Y-%m-%d}" if days else f"{moment:%m-%d %H:%M}"
+    if step_ns >= _DAY_NS:
+        return f"{moment:%Y-%m-%d}"
+    return f"{moment:%m-%d %H:%M}" if step_ns >= _MINUTE_NS else f"{moment:%H:%M:%S}"
 
 
 def _span(seconds: int) -> str:

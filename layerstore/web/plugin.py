@@ -12,7 +12,7 @@ from datasette.utils.asgi import Response
 from layerstore import __version__
 from layerstore.sql.query import confine
 from layerstore.web import cells, pages, words
-from layerstore.web.describing import DATABASE, QUERY, metadata
+from layerstore.web.describing import DATABASE, QUERY, questions
 from layerstore.web.guard import App, Guard
 
 
@@ -42,7 +42,7 @@ def prepare_jinja2_environment(env: Any, datasette: Any) -> None:
         site=datasette.layerstore,
         store_name=DATABASE,
         query_prefix=QUERY,
-        questions=metadata()["databases"][DATABASE]["queries"],
+        questions=questions(),
         version=__version__,
         next_of=pages.next_of,
         query=lambda **values: urlencode({name: value for name, value in values.items() if value}, safe="/:,"),

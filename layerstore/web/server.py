@@ -13,7 +13,7 @@ from typing import Any, Final
 import uvicorn
 from datasette import plugins
 from datasette.app import Datasette
-from datasette.database import Database
+from datasette.database import Database, QueryInterrupted
 
 from layerstore.errors import InvalidInputError, StoreError
 from layerstore.sql.store import SQLMetadataStore
@@ -23,21 +23,32 @@ from layerstore.web.guard import App
 from layerstore.web.site import Site
 
 _HERE: Final = Path(__file__).parent
-_COUNT_LIMIT_MS: Final = 60
+_COUNT: Final = "select count(*) from "
+_COUNTED_AT_MOST: Final = 50_000
+_COUNT_LIMIT_MS: Final = 40
 _GRACE_S: Final = 2
 
 
 class StoreDatabase(Database):  # type: ignore[misc]  # Datasette has no types
-    """Datasette's database, which counts a table's rows for its page no longer than somebody would wait.
+    """Datasette's database, which counts rows for a page only up to a number, and no longer than somebody would wait.
 
-    Without a count the page says none. By the address (`?_nocount=1`) it would be in every link, and off for all.
+    Without a count the page says none. By the address (`?_nocount=1`) it would be in every link, and off for all. A
+    limit of time alone does not do: SQLite counts a whole table in one step that nothing interrupts.
     """
 
     async def execute(self, sql: str, params: Any = None, truncate: bool = False, **options: Any) -> Any:
-        """Run SQL; what is asked for by somebody is truncated, Datasette's own counts are not."""
-        if not truncate and sql.startswith("select count(*) from "):
-            options.setdefault("custom_time_limit", _COUNT_LIMIT_MS)
-        return await super().execute(sql, params, truncate=truncate, **options)
+        """Run SQL; what is asked for by somebody is truncated, Datasette's own counts are not.
+
+        Raises:
+            QueryInterrupted: it took too long, or counted too many, which Datasette takes for the same.
+        """
+        if truncate or not sql.startswith(_COUNT):
+            return await super().execute(sql, params, truncate=truncate, **options)
+        bounded = f"{_COUNT}(select 1 from {sql.removeprefix(_COUNT)} limit {_COUNTED_AT_MOST + 1})"
+        found = await super().execute(bounded, params, **{**options, "custom_time_limit": _COUNT_LIMIT_MS})
+        if found.rows[0][0] > _COUNTED_AT_MOST:
+            raise QueryInterrupted(None, sql, params)
+        return found
 
 
 class StoreDatasette(Datasette):  # type: ignore[misc]  # Datasette has no types
@@ -133,7 +144,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: App, ready: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                app,  # type: ignore[arg-type]  # ASGI's scope is a plain mapping in our own words
+                app,
                 log_config=None,
                 access_log=False,
                 ws="none",
