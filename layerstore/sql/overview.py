@@ -35,7 +35,7 @@ class Registry:
     Attributes:
         registry: its host.
         repositories: how many are known of it.
-        layers: the sum of its repositories' layers: one that two of them have counts twice.
+        layers: how many can be had from it.
         v1_ids: how many V1 images.
         largest: up to ten of its repositories with their layers, the largest first.
     """
@@ -91,19 +91,22 @@ def version(store: SQLMetadataStore) -> int:
 
 
 # Without a registry, before the first `/`, a repository is none of this table's; `stats` counts it.
-_SIZES = """
-    WITH sizes(repository, layers, slash) AS (
-      SELECT source_repository, count(DISTINCT diff_id), instr(source_repository, '/')
+_LARGEST = """
+    WITH sizes(registry, repository, layers) AS (
+      SELECT CAST(substr(source_repository, 1, instr(source_repository, '/') - 1) AS TEXT), source_repository,
+        count(DISTINCT diff_id)
       FROM v2_metadata WHERE source_repository > '' GROUP BY source_repository
     ), ranked AS (
-      SELECT substr(repository, 1, slash - 1) AS registry, repository, layers,
-        count(*) OVER of_registry AS repositories, sum(layers) OVER of_registry AS sum_of_layers,
-        row_number() OVER (PARTITION BY substr(repository, 1, slash - 1) ORDER BY layers DESC, repository) AS place
-      FROM sizes WHERE slash > 1
-      WINDOW of_registry AS (PARTITION BY substr(repository, 1, slash - 1))
+      SELECT registry, repository, layers, count(*) OVER (PARTITION BY registry) AS repositories,
+        row_number() OVER (PARTITION BY registry ORDER BY layers DESC, repository) AS place
+      FROM sizes WHERE registry <> ''
     )
-    SELECT registry, repository, layers, repositories, sum_of_layers FROM ranked WHERE place <= :most
-    ORDER BY registry, place
+    SELECT registry, repository, layers, repositories FROM ranked WHERE place <= :most ORDER BY registry, place
+"""
+# '0' is the character after '/'.
+_LAYERS = """
+    SELECT count(DISTINCT diff_id) FROM v2_metadata
+    WHERE source_repository >= :registry || '/' AND source_repository < :registry || '0'
 """
 _V1_IDS = "SELECT registry, v1_ids FROM registries WHERE v1_ids > 0"
 
@@ -111,12 +114,19 @@ _V1_IDS = "SELECT registry, v1_ids FROM registries WHERE v1_ids > 0"
 def _registries(connection: Connection) -> tuple[Registry, ...]:
     v1_ids = {row.registry: int(row.v1_ids) for row in connection.execute(text(_V1_IDS))}
     largest: dict[str, list[tuple[str, int]]] = {name: [] for name in v1_ids}
-    counts: dict[str, tuple[int, int]] = {}
-    for row in connection.execute(text(_SIZES), {"most": LARGEST}):
+    repositories: dict[str, int] = {}
+    for row in connection.execute(text(_LARGEST), {"most": LARGEST}):
         largest.setdefault(row.registry, []).append((row.repository, row.layers))
-        counts[row.registry] = (row.repositories, row.sum_of_layers)
+        repositories[row.registry] = row.repositories
     found = [
-        Registry(name, *counts.get(name, (0, 0)), v1_ids.get(name, 0), tuple(names)) for name, names in largest.items()
+        Registry(
+            name,
+            repositories.get(name, 0),
+            connection.execute(text(_LAYERS), {"registry": name}).scalar_one(),
+            v1_ids.get(name, 0),
+            tuple(names),
+        )
+        for name, names in largest.items()
     ]
     return tuple(sorted(found, key=lambda one: (-one.layers, one.registry)))
 

@@ -57,15 +57,15 @@ class Counts:
     def current(self, wait_s: float = WAIT_S) -> Counted:
         """Return fresh counts if they are there in time, else the last ones.
 
-        `changed` is called with each version of the store that is seen, in the thread that counts.
+        `changed` is called with the version that they are of, in the thread that counts: what else that version is to
+        be looked at for does not compete with counting.
         """
         with self._condition:
             self._asked += 1
             mine = self._asked
             self._condition.notify_all()
             in_time = self._condition.wait_for(lambda: self._answered >= mine, wait_s)
-            last = self._last
-        return last if in_time else Counted(last.overview, last.counted_at_ns, False, last.error)
+            return self._last if in_time else self._stale(self._last.error)
 
     def stop(self) -> None:
         """Ask it to count no more; a count that runs is not waited for."""
@@ -86,20 +86,29 @@ class Counts:
                 self._condition.notify_all()
 
     def _look(self) -> Counted:
-        last = self._last
         try:
             seen = version(self._store)
-            self._changed(seen)
-            if seen == self._version and last.error is None:
-                return last
-            rest_s = self._not_before - time.monotonic()
-            if rest_s > WAIT_S:
-                return Counted(last.overview, last.counted_at_ns, False, last.error)
-            time.sleep(max(0.0, rest_s))
-            began_ns, began_s = time.time_ns(), time.monotonic()
-            counted = overview(self._store)
-            took_s = time.monotonic() - began_s
-            self._version, self._not_before = seen, time.monotonic() + REST * took_s
-            return Counted(counted, began_ns, True)
         except LayerstoreError as error:
-            return Counted(last.overview, last.counted_at_ns, False, str(error))
+            return self._stale(str(error))
+        found = self._count(seen)
+        self._changed(seen)
+        return found
+
+    def _count(self, seen: int) -> Counted:
+        if seen == self._version and self._last.error is None:
+            return self._last
+        rest_s = self._not_before - time.monotonic()
+        if rest_s > WAIT_S:
+            return self._stale(self._last.error)
+        time.sleep(max(0.0, rest_s))
+        began_ns, began_s = time.time_ns(), time.monotonic()
+        try:
+            counted = overview(self._store)
+        except LayerstoreError as error:
+            return self._stale(str(error))
+        took_s = time.monotonic() - began_s
+        self._version, self._not_before = seen, time.monotonic() + REST * took_s
+        return Counted(counted, began_ns, True)
+
+    def _stale(self, error: str | None) -> Counted:
+        return Counted(self._last.overview, self._last.counted_at_ns, False, error)

@@ -23,7 +23,7 @@ SETTINGS: Final = {
     "default_cache_ttl": 0,  # what writers do meanwhile is to be seen at the next load
     "default_page_size": 50,
     "suggest_facets": False,  # each would count a whole table to find out
-    "facet_time_limit_ms": 60,
+    "facet_time_limit_ms": 40,
     "sql_time_limit_ms": 2000,  # for SQL of one's own; nothing of ours takes as long
     "num_sql_threads": 4,
     "truncate_cells_html": 0,  # long values are folded by `layerstore.web.cells`

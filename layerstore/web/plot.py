@@ -73,10 +73,10 @@ def plot(timeline: Timeline) -> Plot:
 
 
 def _round_up(count: int) -> int:
-    """Return the next number of one digit that is 1, 2 or 5, and zeros."""
+    """Return the next number that is one digit and zeros, and can be halved if it is more than one."""
     power = 1
     while True:
-        for digit in (1, 2, 5):
+        for digit in (1, 2, 4, 6, 8) if power == 1 else range(1, 10):
             if digit * power >= count:
                 return digit * power
         power *= 10

@@ -25,7 +25,7 @@ from layerstore.web.site import Site
 _HERE: Final = Path(__file__).parent
 _COUNT: Final = "select count(*) from "
 _COUNTED_AT_MOST: Final = 50_000
-_COUNT_LIMIT_MS: Final = 40
+_COUNT_LIMIT_MS: Final = 30
 _GRACE_S: Final = 2
 
 

@@ -101,8 +101,9 @@ def test_a_count_that_fails_says_why_and_is_tried_again(sample: Path, show: Show
 
     with monkeypatch.context() as patched:
         patched.setattr(counting, "overview", fail)
-        site = show(sample)
+        site = show(sample, verify=True)
         assert "Counting failed: the disk is on fire" in words(site.text("/"))
+        until(lambda: "Sound. Checked 178 entries" in words(site.text("/")))
     assert "Layers 89" in words(site.text("/"))
 
 
