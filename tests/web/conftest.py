@@ -114,11 +114,13 @@ Show = Callable[..., Shown]
 
 @pytest.fixture
 def show() -> Iterator[Show]:
-    """Show a store in this process, without `verify` in the background unless told otherwise."""
+    """Show a store in this process, counted, and without `verify` in the background unless told otherwise."""
     with ExitStack() as stack:
 
-        def show_one(path: Path, *, host: str = "127.0.0.1", verify: bool = False) -> Shown:
+        def show_one(path: Path, *, host: str = "127.0.0.1", verify: bool = False, counted: bool = True) -> Shown:
             site = stack.enter_context(shown(str(path), verify=verify))
+            if counted:
+                site._counts.current(60)
             made = Shown(StoreDatasette(site, host))
             stack.callback(made.close)
             return made
