@@ -77,6 +77,18 @@ def pages(layers: int, chance: random.Random) -> dict[str, str]:
         found[f"table {name}, as JSON"] = f"/store/{name}.json"
         found[f"table {name}, as CSV"] = f"/store/{name}.csv"
     found["table v2_metadata, of a repository"] = f"/store/v2_metadata?{urlencode(small)}"
+    for name, column in (
+        ("v2_metadata", "digest"),
+        ("v2_metadata", "source_repository"),
+        ("diff_id_by_digest", "digest"),
+        ("diff_id_by_digest", "diff_id"),
+        ("v1_ids", "registry"),
+        ("v1_ids", "v1_id"),
+        ("repositories", "source_repository"),
+        ("shared_layers", "diff_id"),
+    ):
+        found[f"table {name}, by {column}"] = f"/store/{name}?_sort={column}"
+        found[f"table {name}, by {column} descending"] = f"/store/{name}?_sort_desc={column}"
     found["table layers, the newest"] = "/store/layers?_sort_desc=modified_at_ns"
     of_registry = urlencode({"source_repository__startswith": registry})
     found["table repositories, of a registry"] = f"/store/repositories?{of_registry}"

@@ -101,5 +101,9 @@ def _open(address: str) -> None:
     import threading
     import webbrowser
 
+    def run() -> None:
+        if not webbrowser.open(address):
+            click.echo(f"layerstore: warning: no browser could be started: open {address} in one", err=True)
+
     # Some browsers return only when they are closed.
-    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()

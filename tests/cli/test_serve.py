@@ -152,6 +152,19 @@ def test_it_opens_the_browser(sample: Path, tmp_path: Path, monkeypatch: pytest.
         assert (tmp_path / "opened").read_text() == f"{address}\n"
 
 
+def test_without_a_browser_it_says_so_and_serves(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BROWSER", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with serving(sample, "--open") as (process, address):
+        assert process.stderr is not None
+        assert process.stderr.readline() == (
+            f"layerstore: warning: no browser could be started: open {address} in one\n"
+        )
+        assert "Image layers" in get(address)
+
+
 def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run_process: Run, imported: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
