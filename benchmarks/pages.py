@@ -84,8 +84,6 @@ def pages(layers: int, chance: random.Random) -> dict[str, str]:
         ("diff_id_by_digest", "diff_id"),
         ("v1_ids", "registry"),
         ("v1_ids", "v1_id"),
-        ("repositories", "source_repository"),
-        ("shared_layers", "diff_id"),
     ):
         found[f"table {name}, by {column}"] = f"/store/{name}?_sort={column}"
         found[f"table {name}, by {column} descending"] = f"/store/{name}?_sort_desc={column}"

@@ -83,6 +83,14 @@ def confine(connection: sqlite3.Connection) -> None:
     )
 
 
+def lose_errors_of_callbacks() -> None:
+    """Let what a callback of SQLite's raises be lost, as it is by default: a program may have had it printed.
+
+    An interrupt that comes in a callback is told by what SQLite does then.
+    """
+    sqlite3.enable_callback_tracebacks(False)
+
+
 def _limit(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA query_only=ON").close()
     for limit, value in _LIMITS.items():

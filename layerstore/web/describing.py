@@ -29,7 +29,7 @@ SETTINGS: Final = {
     "truncate_cells_html": 0,  # long values are folded by `layerstore.web.cells`
 }
 
-# Only what an index can put in order: all else would sort a million rows for the first fifty.
+# Only what an index puts in order: all else would sort a million rows for the first fifty.
 _TABLES: Final[dict[str, dict[str, Any]]] = {
     "metadata": {
         "description": "The truth: Docker's files, a row each. All other tables but quarantine are derived from it.",
@@ -85,8 +85,8 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "repositories": {
-        "description": "A row a repository.",
-        "sortable_columns": ["source_repository"],
+        "description": "A row a repository, by name.",
+        "sortable_columns": [],
         "facets": ["registry"],
         "columns": {
             "source_repository": "its name",
@@ -107,7 +107,7 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
     },
     "shared_layers": {
         "description": "A row a layer that two repositories or more have.",
-        "sortable_columns": ["diff_id"],
+        "sortable_columns": [],
         "columns": {
             "diff_id": "the layer",
             "repositories": "how many have it",
