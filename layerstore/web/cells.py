@@ -14,8 +14,8 @@ from layerstore.web.words import short, short_hmac
 _WRAPPED_FROM = 40
 _FOLDED_FROM = 200
 _SHOWN_HEX = 64
-_LONGEST = 100_000  # characters of one value in a page; the link to the row's JSON gives all
-_hmac_in_json = re.compile(r'("hmac"\s*:\s*")([^"\\]{9,})(?=")', re.IGNORECASE)
+_LONGEST = 20_000  # bytes or characters of one value in a page, more than a list at the cap has
+_hmac_in_json = re.compile(r'("hmac"\s*:\s*")([^"\\…]{9,})(?=["…])', re.IGNORECASE)
 
 
 def layer_url(diff_id: str) -> str:
@@ -48,7 +48,7 @@ def cell(value: Any, column: str) -> Markup | None:
         return Markup('<span class="mono">{}</span>').format(short_hmac(value))
     url = _url(value, column)
     if url is None:
-        return _text(value)
+        return _text(value if len(value) <= _LONGEST else f"{value[:_LONGEST]}… ({len(value):,} characters)")
     return Markup('<a class="mono" href="{}" title="{}">{}</a>').format(
         url, value, short(value) if is_digest(value) else value
     )
@@ -67,12 +67,14 @@ def _url(value: str, column: str) -> str | None:
 
 def _readable(value: bytes) -> str:
     """Return bytes as their text, or in hex where they are none."""
+    head = value[:_LONGEST]
     try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        text = "\0"
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        was_cut = len(value) > _LONGEST and error.start > _LONGEST - 4  # in the middle of a character
+        text = head[: error.start].decode() if was_cut else "\0"
     if all(character >= " " or character in "\t\n\r" for character in text) and "\x7f" not in text:
-        return text
+        return text if len(value) <= _LONGEST else f"{text}… ({len(value):,} bytes)"
     shown = value[: _SHOWN_HEX // 2].hex()
     return f"x'{shown}'" if len(value) <= _SHOWN_HEX // 2 else f"x'{shown}…' ({len(value):,} bytes)"
 
@@ -83,6 +85,4 @@ def _text(text: str) -> Markup:
         return escape(text)
     if len(text) <= _FOLDED_FROM:
         return Markup('<span class="long">{}</span>').format(text)
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}… ({len(text):,} characters)"
     return Markup('<details class="fold"><summary>{}…</summary><pre>{}</pre></details>').format(text[:80], text)
