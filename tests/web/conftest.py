@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -103,10 +104,27 @@ class Shown:
         return answer.json()
 
     def close(self) -> None:
-        for database in self.datasette.databases.values():
-            database.close()
         self.datasette.executor.shutdown()
         self._runner.close()
+
+
+@contextmanager
+def closed_at_the_end() -> Iterator[None]:
+    """Close the connections that Datasette leaves open, of which Python 3.13 warns."""
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def remember(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **{**options, "check_same_thread": False})
+        if type(connection) is sqlite3.Connection:  # ours are of a class of their own, and are not forgiven
+            opened.append(connection)
+        return connection
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sqlite3, "connect", remember)
+        yield
+    for connection in opened:
+        connection.close()
 
 
 Show = Callable[..., Shown]
@@ -115,7 +133,7 @@ Show = Callable[..., Shown]
 @pytest.fixture
 def show() -> Iterator[Show]:
     """Show a store in this process, counted, and without `verify` in the background unless told otherwise."""
-    with ExitStack() as stack:
+    with closed_at_the_end(), ExitStack() as stack:
 
         def show_one(path: Path, *, host: str = "127.0.0.1", verify: bool = False, counted: bool = True) -> Shown:
             site = stack.enter_context(shown(str(path), verify=verify))
