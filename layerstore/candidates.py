@@ -6,9 +6,10 @@ The choice itself is `layerstore.push`'s; this module reads the store, and gives
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from operator import eq
+from typing import Any
 
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError
@@ -206,6 +207,19 @@ def explain(
         tuple(steps),
         tuple(left_out),
     )
+
+
+def document(found: LayerCandidates) -> dict[str, Any]:
+    """Return the same as a JSON document has it."""
+    return {
+        "diff_id": found.diff_id,
+        "target_repository": found.target_repository,
+        "size": found.size,
+        "attempts": found.attempts._asdict(),
+        "steps": [asdict(step) for step in found.steps],
+        "left_out": [asdict(one) for one in found.left_out],
+        "unlisted": [entry.digest for entry in found.unlisted],
+    }
 
 
 class _Order:

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "show": ("show", "show", "Show what is known about a layer, blob, repository or image."),
     "query": ("query", "query", "Ask the database with SQL."),
     "stats": ("stats", "stats", "Show how much the database holds."),
+    "serve": ("serve", "serve", "Show the store in a browser."),
     "candidates": ("push", "candidates", "Say from where a push would mount a layer, and why."),
     "plan": ("push", "plan", "Say what a push of an image would do, layer by layer."),
     "list": ("entries", "list_", "List entries."),

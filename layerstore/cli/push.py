@@ -52,6 +52,7 @@ def candidates(
     left out. TARGET may leave out docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
     from layerstore import layer_candidates
+    from layerstore.candidates import document
     from layerstore.repository import split_reference
 
     repository = split_reference(target).name
@@ -64,7 +65,7 @@ def candidates(
             return 1
         found = layer_candidates(store, whole, repository, hmac_key=_hmac_key(repository, config), size=size)
     if as_json:
-        print_json(_candidates_json(found))
+        print_json(document(found))
     else:
         _say_candidates(found)
     return 0 if found.steps else 1
@@ -147,18 +148,6 @@ def _hmac_key(repository: str, config: str | None) -> bytes | None:
     from layerstore.repository import parse_normalized
 
     return compute_hmac_key(docker_credentials(parse_normalized(repository).domain, config=config))
-
-
-def _candidates_json(found: LayerCandidates) -> object:
-    return {
-        "diff_id": found.diff_id,
-        "target_repository": found.target_repository,
-        "size": found.size,
-        "attempts": found.attempts._asdict(),
-        "steps": [dataclasses.asdict(step) for step in found.steps],
-        "left_out": [dataclasses.asdict(one) for one in found.left_out],
-        "unlisted": [entry.digest for entry in found.unlisted],
-    }
 
 
 def _say_candidates(found: LayerCandidates) -> None:

@@ -59,6 +59,49 @@ _ACTIONS: Final = {
 }
 
 
+def allows(action: int, first: str | None, second: str | None) -> bool:
+    """Tell whether something that SQLite is about to do only reads, by what it tells an authorizer."""
+    if action in _ALLOWED:
+        return True
+    if action == sqlite3.SQLITE_FUNCTION:
+        return (second or "").lower() not in _FUNCTIONS_REFUSED
+    if action == sqlite3.SQLITE_PRAGMA:
+        return (first or "").lower() in (_PRAGMAS if second is None else _PRAGMAS_WITH_ARGUMENT)
+    return False
+
+
+def confine(connection: sqlite3.Connection) -> None:
+    """Let a connection that another program made read alone, whatever it is asked.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    for setting in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0"):
+        connection.execute(f"PRAGMA {setting}").close()
+    _limit(connection)
+    connection.set_authorizer(
+        lambda action, first, second, *_: sqlite3.SQLITE_OK if allows(action, first, second) else sqlite3.SQLITE_DENY
+    )
+
+
+def lose_errors_of_callbacks() -> None:
+    """Let what a callback of SQLite's raises be lost, as it is by default: a program may have had it printed.
+
+    An interrupt that comes in a callback is told by what SQLite does then.
+    """
+    sqlite3.enable_callback_tracebacks(False)
+
+
+def _limit(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only=ON").close()
+    for limit, value in _LIMITS.items():
+        connection.setlimit(limit, value)
+    # A table that is a function of SQLite's is declared when it is first used, which looks like a CREATE.
+    for table in _TABLE_FUNCTIONS:
+        with suppress(sqlite3.Error):  # this build has none of that name
+            connection.execute(f"EXPLAIN SELECT 1 FROM {table}").close()
+
+
 class QueryStoppedError(StoreError, TimeoutError):
     """A query took longer than it may."""
 
@@ -118,14 +161,8 @@ class _Asking:
         self._interrupted = False
         self._refused = ""
         with mapping(path):
-            connection.execute("PRAGMA query_only=ON").close()
-        for limit, value in _LIMITS.items():
-            connection.setlimit(limit, value)
+            _limit(connection)
         connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
-        # A table that is a function of SQLite's is declared when it is first used, which looks like a CREATE.
-        for table in _TABLE_FUNCTIONS:
-            with suppress(sqlite3.Error):  # this build has none of that name
-                connection.execute(f"EXPLAIN SELECT 1 FROM {table}").close()
         connection.set_progress_handler(self._look, _STEPS_BETWEEN_LOOKS)
         connection.set_authorizer(self._authorize)
 
@@ -163,14 +200,8 @@ class _Asking:
         return statement
 
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        if action in _ALLOWED:
+        if allows(action, first, second):
             return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FUNCTIONS_REFUSED:
-            return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_PRAGMA:
-            names = _PRAGMAS if second is None else _PRAGMAS_WITH_ARGUMENT
-            if (first or "").lower() in names:
-                return sqlite3.SQLITE_OK
         named = " ".join(filter(None, (first, second)))
         self._refused = self._refused or f"{_ACTIONS.get(action, 'this')} {named}".strip()
         return sqlite3.SQLITE_DENY

@@ -21,7 +21,7 @@ except SystemExit as ended:
     code = ended.code
 print(json.dumps([code or 0, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
 """
-HEAVY = {"sqlalchemy", "alembic", "sqlite3", "msgspec", "mako"}
+HEAVY = {"sqlalchemy", "alembic", "sqlite3", "msgspec", "mako", "datasette", "uvicorn"}
 
 
 def imported_by(*arguments: str | Path, **environment: str) -> set[str]:
@@ -42,7 +42,14 @@ def imported_by(*arguments: str | Path, **environment: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["import", "--help"], ["schema", "--help"], ["schema", "upgrade", "-h"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["import", "--help"],
+        ["schema", "--help"],
+        ["schema", "upgrade", "-h"],
+        ["serve", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments: list[str]):

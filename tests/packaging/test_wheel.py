@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+WEB = ROOT / "layerstore" / "web"
 
 
 def run(*arguments: object, **options: object) -> str:
@@ -77,6 +78,10 @@ def test_the_wheel_holds_the_package_the_migrations_and_nothing_else(wheel: Path
     assert "layerstore/_migrations/versions/0001_metadata.py" in names
     assert "layerstore/_migrations/versions/0002_views.py" in names
     assert "layerstore/py.typed" in names
+    shown = {name.removeprefix("layerstore/web/") for name in names if name.startswith("layerstore/web/")}
+    there = {str(path.relative_to(WEB)) for folder in ("templates", "static") for path in (WEB / folder).iterdir()}
+    assert len(there) > 15
+    assert there <= shown
     assert not [name for name in names if name.endswith((".db", ".pyc"))]
 
 

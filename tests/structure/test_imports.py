@@ -14,6 +14,7 @@ from tests.structure.source import MODULES, ROOT, imports
 # place beside what uses it: `records` and `gojson` are the words that stores and services share.
 LAYERS = [
     {"cli", "__main__"},
+    {"web"},
     {"candidates", "planning"},
     {"transfer", "verify", "push", "repository", "daemon", "image", "credentials"},
     {"v1", "v2", "hmac"},
@@ -84,6 +85,13 @@ def test_alembic_is_imported_by_the_migrations_alone_and_late(module: str):
     assert all(lines[each.line - 1].startswith("    ") for each in found)
 
 
+@pytest.mark.parametrize("module", INNER)
+def test_datasette_is_imported_by_the_pages_alone(module: str):
+    found = {found.module.partition(".")[0] for found in imports(MODULES[module])} & {"datasette", "uvicorn"}
+
+    assert found == set() or module.startswith("layerstore.web.")
+
+
 def loaded_by(code: str) -> set[str]:
     """Run code in a fresh interpreter; return the first names of the modules that are loaded afterwards."""
     code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
@@ -91,7 +99,7 @@ def loaded_by(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
-HEAVY = {"sqlalchemy", "alembic", "sqlite3", "rich", "click", "datasette"}
+HEAVY = {"sqlalchemy", "alembic", "sqlite3", "rich", "click", "datasette", "uvicorn"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""`serve`: the store in a browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from layerstore.cli.options import Settings, database_option, settings_argument
+from layerstore.cli.output import say
+from layerstore.errors import LayerstoreError, StoreOpenError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  layerstore serve
+  layerstore serve layers.db --open
+  layerstore serve /var/lib/docker --port 0
+  layerstore --db builder.db serve --no-verify"""
+)
+@click.argument("path", required=False, type=click.Path())
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Listen here. On another address than this machine's own, whoever reaches it may read everything.",
+)
+@click.option(
+    "--port",
+    metavar="NUMBER",
+    type=click.IntRange(0, 65535),
+    default=8001,
+    show_default=True,
+    help="Listen on this port; 0 takes any that is free.",
+)
+@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@click.option("--no-verify", is_flag=True, help="Do not run `verify` in the background.")
+@database_option
+@settings_argument
+def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open_it: bool, no_verify: bool) -> None:
+    """Show the store in a browser.
+
+    Shows the database, or PATH: a database file, or Docker's directory, whose metadata is taken into a temporary
+    database. Only reads, whatever a request says; what writers do meanwhile is there at the next load of a page.
+    Prints the address when it answers, and stops at Ctrl-C. Needs the extra: pip install 'layerstore[web]'.
+    """
+    try:
+        from layerstore.web import guard, server
+    except ModuleNotFoundError as error:
+        raise LayerstoreError(
+            f"`serve` needs Datasette ({error.name} is missing): pip install 'layerstore[web]'"
+        ) from error
+    if not guard.is_loopback(host):
+        click.echo(
+            f"layerstore: warning: whoever reaches {host} may read everything in the store;"
+            " without --host only this machine does",
+            err=True,
+        )
+    with (
+        _database(path or settings.path) as (database, source),
+        server.shown(database, source=source, verify=not no_verify) as site,
+    ):
+        listening = server.listen(host, port)
+        address = server.address_of(listening, host)
+
+        def ready() -> None:
+            say(f"{address}  (Ctrl-C stops)")
+            sys.stdout.flush()
+            if open_it:
+                _open(address)
+
+        server.serve(site, listening, host, ready)
+
+
+@contextmanager
+def _database(path: str) -> Iterator[tuple[str, str | None]]:
+    """Give a database file; a directory's metadata is in a temporary one as long as the body runs."""
+    if not os.path.isdir(path):
+        if not os.path.exists(path) and "://" not in path:
+            raise StoreOpenError("there is no such file: `layerstore import` makes one, or give another PATH", path)
+        yield path, None
+        return
+    from layerstore import SQLMetadataStore, import_directory
+    from layerstore.transfer.sources import refuse_unknown
+
+    refuse_unknown(path)
+    with tempfile.TemporaryDirectory(prefix="layerstore-serve-") as folder:
+        database = os.path.join(folder, "layers.db")
+        with SQLMetadataStore(database) as store:
+            import_directory(store, path)
+        yield database, os.path.abspath(path)
+
+
+def _open(address: str) -> None:
+    import threading
+    import webbrowser
+
+    def run() -> None:
+        if not webbrowser.open(address):
+            click.echo(f"layerstore: warning: no browser could be started: open {address} in one", err=True)
+
+    # Some browsers return only when they are closed.
+    threading.Thread(target=run, daemon=True).start()

@@ -1,0 +1,125 @@
+"""Finding things by what somebody types: a digest, the beginning of one, or a repository. Bounded, never a scan."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sqlalchemy import Connection, text
+
+from layerstore.digest import is_digest
+from layerstore.sql.errors import mapping
+from layerstore.sql.store import SQLMetadataStore
+from layerstore.store import is_utf8
+
+MOST: Final = 50
+"""How many matches of each kind are found."""
+_REGISTRIES: Final = 100  # the name of a repository is looked for at the first so many
+_ALGORITHMS: Final = ("sha256", "sha384", "sha512")
+_hexadecimal = re.compile(r"(?:(sha256|sha384|sha512):)?([0-9a-f]+)").fullmatch
+
+Kind = Literal["layer", "digest", "v1-image", "repository"]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Something that was found.
+
+    Attributes:
+        kind: what it is.
+        name: the DiffID, digest, V1 ID or repository.
+        diff_id: the layer that it is, or that its list is of; `None` for a repository, and for a digest that maps to
+            none and is in no list.
+    """
+
+    kind: Kind
+    name: str
+    diff_id: str | None = None
+
+
+def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
+    """Return what is called, or begins with, a text: layers, digests, V1 images, then repositories.
+
+    A whole digest finds only itself. Hex digits may leave out `sha256:`, a repository may leave out its registry.
+    Of each kind the first 50 are found.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    if not term or not is_utf8(term) or "\0" in term:
+        return ()
+    with mapping(store.path), store.engine.connect() as connection:
+        if is_digest(term):
+            return (*_layers(connection, term, term), *_digests(connection, term, term))
+        return (*_by_digits(connection, term), *_repositories(connection, term))
+
+
+def _by_digits(connection: Connection, term: str) -> list[Match]:
+    # In upper case, as some tools print digests, it can be nothing else.
+    match = _hexadecimal(term.lower())
+    if match is None:
+        return []
+    algorithm, digits = match.groups()
+    found: list[Match] = []
+    # "g" comes right behind the hex digits, so that this range is all that begins so, and an index serves it.
+    for name in _ALGORITHMS if algorithm is None else (algorithm,):
+        found += _layers(connection, f"{name}:{digits}", f"{name}:{digits}g")
+    for name in _ALGORITHMS if algorithm is None else (algorithm,):
+        found += _digests(connection, f"{name}:{digits}", f"{name}:{digits}g")
+    if algorithm is None:
+        rows = connection.execute(
+            text("SELECT v1_id, diff_id FROM v1_ids WHERE v1_id >= :low AND v1_id < :high ORDER BY v1_id LIMIT :most"),
+            {"low": digits, "high": f"{digits}g", "most": MOST},
+        )
+        found += [Match("v1-image", v1_id, diff_id) for v1_id, diff_id in rows]
+    return found
+
+
+def _layers(connection: Connection, low: str, high: str) -> list[Match]:
+    names: set[str] = set()
+    for table in ("v2_metadata", "diff_id_by_digest", "v1_ids"):
+        names.update(_names(connection, table, "diff_id", low, high))
+    # A layer whose list cannot be read is in no derived row.
+    keys = _names(connection, "metadata", "key", low.replace(":", "/", 1), high.replace(":", "/", 1))
+    names.update(name for key in keys if is_digest(name := key.replace("/", ":", 1)))
+    return [Match("layer", name, name) for name in sorted(names)[:MOST]]
+
+
+def _digests(connection: Connection, low: str, high: str) -> list[Match]:
+    layers: dict[str, str | None] = {}
+    for table in ("v2_metadata", "diff_id_by_digest"):  # what a digest maps to counts more than whose list has it
+        condition = "digest = :low" if low == high else "digest >= :low AND digest < :high"
+        query = text(f"SELECT digest, diff_id FROM {table} WHERE {condition} ORDER BY digest LIMIT :most")
+        rows = connection.execute(query, {"low": low, "high": high, "most": MOST})
+        layers.update((digest, diff_id) for digest, diff_id in rows)
+    return [Match("digest", name, layers[name]) for name in sorted(layers)[:MOST]]
+
+
+def _names(connection: Connection, table: str, column: str, low: str, high: str) -> list[str]:
+    of_lists = "namespace = 'v2metadata-by-diffid' AND " if table == "metadata" else ""
+    condition = f"{column} = :low" if low == high else f"{column} >= :low AND {column} < :high"
+    query = text(f"SELECT DISTINCT {column} FROM {table} WHERE {of_lists}{condition} ORDER BY {column} LIMIT :most")
+    return list(connection.execute(query, {"low": low, "high": high, "most": MOST}).scalars())
+
+
+def _repositories(connection: Connection, term: str) -> list[Match]:
+    exact = connection.execute(
+        text("SELECT 1 FROM v2_metadata WHERE source_repository = :name LIMIT 1"), {"name": term}
+    ).first()
+    if exact is not None:
+        return [Match("repository", term)]
+    registries = connection.execute(text("SELECT registry FROM registries LIMIT :most"), {"most": _REGISTRIES})
+    found: list[Match] = []
+    for beginning in (term, *(f"{registry}/{term}" for registry in registries.scalars())):
+        rows = connection.execute(
+            text(
+                "SELECT source_repository FROM repositories WHERE source_repository >= :low"
+                " AND source_repository < :high LIMIT :most"
+            ),
+            {"low": beginning, "high": f"{beginning}\U0010ffff", "most": MOST - len(found)},
+        )
+        found += [Match("repository", name) for name in rows.scalars()]
+        if len(found) >= MOST:
+            break
+    return found

@@ -1,0 +1,91 @@
+"""What stands before every page: who may ask, that asking is all they can do, and what a browser may load."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+METHODS: Final = ("GET", "HEAD")
+TOOLS: Final = frozenset(
+    f"/-/{name}" for name in ("allow-debug", "auth-token", "logout", "messages", "patterns", "permissions")
+)
+"""Datasette's tools that sign somebody in, or try things out. Nobody signs in here."""
+
+# No page has a script, and nothing comes from elsewhere.
+HEADERS: Final = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
+        b" frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address; of names, `localhost` alone is known to be so."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Guard:
+    """An ASGI application around Datasette's."""
+
+    def __init__(self, app: App, host: str) -> None:
+        self._app = app
+        # A page elsewhere can have its own name lead to this machine (DNS rebinding): the browser then says that name.
+        self._names = {"localhost", "127.0.0.1", "::1", host.lower()} if is_loopback(host) else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what is refused, and hand on the rest."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is None:
+            await self._app(scope, receive, send_with_headers)
+            return
+        status, reason = refusal
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        if status == 405:
+            headers.append((b"allow", ", ".join(METHODS).encode()))
+        await send_with_headers({"type": "http.response.start", "status": status, "headers": headers})
+        await send_with_headers({"type": "http.response.body", "body": f"{reason}\n".encode()})
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        if self._names is not None:
+            hosts = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
+            if len(hosts) != 1 or _name(hosts[0]) not in self._names:
+                asked_for = hosts[0] if hosts else "no host"
+                return 403, f"this server answers as localhost only, not as {asked_for}: see `layerstore serve --host`"
+        if scope["method"] not in METHODS:
+            return 405, f"the store is read only here: {' and '.join(METHODS)} are all that is answered"
+        # As Datasette finds its routes: by the path as it was sent.
+        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
+        if path in TOOLS:
+            return 403, f"{path} is a tool of Datasette's that is off here: nobody signs in, and nothing is tried out"
+        return None
+
+
+def _name(host: str) -> str:
+    """Return a Host header without its port, and an address without brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

@@ -1,0 +1,91 @@
+"""What Datasette asks a plugin: our pages, how values look, and that connections only read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+from datasette import hookimpl
+from datasette.utils.asgi import Response
+
+from layerstore import __version__
+from layerstore.sql.query import confine
+from layerstore.web import cells, pages, words
+from layerstore.web.describing import DATABASE, QUERY, questions
+from layerstore.web.guard import App, Guard
+
+
+@hookimpl
+def register_routes() -> list[tuple[str, Callable[..., Awaitable[Any]]]]:
+    """Give our pages; they come before Datasette's own."""
+    return [(path, _handler(view, path)) for path, view in pages.PAGES.items()]
+
+
+@hookimpl
+def asgi_wrapper(datasette: Any) -> Callable[[App], App]:
+    """Put the guard before all."""
+    return lambda app: Guard(app, datasette.layerstore_host)
+
+
+@hookimpl
+def prepare_connection(conn: Any, database: str) -> None:
+    """Let connections to the store read alone; Datasette's own database in memory is its own."""
+    if database == DATABASE:
+        confine(conn)
+
+
+@hookimpl
+def prepare_jinja2_environment(env: Any, datasette: Any) -> None:
+    """Give templates the words and addresses; as globals, since Datasette's page for errors gets nothing else."""
+    env.globals.update(
+        site=datasette.layerstore,
+        store_name=DATABASE,
+        query_prefix=QUERY,
+        questions=questions(),
+        version=__version__,
+        next_of=pages.next_of,
+        query=lambda **values: urlencode({name: value for name, value in values.items() if value}, safe="/:,"),
+        layer_url=cells.layer_url,
+        repository_url=cells.repository_url,
+        registry_url=cells.registry_url,
+        search_url=cells.search_url,
+        utc=words.utc,
+        size=words.size,
+        short=words.short,
+        short_hmac=words.short_hmac,
+        counted_noun=words.counted,
+    )
+
+
+@hookimpl
+def render_cell(value: Any, column: str, database: str) -> Any:
+    """Show a value of the store's."""
+    return cells.cell(value, column) if database == DATABASE else None
+
+
+def _handler(view: pages.View, path: str) -> Callable[..., Awaitable[Any]]:
+    async def handle(request: Any, datasette: Any) -> Any:
+        arguments = {name: request.args.get(name) for name in request.args}
+        arguments |= {name: unquote(text) for name, text in request.url_vars.items() if name != "format" and text}
+        found = await pages.answer(view, datasette.layerstore, arguments)
+        as_json = bool(request.url_vars.get("format"))
+        if isinstance(found, pages.Elsewhere):
+            place, _, query = found.url.partition("?")
+            suffix = ".json" if as_json else ""
+            return Response.redirect(f"{place}{suffix}{'?' if query else ''}{query}")
+        headers = {"cache-control": "no-cache"}
+        if as_json:
+            return Response.json(found.data, status=found.status, headers=headers)
+        if found.refresh_s is not None:
+            headers["refresh"] = str(found.refresh_s)
+        context = {**found.data, **found.shown, "json_url": _json_url(path, request)}
+        body = await datasette.render_template(found.template, context, request=request, view_name="layerstore")
+        return Response.html(body, status=found.status, headers=headers)
+
+    return handle
+
+
+def _json_url(path: str, request: Any) -> str:
+    here = "/-/overview" if path == "/$" else request.path
+    return f"{here}.json?{request.query_string}" if request.query_string else f"{here}.json"

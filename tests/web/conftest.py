@@ -1,0 +1,171 @@
+"""Stores to be shown, Datasette on them in this process, and the server as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService, import_directory
+from layerstore.web.server import StoreDatasette, shown
+from tests.conftest import assert_sound
+from tests.strategies import sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "docker-20.10.24" / "distribution"
+REPOSITORY = "localhost:5000/team1/app"
+LAYER = "sha256:15a6e8a8ae102f15bc8944548641d5bd88221a8bd549c34dfcc1436f87a1d63a"
+BLOB = "sha256:4ab179cadfdc32f25dd71c6743359fbc39765d5e237dbb8a53acfd7f8d50e0cc"
+SCRIPT = "<script>alert(1)</script>/<b>app</b>"
+HMAC = "4ac2" + "0123456789abcdef" * 3 + "0123456789ab"
+
+TWO_BLOBS, NO_LIST, UNREADABLE, STRANGE = (sha256(number << 240) for number in range(1, 5))
+UNLISTED, LOST = sha256(0xE1 << 240), sha256(0xE2 << 240)
+
+
+def fingerprint(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def checked(path: Path) -> None:
+    with SQLMetadataStore(path) as store:
+        assert_sound(store)
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Iterator[Path]:
+    """What a real daemon wrote. It is sound when the test is over."""
+    path = tmp_path / "sample.db"
+    with SQLMetadataStore(path) as store:
+        import_directory(store, GOLDEN)
+    yield path
+    checked(path)
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[Path]:
+    """Whatever is seldom: several digests of a layer, a layer without a list, one that is unreadable, odd names."""
+    path = tmp_path / "odd.db"
+    with SQLMetadataStore(path) as store:
+        v2 = V2MetadataService(store)
+        v2.add(TWO_BLOBS, V2Metadata(sha256(0xB1 << 240), "registry.example.com/a/one", HMAC))
+        v2.add(TWO_BLOBS, V2Metadata(sha256(0xB2 << 240), "registry.example.com/b/two"))
+        v2.add(TWO_BLOBS, V2Metadata(sha256(0xB3 << 240), ""))
+        V1IDService(store).set("c" * 64, "old.example.com", TWO_BLOBS)
+        store.set("diffid-by-digest", UNLISTED.replace(":", "/"), NO_LIST.encode())
+        store.set("v2metadata-by-diffid", UNREADABLE.replace(":", "/"), b"not JSON<script>")
+        v2.add(STRANGE, V2Metadata(sha256(0xB4 << 240), SCRIPT))
+        # Half an `add`: in a list, and mapped to nothing.
+        v2.add(STRANGE, V2Metadata(LOST, "registry.example.com/a/one"))
+        store.delete("diffid-by-digest", LOST.replace(":", "/"))
+        store.set("other", "binary", b"\xff\x00\xfe")
+    yield path
+    checked(path)
+
+
+class Shown:
+    """Datasette on a store, asked without a server."""
+
+    def __init__(self, datasette: StoreDatasette) -> None:
+        self.datasette = datasette
+        self._runner = asyncio.Runner()
+
+    def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            await self.datasette.invoke_startup()
+            transport = httpx.ASGITransport(app=self.datasette.app())
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8001") as client:
+                return await client.request(method, url, **options)
+
+        return self._runner.run(ask())
+
+    def get(self, url: str, **options: Any) -> httpx.Response:
+        return self.request("GET", url, **options)
+
+    def text(self, url: str, status: int = 200) -> str:
+        answer = self.get(url)
+        assert answer.status_code == status, (url, answer.status_code, answer.text)
+        return answer.text
+
+    def json(self, url: str, status: int = 200) -> Any:
+        answer = self.get(url)
+        assert answer.status_code == status, (url, answer.status_code, answer.text)
+        return answer.json()
+
+    def close(self) -> None:
+        self.datasette.executor.shutdown()
+        self._runner.close()
+
+
+@contextmanager
+def closed_at_the_end() -> Iterator[None]:
+    """Close the connections that Datasette leaves open, of which Python 3.13 warns."""
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def remember(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **{**options, "check_same_thread": False})
+        if type(connection) is sqlite3.Connection:  # ours are of a class of their own, and are not forgiven
+            opened.append(connection)
+        return connection
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sqlite3, "connect", remember)
+        yield
+    for connection in opened:
+        connection.close()
+
+
+Show = Callable[..., Shown]
+
+
+@pytest.fixture
+def show() -> Iterator[Show]:
+    """Show a store in this process, counted, and without `verify` in the background unless told otherwise."""
+    with closed_at_the_end(), ExitStack() as stack:
+
+        def show_one(path: Path, *, host: str = "127.0.0.1", verify: bool = False, counted: bool = True) -> Shown:
+            site = stack.enter_context(shown(str(path), verify=verify))
+            if counted:
+                site._counts.current(60)
+            made = Shown(StoreDatasette(site, host))
+            stack.callback(made.close)
+            return made
+
+        yield show_one
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the server on a free port; give its process and its address. When the body is over, it ends in order."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "layerstore", "serve", *map(str, arguments), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        try:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            address = line.split()[0]
+            assert urlsplit(address).scheme == "http"
+            yield process, address
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0, process.stderr.read()
