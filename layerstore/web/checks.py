@@ -68,7 +68,9 @@ class Checks:
             self._checked = version
             self._began_ns, self._began_s = time.time_ns(), time.monotonic()
             self._process = subprocess.Popen(  # noqa: S603  # this program, with the path that it was given
-                [sys.executable, "-m", "layerstore", "--db", self._path, "verify", "--json"],
+                # Not what lies in the directory that this was started in.
+                [sys.executable, "-P", "-m", "layerstore", "--db", self._path, "verify", "--json"],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

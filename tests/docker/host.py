@@ -62,7 +62,8 @@ class Host:
         command += ["-H", f"unix://{self._run}/docker.sock", "--storage-driver", DRIVER]
         command += ["--bridge=none", "--iptables=false", "--ip6tables=false"]
         # Where the machine has a containerd of its own, dockerd uses that one.
-        space = f"layerstore-{self._sockets.name}-{self._run.name}"
+        # containerd allows no two separators beside each other, and a temporary name may have them.
+        space = re.sub("[^a-z0-9]+", "-", f"layerstore-{self._sockets.name}-{self._run.name}".lower()).strip("-")
         command += ["--containerd-namespace", space, "--containerd-plugins-namespace", f"{space}-plugins"]
         with running(
             command, home=self._home, log=self.log, answers=lambda: self.ask("info")[0] == 0, exit_code=exit_code
