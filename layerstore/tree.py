@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -28,6 +29,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TEMPORARY = TEMPORARY_PREFIX.encode()
 _TYPES = (b"/", b"\0")
+_NAMES = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 _RUN = 1000
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -247,11 +249,9 @@ def names(directory: int) -> list[bytes]:
     found = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            name = os.fsencode(entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                name += b"/"
-            elif not entry.is_file(follow_symlinks=False):
-                name += b"\0"
+            name = entry.name.encode(*_NAMES)  # as `os.fsencode`, which takes three times as long
+            if not entry.is_file(follow_symlinks=False):
+                name += b"/" if entry.is_dir(follow_symlinks=False) else b"\0"
             found.append(name)
     found.sort()
     return found
