@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerstore.digest import DiffID, is_digest
 from layerstore.errors import InvalidInputError, InvalidKeyError, NotFoundError
@@ -19,9 +19,11 @@ from layerstore.sql import derived, statements
 from layerstore.sql.database import Database
 from layerstore.sql.handles import Handle
 from layerstore.sql.known import Known, fetch_known
-from layerstore.sql.load import Incoming, load
 from layerstore.sql.snapshot import OddName, Snapshot, fetch_many
 from layerstore.store import check_key, why_not_a_namespace
+
+if TYPE_CHECKING:
+    from layerstore.sql.load import Incoming
 
 _Found = TypeVar("_Found")
 
@@ -193,9 +195,13 @@ class SQLMetadataStore(Database):
                 for namespace, key, value in first:
                     self._set(namespace, key, value)
             return
+        from layerstore.sql.load import load  # lookups need not wait for it
+
         load(self, self._incoming(chain(first, rest)), lambda _source, _existing, incoming: incoming)
 
     def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
+        from layerstore.sql.load import Incoming
+
         while batch := list(islice(entries, _FEW)):
             now = time.time_ns()
             yield Incoming(

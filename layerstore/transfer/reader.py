@@ -11,6 +11,7 @@ import fcntl
 import io
 import marshal
 import os
+import select
 import subprocess
 import sys
 from collections import deque
@@ -37,6 +38,7 @@ _PAGE: Final = 4096
 _PROGRAM: Final = "from layerstore.transfer import reader; reader.main()"
 _READY: Final = b"layerstore reader\n"
 """What a process says first: there is an interpreter, and it has found this module."""
+_PATIENCE_S: Final = 20
 
 _Chunk = list[tuple[str, bytes, list[bytes]] | tuple[str, str, str]]
 """Up to two batches of what is there: a namespace, the path of a directory below it with a slash at its end, and names
@@ -149,7 +151,9 @@ class _Reader:
 
     def is_ready(self) -> bool:
         """Wait until it has begun, and tell whether it has; one that has not is stopped."""
-        if self._stdout.read(len(_READY)) == _READY:
+        # What calls itself this interpreter may be another program, in which Python is embedded, and wait for ever.
+        begun, _, _ = select.select([self._stdout], [], [], _PATIENCE_S)
+        if begun and self._stdout.read(len(_READY)) == _READY:
             return True
         self.stop()
         return False

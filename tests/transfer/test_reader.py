@@ -122,12 +122,15 @@ def test_with_the_smallest_of_pipes_nobody_waits_for_ever(
 
 
 @pytest.mark.usefixtures("readers")
-@pytest.mark.parametrize("executable", ["", "/nonexistent/python", "/bin/false", "/bin/echo"])
+@pytest.mark.parametrize("executable", ["", "/nonexistent/python", "/bin/false", "/bin/echo", "{}/waits"])
 def test_without_an_interpreter_to_start_this_process_reads(
-    golden: Path, executable: str, monkeypatch: pytest.MonkeyPatch
+    golden: Path, tmp_path: Path, executable: str, monkeypatch: pytest.MonkeyPatch
 ):
     expected = read(golden)
-    monkeypatch.setattr(sys, "executable", executable)
+    (tmp_path / "waits").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "waits").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", executable.format(tmp_path))
+    monkeypatch.setattr(reader, "_PATIENCE_S", 0.5)
 
     assert read(golden) == expected
 
