@@ -31,6 +31,7 @@ _TEMPORARY = TEMPORARY_PREFIX.encode()
 _TYPES = (b"/", b"\0")
 _NAMES = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 _RUN = 1000
+"""How many files are given together at most."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
