@@ -30,6 +30,7 @@ _DATA_ROOT = re.compile(r"(?:.*?/)?image/[^/]+/distribution(?=/)")
 _DISTRIBUTION = re.compile(r"(?:.*?/)?distribution(?=/)")
 _OTHER_OF_A_DATA_ROOT = re.compile(r"(?:.*?/)?image/(?:[^/]+/(?!distribution/)|[^/]+$)")
 _NANOSECONDS: Final = 1_000_000_000
+_FAR_S: Final = Decimal(2**63 // _NANOSECONDS + 1)
 
 
 def scan(file: IO[bytes], name: str) -> Iterator[tuple[str, Record | Odd]]:
@@ -104,7 +105,9 @@ def _is_temporary(segments: list[str]) -> bool:
 def _modified_at_ns(member: tarfile.TarInfo) -> int:
     # The library reads the record as a float, which loses nanoseconds.
     try:
-        at = int(Decimal(member.pax_headers["mtime"]).scaleb(9))
+        seconds = Decimal(member.pax_headers["mtime"])
+        # Held to what can be stored first: a million digits, as 1e999990 has, take half a minute to become an integer.
+        at = int(max(-_FAR_S, min(seconds, _FAR_S)).scaleb(9))
     except (KeyError, ArithmeticError, ValueError):
         at = int(member.mtime) * _NANOSECONDS if math.isfinite(member.mtime) else 0
     return storable_time(at)

@@ -117,7 +117,8 @@ def test_a_file_over_the_limit_is_named_and_not_read(
     assert [(Path(found.path).name, found.reason) for found in report.skipped] == [("over", "larger than 1 MiB")]
 
 
-ODD_TIMES = ["-1", "-99999999999", "99999999999", "9" * 30, "-" + "9" * 30, "inf", "-inf", "nan", "1e400", "1e999999"]
+ODD_NUMBERS = ["9" * 30, "-" + "9" * 30, "inf", "-inf", "nan", "1e999990", "-1e999990", "1e-999990", "1e999999"]
+ODD_TIMES = ["-1", "-99999999999", "99999999999", "1e400", *ODD_NUMBERS]
 
 
 @pytest.mark.parametrize("time", [*ODD_TIMES, "", "yesterday", "0x10", "1_0", "1.", "\u0661"])
