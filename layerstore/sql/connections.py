@@ -261,10 +261,12 @@ class _Turns(StaticPool):
         if self.handle.depth:
             self.handle.end_turn()
             raise StoreError("the engine of a store in memory cannot be used inside transaction()")
+        self.handle.lent += 1
         return super()._do_get()
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         super()._do_return_conn(record)
+        self.handle.lent -= 1
         self.handle.end_turn()
 
 

@@ -215,6 +215,7 @@ class MemoryHandle(Handle):
 
     def __init__(self, connection: Connection, timeout_s: float) -> None:
         super().__init__(connection)
+        self.lent = 0  # connections of the engine that are in use: all are this one, in the thread whose turn it is
         self._timeout_s = timeout_s
         self._turn = threading.RLock()
         self._owner: int | None = None
@@ -231,6 +232,18 @@ class MemoryHandle(Handle):
     def end_turn(self) -> None:
         """Let the next thread go on."""
         self._turn.release()
+
+    def check(self) -> None:
+        self.take_turn()  # what another thread has open is not this one's to judge
+        try:
+            super().check()
+        finally:
+            self.end_turn()
+
+    def _check_transaction(self) -> None:
+        if self.lent and not self.depth and self.connection.in_transaction:
+            raise StoreError("a connection of the engine has a transaction open: end it before the store is written to")
+        super()._check_transaction()
 
     def begin(self, *, deferred: bool = False) -> None:
         self.take_turn()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from layerstore import (
     FSMetadataStore,
@@ -128,6 +129,44 @@ def test_a_store_in_memory_is_busy_while_another_threads_transaction_lasts():
         thread.join()
         assert store.get("n", "k") == b""
         assert database_rows(store, "SELECT key FROM metadata") == [("k",)]
+
+
+def test_a_write_that_finds_a_store_in_memory_busy_leaves_what_the_engine_has_begun():
+    with SQLMetadataStore(":memory:", timeout_s=0.01) as store:
+        begun, ended = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with store.engine.begin() as connection:
+                connection.execute(text("INSERT INTO metadata VALUES ('n', 'k', x'00', 1)"))
+                begun.set()
+                assert ended.wait(20)
+
+        failures: list[str] = []
+        thread = threading.Thread(target=lambda: failures.extend(in_threads([hold])))
+        thread.start()
+        assert begun.wait(20)
+        with pytest.raises(StoreBusyError):
+            store.set("n", "other", b"")
+        ended.set()
+        thread.join()
+        assert failures == []
+        assert [key for _, key, _ in store.entries()] == ["k"]
+        store.set("n", "other", b"")
+
+
+def test_a_store_in_memory_is_not_written_to_inside_a_transaction_of_its_engine(sql_memory: SQLMetadataStore):
+    """It has one connection: the write would be undone with the transaction, or end it."""
+    with sql_memory.engine.connect() as outer:
+        sql_memory.set("n", "before", b"")
+        sql_memory.engine.connect().close()
+        outer.execute(text("INSERT INTO metadata VALUES ('n', 'k', x'00', 1)"))
+        for namespace, key in (("n", "other"), ("v2metadata-by-diffid", "sha256/" + "0" * 64)):
+            with pytest.raises(StoreError, match="a connection of the engine has a transaction open"):
+                sql_memory.set(namespace, key, b"[]")
+        assert sql_memory.get("n", "k") == b"\0"
+        outer.commit()
+        sql_memory.set("n", "behind", b"")
+    assert [key for _, key, _ in sql_memory.entries()] == ["before", "behind", "k"]
 
 
 def test_a_file_is_busy_while_another_threads_transaction_lasts(open_sql: OpenSQL):
