@@ -62,6 +62,9 @@ WRITES: Mapping[str, Operation] = {
 }
 
 
+ALL: Mapping[str, Operation] = {**READS, **COPIES, **WRITES}
+
+
 def in_a_transaction(store: SQLMetadataStore) -> None:
     """Write in two transactions inside each other; the first part is small."""
     with store.transaction():
@@ -147,6 +150,39 @@ def limited(path: Path, folder: Path, room: int) -> dict[str, object]:
     )
 
 
+def forked(path: Path, folder: Path) -> dict[str, Outcome]:
+    """Fork inside a transaction for each operation, and do it in the child.
+
+    In a process without other threads: a child has locks that they held, and nobody who gives them back.
+    """
+    found: dict[str, Outcome] = {}
+    with SQLMetadataStore(path) as store:
+        for name, operation in ALL.items():
+            with store.transaction():
+                store.set("n", "parent's", repr(name).encode())
+                found[name] = in_a_forked_child(lambda operation=operation: outcome(operation, store, folder))  # type: ignore[misc]
+                assert store.get("n", "k") == b"value"
+    return found
+
+
+def in_a_forked_child(work: Callable[[], Outcome]) -> Outcome:
+    """Work in a forked child, and return what came of it; what is no error of the tree is told, too."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            found = work()
+        except BaseException as error:
+            found = Outcome(type(error).__name__, repr(error))
+        os.write(writing, json.dumps([found.error, found.said[:800]]).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = Outcome(*json.load(pipe))
+    assert os.waitpid(pid, 0)[1] == 0
+    return said
+
+
 def main() -> None:
     """Do what the arguments say, after becoming the user that the first one gives, and print it as JSON."""
     user, what, path, folder, room = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
@@ -157,8 +193,10 @@ def main() -> None:
         os.setuid(user)
     if what == "limited":
         found: object = limited(path, folder, int(room))
+    elif what == "forked":
+        found = forked(path, folder)
     else:
-        found = run_all(path, folder, {**READS, **COPIES, **WRITES}, read_only=what == "read_only")
+        found = run_all(path, folder, ALL, read_only=what == "read_only")
     print(json.dumps(found))
 
 
