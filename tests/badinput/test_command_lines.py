@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import webbrowser
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore
 from layerstore.cli import command
+from layerstore.web import server
 from tests.badinput.conftest import everything
 from tests.cli.conftest import Result, Run, database, run
 from tests.counting import Counted
@@ -86,6 +90,20 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def serving_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server stops when it answers, starts no browser, and asks nobody what a name means."""
+    startup = server._Server.startup
+
+    async def start_and_stop(self: server._Server, sockets: list[socket.socket] | None = None) -> None:
+        await startup(self, sockets)
+        self.should_exit = True
+
+    monkeypatch.setattr(server._Server, "startup", start_and_stop)
+    monkeypatch.setattr(webbrowser, "open", lambda _: True)
+    monkeypatch.setattr(socket, "getaddrinfo", partial(socket.getaddrinfo, flags=socket.AI_NUMERICHOST))
+
+
 @pytest.fixture
 def trial(places: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Counted) -> Iterator[Trial]:
     """Run the command in a directory made anew, and hold what lies around it against what lay there before."""
@@ -108,6 +126,9 @@ def trial(places: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("path", [path for path, _ in LEAVES], ids=" ".join)
 @given(arguments=st.lists(WORDS, max_size=6), stdin=st.binary(max_size=40))
+@example(arguments=["here.db"], stdin=b"")  # `serve` does what it is for
+@example(arguments=["here.db", "--open", "--port", "0", "--host", "0"], stdin=b"")
+@example(arguments=["--host", "host/name"], stdin=b"")
 def test_any_arguments_end_with_a_code_and_at_most_one_line_of_error(
     path: tuple[str, ...], arguments: list[str | bytes], stdin: bytes, trial: Trial
 ):
