@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
 from typing import Any, Final
 
 Scope = MutableMapping[str, Any]
@@ -30,6 +31,15 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 
+_failures: ContextVar[list[str] | None] = ContextVar("failures", default=None)
+
+
+def note_failure(error: Exception) -> None:
+    """Note that SQL failed which the request that is being answered asked for."""
+    noted = _failures.get()
+    if noted is not None:
+        noted.append(str(error))
+
 
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine reaches an address; of names, `localhost` alone is known to be so."""
@@ -37,6 +47,38 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+class _Answer:
+    """What goes back, with our headers; where Datasette sends a CSV of SQL that failed, an empty line, an error."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._refused = False
+        self.failures: list[str] = []
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            if self.failures and message["status"] == 200 and _is_plain_text(message):
+                await self.refuse(400, f"the SQL failed: {self.failures[0]}")
+            else:
+                await self._send({**message, "headers": [*message.get("headers", []), *HEADERS]})
+        elif not self._refused:
+            await self._send(message)
+
+    async def refuse(self, status: int, reason: str) -> None:
+        self._refused = True
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
+        if status == 405:
+            headers.append((b"allow", ", ".join(METHODS).encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": f"{reason}\n".encode()})
+
+
+def _is_plain_text(start: MutableMapping[str, Any]) -> bool:
+    """Tell whether an answer is neither HTML nor JSON; Datasette's CSV calls itself `text/plain` or `text/csv`."""
+    kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
+    return any(kind.startswith((b"text/plain", b"text/csv")) for kind in kinds)
 
 
 class Guard:
@@ -53,21 +95,16 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
-            await send(message)
-
+        answer = _Answer(send)
         refusal = self._refusal(scope)
-        if refusal is None:
-            await self._app(scope, receive, send_with_headers)
+        if refusal is not None:
+            await answer.refuse(*refusal)
             return
-        status, reason = refusal
-        headers = [(b"content-type", b"text/plain; charset=utf-8")]
-        if status == 405:
-            headers.append((b"allow", ", ".join(METHODS).encode()))
-        await send_with_headers({"type": "http.response.start", "status": status, "headers": headers})
-        await send_with_headers({"type": "http.response.body", "body": f"{reason}\n".encode()})
+        token = _failures.set(answer.failures)
+        try:
+            await self._app(scope, receive, answer.send)
+        finally:
+            _failures.reset(token)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if self._names is not None:

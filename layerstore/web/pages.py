@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -18,6 +19,8 @@ from layerstore.web.plot import plot
 from layerstore.web.site import Site
 
 Arguments = Mapping[str, str]
+
+_is_size = re.compile("[0-9]{1,18}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +123,12 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
     found = await site.ask(browsing.layer, site.store, diff_id)
     if found is None:
         return _unknown("layer", diff_id)
-    target = arguments.get("target", "").strip()
+    target, size = (arguments.get(name, "").strip() for name in ("target", "size"))
+    size_refused = None if not size or _is_size(size) else f"a size is a number of bytes, not {size!r}"
     push, refused = None, None
-    if target and found.unreadable is None:
+    if target and found.unreadable is None and size_refused is None:
         try:
-            push = await site.ask(_candidates, site, diff_id, target)
+            push = await site.ask(_candidates, site, diff_id, target, int(size) if size else None)
         except InvalidInputError as error:
             refused = str(error)
     wrong = sorted({place.digest for place in found.places if place.maps_to != diff_id})
@@ -135,22 +139,25 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
             "target": target or None,
             "candidates": push and candidates.document(push),
             "target_error": refused,
+            "size_error": size_refused,
         },
         {
             "found": found,
             "target": target,
+            "size": size,
             "push": push,
             "refused": refused,
+            "size_refused": size_refused,
             "wrong": wrong,
             "repositories": len({place.source_repository for place in found.places if place.source_repository}),
         },
     )
 
 
-def _candidates(site: Site, diff_id: str, target: str) -> candidates.LayerCandidates:
+def _candidates(site: Site, diff_id: str, target: str, size: int | None) -> candidates.LayerCandidates:
     # As a push without credentials: a page shall not have credentials read, let alone programs run that keep them.
     key = compute_hmac_key(AuthConfig())
-    return candidates.layer_candidates(site.store, diff_id, split_reference(target).name, hmac_key=key)
+    return candidates.layer_candidates(site.store, diff_id, split_reference(target).name, hmac_key=key, size=size)
 
 
 async def find(site: Site, arguments: Arguments) -> Answer:

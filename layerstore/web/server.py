@@ -18,7 +18,7 @@ from datasette.database import Database, QueryInterrupted
 from layerstore.errors import InvalidInputError, StoreError
 from layerstore.sql.query import lose_errors_of_callbacks
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.web import plugin
+from layerstore.web import guard, plugin
 from layerstore.web.describing import DATABASE, SETTINGS, metadata
 from layerstore.web.guard import App
 from layerstore.web.site import Site
@@ -43,10 +43,15 @@ class StoreDatabase(Database):  # type: ignore[misc]  # Datasette has no types
         """Run SQL; what is asked for by somebody is truncated, Datasette's own counts are not.
 
         Raises:
+            sqlite3.Error: the SQL is wrong, or may not be run.
             QueryInterrupted: it took too long, or counted too many, which Datasette takes for the same.
         """
         if truncate or not sql.startswith(_COUNT):
-            return await super().execute(sql, params, truncate=truncate, **options)
+            try:
+                return await super().execute(sql, params, truncate=truncate, **options)
+            except Exception as error:
+                guard.note_failure(error)
+                raise
         bounded = f"{_COUNT}(select 1 from {sql.removeprefix(_COUNT)} limit {_COUNTED_AT_MOST + 1})"
         found = await super().execute(bounded, params, **{**options, "custom_time_limit": _COUNT_LIMIT_MS})
         if found.rows[0][0] > _COUNTED_AT_MOST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -101,3 +102,24 @@ def test_many_rows_are_not_counted_for_a_page(sample: Path, show: Show, monkeypa
     assert "89 rows" in site.text("/store/layers")
     assert "many" in site.text("/store")
     assert site.json("/store.json?sql=select+count(*)+from+metadata&_shape=arrays")["rows"] == [[178]]
+
+
+@pytest.mark.parametrize("more", ["", "&_stream=1", "&_header=off", "&_dl=1"])
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+        ("SELECT json('{') FROM metadata", "malformed JSON"),
+        ("SELECT writefile('x', 'y')", "no such function: writefile"),
+    ],
+)
+def test_a_csv_of_sql_that_fails_is_an_error_and_no_empty_file(
+    sample: Path, show: Show, sql: str, says: str, more: str
+):
+    site = show(sample)
+    answer = site.get(f"/store.csv?{urlencode({'sql': sql})}{more}")
+
+    assert (answer.status_code, answer.text) == (400, f"the SQL failed: {says}\n")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    nothing = site.get(f"/store.csv?{urlencode({'sql': 'SELECT key FROM metadata WHERE 0'})}")
+    assert (nothing.status_code, nothing.text) == (200, "key\r\n")

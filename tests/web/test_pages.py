@@ -306,23 +306,24 @@ def test_where_a_page_begins_is_checked(sample: Path, show: Show, after: str):
     )
 
 
-def test_candidates_are_those_of_the_command(sample: Path, show: Show, tmp_path: Path):
+@pytest.mark.parametrize("size", ["", "0", "20000000"])
+def test_candidates_are_those_of_the_command(sample: Path, show: Show, tmp_path: Path, size: str):
     target = "localhost:5000/team2/app"
+    sized = ["--size", size] if size else []
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "config.json").write_text("{}")
     said = subprocess.run(
-        [sys.executable, "-m", "layerstore", "--db", sample, "candidates", LAYER, target, "--json"],
+        [sys.executable, "-m", "layerstore", "--db", sample, "candidates", LAYER, target, "--json", *sized],
         env={**os.environ, "DOCKER_CONFIG": str(tmp_path / "docker")},
         capture_output=True,
         check=True,
     )
     command = json.loads(said.stdout)
     site = show(sample)
-    found = site.json(f"/-/layer/{LAYER}.json?target={target}")["candidates"]
+    found = site.json(f"/-/layer/{LAYER}.json?target={target}&size={size}")["candidates"]
 
-    assert found["steps"] == command["steps"]
-    assert found["left_out"] == command["left_out"]
-    shown = words(site.text(f"/-/layer/{LAYER}?target={target}"))
+    assert found == command
+    shown = words(site.text(f"/-/layer/{LAYER}?target={target}&size={size}"))
     for step in command["steps"]:
         assert f"{step['action']} {step['digest'][:19]}… {step['source_repository']} {step['reason']}" in shown
 
@@ -332,6 +333,18 @@ def test_a_target_that_is_no_repository_is_said_to_be_none(sample: Path, show: S
     html = site.text(f"/-/layer/{LAYER}?target={quote('UPPER/<i>')}")
 
     assert "UPPER" in site.json(f"/-/layer/{LAYER}.json?target=UPPER")["target_error"]
+    assert 'aria-invalid="true"' in html
+    assert "<i>" not in html
+
+
+@pytest.mark.parametrize("size", ["-1", "1e6", "10 MB", "9" * 19, "<i>"])
+def test_a_size_that_is_no_number_of_bytes_is_said_to_be_none(sample: Path, show: Show, size: str):
+    site = show(sample)
+    html = site.text(f"/-/layer/{LAYER}?target=localhost:5000/a&size={quote(size)}")
+    found = site.json(f"/-/layer/{LAYER}.json?target=localhost:5000/a&size={quote(size)}")
+
+    assert found["size_error"] == f"a size is a number of bytes, not {size!r}"
+    assert (found["candidates"], found["target_error"]) == (None, None)
     assert 'aria-invalid="true"' in html
     assert "<i>" not in html
 
