@@ -62,7 +62,8 @@ def _by_size(report: Report, folder: Path) -> None:
     with _saying("imports of each size"):
         times["load_tar"] = bulk.imports(scale.bulk_rounds)
     smallest, largest = str(scale.sizes[0]), str(scale.sizes[-1])
-    for row, what in {"get_largest": "get", "load": "load", "load_tar": "load_tar"}.items():
+    rows = {"get_largest": "get", "bare_largest": "bare statement", "load": "load", "load_tar": "load_tar"}
+    for row, what in rows.items():
         result = Result(times[what].ratio(largest, smallest), times[what].median(smallest))
         report.take({row: (result, times[what])})
     report.results["import_mb"] = Result(bulk.peak_mb["take_in"])

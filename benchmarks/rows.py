@@ -61,6 +61,7 @@ ROWS = (
     Row("add_full", "`add`, durable", FILE_ADD, 0.45),
     Row("add_normal", '`add`, `durability="normal"`', FILE_ADD, 0.2),
     Row("get_largest", "`get` in the largest store", SMALLEST, 1.8),
+    Row("bare_largest", "the bare statement in the largest store", SMALLEST, None),
     Row("load", "`set_many`, per layer, in the largest store", SMALLEST, 1.5),
     Row("load_tar", "import of a tar, per layer, in the largest store", SMALLEST, 1.5),
     Row("import", "import of a directory, warm", "`tar -cf - DIR \\| cat >/dev/null`", 3.0),
