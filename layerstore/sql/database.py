@@ -166,7 +166,8 @@ class Database:
         """The SQLAlchemy engine on the same database, for queries of one's own.
 
         Its connections are its own: they see what was committed. What it writes to `metadata` is not derived from;
-        use the store to write, or `verify(store, repair=True)` afterwards.
+        use the store to write, or `verify(store, repair=True)` afterwards. In memory there is one connection for both,
+        in turns: a write to the store inside a transaction of the engine is a `StoreError`, and so is the reverse.
 
         Raises:
             StoreClosedError: the store was closed.
