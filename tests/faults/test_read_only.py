@@ -14,9 +14,7 @@ from layerstore import SQLMetadataStore
 from layerstore.sql.backup import backup
 from tests.counting import Counted
 from tests.faults.conftest import NOBODY, child, emptied, held, mounted, needs_root, remounted
-from tests.faults.operations import COPIES, READS, WRITES, fill, run_all
-
-ALL = {**READS, **COPIES, **WRITES}
+from tests.faults.operations import ALL, WRITES, fill, run_all
 
 
 def assert_written_by_none(found: Mapping[str, Any], path: Path) -> None:
