@@ -184,7 +184,8 @@ def _check_paths(snapshot: Snapshot) -> int:
     for namespace, key in snapshot.names():
         total += 1
         if namespace in KNOWN_NAMESPACES and _is_plain(key):
-            directories.update((namespace, f"{namespace}/sha256"))
+            if namespace not in directories:
+                directories.update((namespace, f"{namespace}/sha256"))
             continue
         check_key(namespace, key)
         path = f"{namespace}/{key}"

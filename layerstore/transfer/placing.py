@@ -13,7 +13,6 @@ A rename is atomic, and a second sync makes it last. Source: rename(2), syncfs(2
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -27,7 +26,9 @@ from layerstore import tree
 from layerstore.records import Record
 from layerstore.store import TEMPORARY_PREFIX
 from layerstore.transfer.merging import Examples
+from layerstore.transfer.newfiles import Folder, NewFiles, hold
 from layerstore.transfer.spool import Spool
+from layerstore.transfer.syncing import sync_file_system
 
 _BATCH = 20_000
 """Files that are renamed after one sync. A sync costs as much for one file as for many."""
@@ -61,9 +62,7 @@ class Writer:
         self._base = base
         self._delete = delete
         self._dry_run = dry_run
-        self._top = -1
         self._suffix = tree.random_suffix()
-        self._here: tuple[tuple[str, ...], int] | None = None
         self._unfinished: dict[str, _Unfinished] = {}
         self._renaming: list[_Renaming] = []
         self._doomed = Spool()
@@ -73,6 +72,8 @@ class Writer:
     def __enter__(self) -> Writer:
         if not self._dry_run:
             self._top = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder = Folder(self._top)
+            self._new_files = NewFiles(self._base, self._top)
             _clear(self._top)
         return self
 
@@ -82,8 +83,9 @@ class Writer:
                 self._finish()
         finally:
             self._doomed.close()
-            self._leave()
             if not self._dry_run:
+                self._new_files.stop()
+                self._folder.close()
                 self._discard()
                 os.close(self._top)
 
@@ -100,41 +102,31 @@ class Writer:
                 self._write(wanted)
 
     def _write(self, record: Record) -> None:
-        *segments, name = (record.namespace, *record.key.split("/"))
         try:
-            directory = self._directory(tuple(segments))
+            self._write_in_its_place(record)
         except NotADirectoryError:
             if not len(self._doomed):
                 raise
             self._remove_doomed()  # one of them may be where a directory must be
-            directory = self._directory(tuple(segments))
-        if record.namespace in self._unfinished:
-            tree.write_new(directory, name, record.value, record.modified_at_ns)
-            return
-        temporary = tree.temporary_name(name, self._suffix)
-        # Noted before it is there, so that an interrupt leaves none behind.
-        self._renaming.append(_Renaming(tuple(segments), temporary, name))
-        tree.write_new(directory, temporary, record.value, record.modified_at_ns)
-        if len(self._renaming) >= _BATCH:
-            self._rename()
+            self._write_in_its_place(record)
 
-    def _directory(self, segments: tuple[str, ...]) -> int:
-        """Return the directory of a key, made if it is missing; it stays open for the keys that follow in it."""
-        if self._here is not None and self._here[0] == segments:
-            return self._here[1]
-        self._leave()
-        namespace, *below = segments
+    def _write_in_its_place(self, record: Record) -> None:
+        namespace, value, modified_at_ns = record.namespace, record.value, record.modified_at_ns
+        *below, name = record.key.split("/")
         if namespace not in self._unfinished:
             self._begin(namespace)
         unfinished = self._unfinished.get(namespace)
-        here = tree.open_below(self._top, (unfinished.name if unfinished else namespace, *below), create=True)
-        self._here = (segments, here)
-        return here
-
-    def _leave(self) -> None:
-        if self._here is not None:
-            os.close(self._here[1])
-            self._here = None
+        if unfinished is not None:
+            self._new_files.write((unfinished.name, *below), name, value, modified_at_ns)
+            return
+        segments = (namespace, *below)
+        directory = self._folder.open(segments)
+        temporary = tree.temporary_name(name, self._suffix)
+        # Noted before it is there, so that an interrupt leaves none behind.
+        self._renaming.append(_Renaming(segments, temporary, name))
+        tree.write_new(directory, temporary, value, modified_at_ns)
+        if len(self._renaming) >= _BATCH:
+            self._rename()
 
     def _begin(self, namespace: str) -> None:
         """Make the directory that becomes a namespace, unless there is something of that name."""
@@ -142,18 +134,18 @@ class Writer:
             os.stat(namespace, dir_fd=self._top, follow_symlinks=False)
             return
         name = f"{_UNFINISHED}{secrets.token_hex(8)}"
-        lock = tree.open_below(self._top, (name,), create=True)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._unfinished[namespace] = _Unfinished(name, lock)
+        os.close(tree.open_below(self._top, (name,), create=True))
+        self._unfinished[namespace] = _Unfinished(name, hold(self._top, name))
 
     def _finish(self) -> None:
+        self._new_files.finish()
         self._rename()
         if self._unfinished:
-            _sync_file_system(self._top)
+            sync_file_system(self._top)
             for namespace in list(self._unfinished):
                 self._adopt(namespace)
             self._rename()
-            _sync_file_system(self._top)
+            sync_file_system(self._top)
         self._remove_doomed()
 
     def _adopt(self, namespace: str) -> None:
@@ -176,13 +168,13 @@ class Writer:
         """Sync what was written, then give it its names, then sync those."""
         if not self._renaming:
             return
-        _sync_file_system(self._top)
+        sync_file_system(self._top)
         while self._renaming:
             segments, temporary, name = self._renaming[-1]
-            directory = self._directory(segments)
+            directory = self._folder.open(segments)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             self._renaming.pop()
-        _sync_file_system(self._top)
+        sync_file_system(self._top)
 
     def _discard(self) -> None:
         """Remove what has not got its name."""
@@ -205,13 +197,13 @@ class Writer:
         """Remove files, if possible last, when all that should be there is; a power cut brings none of them back."""
         if not len(self._doomed):
             return
-        self._leave()
+        self._folder.close()
         for *segments, name in self._doomed:
             with tree.directory(self._base, segments) as directory:
                 tree.remove(directory, name)
         self._doomed.close()
         self._doomed = Spool()
-        _sync_file_system(self._top)
+        sync_file_system(self._top)
 
     def _has_right_mode(self, record: Record) -> bool:
         *segments, name = (record.namespace, *record.key.split("/"))
@@ -234,16 +226,3 @@ def _clear(top: int) -> None:
             continue
         finally:
             os.close(lock)
-
-
-def _sync_file_system(descriptor: int) -> None:
-    """Write everything of one file system to its disk.
-
-    Source: syncfs(2), which Python does not offer; where the C library has none, sync(2), which does all of them.
-    """
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "syncfs"):
-        os.sync()
-    elif library.syncfs(descriptor) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

@@ -1,31 +1,27 @@
 """Reading a large directory with two more processes: this one lists the names, and takes in what they read in turn.
 
-Opening, reading and closing a file keeps the interpreter's lock for most of the time, so threads do not help. The
-processes are new interpreters, as a fork would take the threads and the connections of whoever imports along. Two, as
-taking in what they read costs as much as both take for it.
+Two, as taking in what they read costs as much as both take for it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import io
-import marshal
 import os
-import select
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import cycle, islice
-from typing import IO, Any, Final
+from typing import Final
 
 from layerstore import scanning, tree
 from layerstore.errors import TransferError
 from layerstore.records import Record
 from layerstore.scanning import VANISHED, Odd
-from layerstore.transfer import batches
+from layerstore.transfer import batches, processes
 from layerstore.transfer.batches import Batch
+from layerstore.transfer.processes import Helper
 
 _READERS: Final = 2
 _AHEAD: Final = 3
@@ -33,11 +29,8 @@ _AHEAD: Final = 3
 _FIRST: Final = 4
 """Chunks that are read here, while the other interpreters start. Where there are no more, none is started."""
 
-_PIPE_BYTES: Final = 1 << 20
+_PIPE_BYTES: Final = processes.PIPE_BYTES
 _PAGE: Final = 4096
-_PROGRAM: Final = "from layerstore.transfer import reader; reader.main()"
-_READY: Final = b"layerstore reader\n"
-"""What a process says first: there is an interpreter, and it has found this module."""
 _PATIENCE_S: Final = 20
 
 _Chunk = list[tuple[str, bytes, list[bytes]] | tuple[str, str, str]]
@@ -112,7 +105,7 @@ def _read_in_turn(chunks: Iterable[_Chunk], readers: Sequence[_Reader]) -> Itera
     """Give the readers chunks in turn, some ahead; what they read comes in the order of the chunks."""
     waiting = deque[_Reader]()
     for reader, chunk in zip(cycle(readers), chunks):
-        request = _message(chunk)
+        request = processes.message(chunk)
         while waiting and (len(waiting) >= _AHEAD * len(readers) or not reader.has_room(request)):
             yield from waiting.popleft().answer()
         reader.read(request)
@@ -131,18 +124,8 @@ class _Reader:
             OSError: there is no such interpreter, or no room for one.
         """
         self._base = base
-        self._process = subprocess.Popen(  # noqa: S603  # this interpreter, and a program that stands above
-            [sys.executable, "-P", "-c", _PROGRAM, base],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            bufsize=_PIPE_BYTES,
-            process_group=0,  # an interrupt at the terminal is this process's to answer
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._helper = Helper(__name__, [base])
+        self._stdin, self._stdout = self._helper.stdin, self._helper.stdout
         for stream in (self._stdin, self._stdout):
             with suppress(OSError):  # more than the system allows one user: it stays as it is
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -151,9 +134,7 @@ class _Reader:
 
     def is_ready(self) -> bool:
         """Wait until it has begun, and tell whether it has; one that has not is stopped."""
-        # What calls itself this interpreter may be another program, in which Python is embedded, and wait for ever.
-        begun, _, _ = select.select([self._stdout], [], [], _PATIENCE_S)
-        if begun and self._stdout.read(len(_READY)) == _READY:
+        if self._helper.is_ready(_PATIENCE_S):
             return True
         self.stop()
         return False
@@ -176,7 +157,7 @@ class _Reader:
 
     def answer(self) -> Iterator[Batch]:
         """Yield what it reads for the oldest request."""
-        while (found := _receive(self._stdout)) is not None:
+        while (found := processes.receive(self._stdout)) is not None:
             if not isinstance(found, tuple):
                 raise self._ended()
             records, odd, unfit, associations = found
@@ -188,38 +169,21 @@ class _Reader:
 
     def stop(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
-        with suppress(BrokenPipeError):  # what it has not read goes with it
-            self._stdin.close()
-        self._stdout.close()
+        self._helper.stop()
 
 
 def _start(base: str) -> list[_Reader]:
-    """Start the readers; none where there is no interpreter to start or only one core to run on."""
+    """Start the readers; none where that cannot be or does not help."""
     started: list[_Reader] = []
-    if sys.executable and not getattr(sys, "frozen", False) and len(os.sched_getaffinity(0)) > 1:
+    if processes.can_help():
         with suppress(OSError):
             started.extend(_Reader(base) for _ in range(_READERS))
     return started
 
 
-def _message(content: Any) -> bytes:
-    dumped = marshal.dumps(content)
-    return len(dumped).to_bytes(8, "little") + dumped
-
-
 def _in_pipe(message: bytes) -> int:
     """Return the bytes that a message takes in a pipe, which has them in pages."""
     return (len(message) // _PAGE + 2) * _PAGE
-
-
-def _receive(stream: IO[bytes]) -> Any:
-    """Return the next message; `EOFError` when the other side ended in the middle."""
-    size = int.from_bytes(stream.read(8), "little")
-    content = stream.read(size)
-    # Written by `_message` in the same version of the interpreter.
-    return marshal.loads(content) if size and len(content) == size else EOFError  # noqa: S302
 
 
 def main() -> None:
@@ -229,11 +193,11 @@ def main() -> None:
         io.BufferedReader(io.FileIO(0)) as names,
         io.BufferedWriter(io.FileIO(1, "w"), _PIPE_BYTES) as stream,
     ):
-        stream.write(_READY)
+        stream.write(processes.READY)
         stream.flush()
-        while (chunk := _receive(names)) is not EOFError:
+        while (chunk := processes.receive(names)) is not EOFError:
             for _, records, odd, unfit, associations in _read(sys.argv[1], chunk):
                 lists = ([tuple(record) for record in records], [tuple(one) for one in odd], unfit, associations)
-                stream.write(_message(lists))
-            stream.write(_message(None))
+                stream.write(processes.message(lists))
+            stream.write(processes.message(None))
             stream.flush()

@@ -143,3 +143,11 @@ def write(directory: Path) -> Write:
         return write_file(directory, namespace, key, value, at)
 
     return write_one
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and has not ended: nobody may be left who waits for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

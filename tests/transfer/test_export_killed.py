@@ -35,7 +35,7 @@ def dying(function):
 if moment == "rename":
     os.rename = dying(os.rename)
 elif moment == "sync":
-    placing._sync_file_system = dying(placing._sync_file_system)
+    placing.sync_file_system = dying(placing.sync_file_system)
 elif moment == "write":
     os.open = dying(os.open)
 with SQLMetadataStore(database, read_only=True) as store:

@@ -15,6 +15,7 @@ import pytest
 from layerstore import SQLMetadataStore, TransferError, import_directory, scanning
 from layerstore.scanning import Odd
 from layerstore.transfer import reader
+from tests.transfer.conftest import is_running
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     class Noted(reader._Reader):
         def __init__(self, base: str) -> None:
             super().__init__(base)
-            started.append(self._process)
+            started.append(self._helper.process)
 
     monkeypatch.setattr(reader, "_FIRST", 1)
     monkeypatch.setattr("layerstore.transfer.batches.RECORDS", 20)
@@ -201,7 +202,7 @@ def test_a_reader_whose_importer_is_killed_ends_by_itself(tmp_path: Path):
         "made = []; start = reader._start\n"
         "reader._start = lambda base: made.extend(start(base)) or list(made)\n"
         "batches = reader.scan(sys.argv[1]); next(batches); next(batches)\n"
-        "print(*(one._process.pid for one in made), flush=True); os.kill(os.getpid(), 9)"
+        "print(*(one._helper.process.pid for one in made), flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "distribution"], capture_output=True, text=True, check=False
@@ -214,11 +215,3 @@ def test_a_reader_whose_importer_is_killed_ends_by_itself(tmp_path: Path):
     while left := [pid for pid in pids if is_running(pid)]:
         assert time.monotonic() < end, f"still there: {left}"
         time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    """Tell whether a process is there and has not ended: nobody may be left who waits for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
