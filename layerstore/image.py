@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from layerstore import tree
+from layerstore import tree, walking
 from layerstore.digest import is_digest
 from layerstore.errors import ImageNotFoundError, InvalidInputError, InvalidRepositoryError, TransferError
 from layerstore.repository import DEFAULT_DOMAIN, Repository, parse_normalized, split_reference
@@ -203,7 +203,7 @@ def _listing(root: str, segments: tuple[str, ...]) -> list[str]:
     """Return the names of the directories in a directory, sorted; none if it is not there, or no directory."""
     try:
         with tree.directory(root, segments) as here:
-            return [os.fsdecode(name[:-1]) for name in tree.names(here) if name.endswith(b"/")]
+            return [os.fsdecode(name[:-1]) for name in walking.names(here) if name.endswith(b"/")]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -259,7 +259,7 @@ def _familiar(repository: Repository) -> str:
 def _image_ids(place: _Place) -> Iterator[str]:
     try:
         with tree.directory(place.root, (*place.segments, "imagedb", "content", "sha256")) as here:
-            yield from (os.fsdecode(name) for name in tree.names(here) if _is_prefix(os.fsdecode(name)))
+            yield from (os.fsdecode(name) for name in walking.names(here) if _is_prefix(os.fsdecode(name)))
     except FileNotFoundError:
         return
     except OSError as error:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from layerstore import tree
+from layerstore import tree, walking
 from layerstore.errors import StoreOpenError
 from layerstore.records import Record, storable_time
 from layerstore.store import why_not_a_key, why_not_a_namespace
@@ -55,7 +55,7 @@ class Listed(NamedTuple):
     """Files that lie one behind the other in the order of a scan."""
 
     namespace: str
-    files: tree.Files
+    files: walking.Files
 
 
 def listing(base: str, namespace: str | None = None) -> Iterator[Odd | Listed]:
@@ -66,7 +66,7 @@ def listing(base: str, namespace: str | None = None) -> Iterator[Odd | Listed]:
     """
     try:
         with tree.directory(base, ()) as top:
-            namespaces = sorted(tree.names(top), key=lambda typed: typed.rstrip(b"/\0"))
+            namespaces = sorted(walking.names(top), key=lambda typed: typed.rstrip(b"/\0"))
     except OSError as error:
         raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
     for typed in namespaces:
@@ -95,8 +95,8 @@ def _odd_namespace(typed: bytes, shown: str) -> Odd | None:
 def _list_namespace(base: str, namespace: str) -> Iterator[Odd | Listed]:
     try:
         with tree.directory(base, (namespace,)) as top:
-            for found in tree.walk_in_runs(top):
-                if isinstance(found, tree.Files):
+            for found in walking.walk_in_runs(top):
+                if isinstance(found, walking.Files):
                     yield Listed(namespace, found)
                 else:
                     yield _odd(namespace, found.path, found.kind, _NOT_FILES[found.kind])
@@ -106,7 +106,7 @@ def _list_namespace(base: str, namespace: str) -> Iterator[Odd | Listed]:
         yield Odd(namespace, "unreadable", f"cannot be read: {error.strerror}")
 
 
-def read(namespace: str, files: tree.Files) -> Iterator[Record | Odd]:
+def read(namespace: str, files: walking.Files) -> Iterator[Record | Odd]:
     """Read files, while their directory is open."""
     directory, prefix, names = files
     if _are_plain(prefix + b"/".join(names)):
@@ -145,7 +145,7 @@ def count(base: str) -> int:
     """
     try:
         with tree.directory(base, ()) as top:
-            return sum(len(found.names) for found in tree.walk_in_runs(top) if isinstance(found, tree.Files))
+            return sum(len(found.names) for found in walking.walk_in_runs(top) if isinstance(found, walking.Files))
     except OSError as error:
         raise StoreOpenError(f"cannot be read: {error.strerror}", base) from error
 

@@ -19,14 +19,13 @@ from layerstore.sql.recognition import is_database
 from layerstore.sql.snapshot import Snapshot
 from layerstore.store import TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer import reader, tar
+from layerstore.transfer.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.transfer.joining import side_by_side
 from layerstore.transfer.placing import Writer
 from layerstore.transfer.sources import (
     Progress,
     Readable,
     opened,
-    refuse_above_a_distribution,
-    refuse_under_a_daemon,
     view,
 )
 

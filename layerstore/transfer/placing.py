@@ -22,7 +22,7 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
-from layerstore import tree
+from layerstore import tree, walking
 from layerstore.records import Record
 from layerstore.store import TEMPORARY_PREFIX
 from layerstore.transfer.merging import Examples
@@ -156,7 +156,7 @@ class Writer:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            for found in tree.walk(lock):
+            for found in walking.walk(lock):
                 *segments, last = (namespace, *os.fsdecode(found.path).split("/"))
                 with tree.directory(self._base, segments, create=True) as directory:
                     os.rename(found.name, last, src_dir_fd=found.directory, dst_dir_fd=directory)
@@ -214,7 +214,7 @@ class Writer:
 
 def _clear(top: int) -> None:
     """Remove what exports that were killed have left of namespaces; one that goes on has its directory locked."""
-    for typed in tree.names(top):
+    for typed in walking.names(top):
         name = os.fsdecode(typed.rstrip(b"/"))
         if not (typed.endswith(b"/") and name.startswith(_UNFINISHED)):
             continue

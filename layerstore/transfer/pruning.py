@@ -25,6 +25,7 @@ from layerstore.sql.store import SQLMetadataStore
 from layerstore.transfer import criteria as judging
 from layerstore.transfer import tar
 from layerstore.transfer.criteria import Age, Criteria, Verdict
+from layerstore.transfer.dataroot import refuse_under_a_daemon
 from layerstore.transfer.exporting import new_file
 from layerstore.transfer.layerdb import layers_of
 from layerstore.transfer.removing import remove_files, remove_temporary
@@ -37,7 +38,6 @@ from layerstore.transfer.sources import (
     is_archive,
     name,
     opened,
-    refuse_under_a_daemon,
     sources,
     unpacked,
 )

@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import cycle, islice
 from typing import Final
 
-from layerstore import scanning, tree
+from layerstore import scanning, tree, walking
 from layerstore.errors import TransferError
 from layerstore.records import Record
 from layerstore.scanning import VANISHED, Odd
@@ -93,7 +93,7 @@ def _found(base: str, chunk: _Chunk) -> Iterator[Record | Odd]:
 def _read_folder(base: str, namespace: str, prefix: bytes, names: list[bytes]) -> Iterator[Record | Odd]:
     try:
         with tree.directory(base, [namespace, *os.fsdecode(prefix).split("/")[:-1]]) as directory:
-            yield from scanning.read(namespace, tree.Files(directory, prefix, names))
+            yield from scanning.read(namespace, walking.Files(directory, prefix, names))
     except OSError as error:
         vanished = isinstance(error, FileNotFoundError)
         kind, reason = ("vanished", VANISHED) if vanished else ("unreadable", f"cannot be read: {error.strerror}")

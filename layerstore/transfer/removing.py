@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from layerstore import tree
+from layerstore import tree, walking
 from layerstore.errors import TransferError
 from layerstore.fs import FSMetadataStore
 from layerstore.records import DIFF_IDS, V2_METADATA, Record, key_digest
@@ -78,7 +78,7 @@ def remove_temporary(base: str, *, dry_run: bool) -> int:
     """
     removed = 0
     with _naming(base), tree.directory(base, ()) as top:
-        for found in tree.walk(top):
+        for found in walking.walk(top):
             if found.kind != "temporary":
                 continue
             if not stat.S_ISREG(os.stat(found.name, dir_fd=found.directory, follow_symlinks=False).st_mode):

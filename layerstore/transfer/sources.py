@@ -6,9 +6,7 @@ Each is scanned as labelled entries, the label saying where an entry came from.
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ from dataclasses import dataclass
 from typing import IO, Protocol
 
 from layerstore import scanning
-from layerstore.daemon import running_on
 from layerstore.errors import TransferError
 from layerstore.fs import FSMetadataStore
 from layerstore.records import KNOWN_NAMESPACES, Record
@@ -29,6 +26,7 @@ from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import reader, tar
 from layerstore.transfer.batches import Batch, in_batches
+from layerstore.transfer.dataroot import distributions, has_namespaces
 
 Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""
@@ -40,7 +38,6 @@ Place = Store | str | os.PathLike[str]
 STANDARD_INPUT = "-"
 _EXPECTED = "give a `distribution` directory, a data root, a tar, or a database (`layerstore import` makes one)"
 UNCHANGEABLE = "an archive cannot be changed: import it, then work on the store"
-_remapped = re.compile(r"\d+\.\d+").fullmatch
 
 
 class Readable(Protocol):
@@ -103,7 +100,7 @@ def refuse_unknown(path: str | os.PathLike[str]) -> None:
     base = os.path.abspath(os.fspath(path))
     if os.fspath(path) == STANDARD_INPUT or not os.path.isdir(base) or distributions(base) != [base]:
         return
-    if _has_namespaces(base) or os.path.basename(base) == tar.ROOT:
+    if has_namespaces(base) or os.path.basename(base) == tar.ROOT:
         return
     try:
         names = sorted(map(os.fsencode, os.listdir(base)))
@@ -188,33 +185,6 @@ def _scan_database(store: SQLMetadataStore) -> Iterator[Record | Odd]:
         yield Odd("/".join(found.shown()), "name", NOT_UTF8) if isinstance(found, OddName) else found
 
 
-def distributions(path: str) -> list[str]:
-    """Return the metadata directories that a directory stands for.
-
-    That is itself, if it has one of Docker's namespaces; else those of a data root, `image/*/distribution`, with
-    remapped users `<uid>.<gid>/image/*/distribution`; else itself.
-
-    Raises:
-        TransferError: a data root without any metadata, or no directory.
-    """
-    base = os.path.abspath(path)
-    if not os.path.isdir(base):
-        what = "not a directory" if os.path.exists(base) else "there is no such directory"
-        raise TransferError(f"{what}: give a `distribution` directory or a Docker data root", base)
-    if _has_namespaces(base):
-        return [base]
-    roots = [base, *(os.path.join(base, name) for name in sorted(os.listdir(base)) if _remapped(name))]
-    images = [os.path.join(root, "image") for root in roots if os.path.isdir(os.path.join(root, "image"))]
-    if not images:
-        refuse_above_a_distribution(base)
-        return [base]
-    found = [os.path.join(image, driver, "distribution") for image in images for driver in sorted(os.listdir(image))]
-    found = [directory for directory in found if os.path.isdir(directory)]
-    if not found:
-        raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", base)
-    return found
-
-
 @contextmanager
 def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore, list[Odd]]]:
     """Open a place as one store: a directory as files, a database file as it is, an archive in a temporary database.
@@ -269,39 +239,6 @@ def unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
     ):
         load(store, entries(), lambda _source, _existing, incoming: incoming)
         yield store, odd
-
-
-def refuse_above_a_distribution(directory: str) -> None:
-    """Raise if a directory is a data root, its `image`, or a storage driver's: what is meant lies below it.
-
-    Raises:
-        TransferError: it is one; the message says which directory may be meant.
-    """
-    if _has_namespaces(directory) or not os.path.isdir(directory):
-        return
-    patterns = ("distribution", "*/distribution", "image/*/distribution", "*.*/image/*/distribution")
-    meant = [found for pattern in patterns for found in glob.glob(os.path.join(glob.escape(directory), pattern))]
-    meant = sorted(found for found in meant if os.path.isdir(found))
-    if meant:
-        raise TransferError(f"it is a directory above the metadata: give {meant[0]}", directory)
-    there = set(os.listdir(directory))
-    if {"image", "containers", "volumes"} <= there or {"imagedb", "layerdb"} & there:
-        raise TransferError("it is a part of a Docker data root: give its image/<driver>/distribution", directory)
-
-
-def _has_namespaces(directory: str) -> bool:
-    return any(os.path.isdir(os.path.join(directory, namespace)) for namespace in KNOWN_NAMESPACES)
-
-
-def refuse_under_a_daemon(directory: str) -> None:
-    """Raise if a daemon runs on a directory.
-
-    Raises:
-        TransferError: one does.
-    """
-    daemon = running_on(directory)
-    if daemon is not None:
-        raise TransferError(f"a Docker daemon runs on it ({daemon}): stop it first, or use --force", directory)
 
 
 @contextmanager

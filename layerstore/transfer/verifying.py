@@ -29,6 +29,7 @@ from layerstore.sql.errors import noting_damage
 from layerstore.sql.snapshot import NOT_UTF8, OddName, Snapshot
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import why_not_a_key, why_not_a_namespace
+from layerstore.transfer.dataroot import refuse_under_a_daemon
 from layerstore.transfer.findings import Findings, VerifyReport
 from layerstore.transfer.repairing import digests_of, why_unfit
 from layerstore.transfer.repairing import repair as mend
@@ -41,7 +42,6 @@ from layerstore.transfer.sources import (
     is_archive,
     name,
     opened,
-    refuse_under_a_daemon,
     view,
 )
 

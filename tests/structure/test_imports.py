@@ -19,7 +19,7 @@ LAYERS = [
     {"transfer", "verify", "push", "repository", "daemon", "image", "credentials"},
     {"v1", "v2", "hmac"},
     {"sql", "fs"},
-    {"scanning"},
+    {"scanning", "walking"},
     {"tree"},
     {"store", "records", "gojson"},
     {"digest", "errors"},
