@@ -67,10 +67,12 @@ def hold(top: int, name: str) -> int:
 
     Raises:
         BlockingIOError: somebody has, and removes it.
+        FileNotFoundError: somebody had, and has removed it.
     """
     held = tree.open_below(top, (name,))
     try:
         fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.stat(name, dir_fd=top, follow_symlinks=False)
     except OSError:
         os.close(held)
         raise
@@ -240,17 +242,15 @@ def main() -> None:
 
 
 def _take(top: int, queue: socket.socket) -> None:
-    folder = Folder(top)
-    held: set[str] = set()
+    folders: dict[str, Folder] = {}
     while message := queue.recv(_MESSAGE_BYTES):
         content: _Content = marshal.loads(message)  # noqa: S302  # by `NewFiles`
         if content is None:
             sync_file_system(top)
             continue
-        segments, files = content
-        if segments[0] not in held:
-            hold(top, segments[0])  # until this process ends
-            held.add(segments[0])
-        here = folder.open(segments)
+        (name, *below), files = content
+        if name not in folders:
+            folders[name] = Folder(hold(top, name))  # until this process ends
+        here = folders[name].open(tuple(below))
         for name, value, modified_at_ns in files:
             tree.write_new(here, name, value, modified_at_ns)

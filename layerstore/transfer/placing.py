@@ -35,6 +35,8 @@ _BATCH = 20_000
 
 _UNFINISHED = f"{TEMPORARY_PREFIX}layerstore-"
 """Begins the name of a directory that becomes a namespace. Whoever fills it has it locked."""
+_TRIES = 100
+"""To make one: another export may take it for an abandoned one before it is locked, and remove it."""
 
 
 class _Renaming(NamedTuple):
@@ -133,9 +135,16 @@ class Writer:
         with suppress(FileNotFoundError):
             os.stat(namespace, dir_fd=self._top, follow_symlinks=False)
             return
-        name = f"{_UNFINISHED}{secrets.token_hex(8)}"
-        os.close(tree.open_below(self._top, (name,), create=True))
-        self._unfinished[namespace] = _Unfinished(name, hold(self._top, name))
+        left = _TRIES
+        while namespace not in self._unfinished:
+            left -= 1
+            name = f"{_UNFINISHED}{secrets.token_hex(8)}"
+            try:
+                os.close(tree.open_below(self._top, (name,), create=True))
+                self._unfinished[namespace] = _Unfinished(name, hold(self._top, name))
+            except (BlockingIOError, FileNotFoundError):
+                if not left:
+                    raise
 
     def _finish(self) -> None:
         self._new_files.finish()
@@ -147,6 +156,7 @@ class Writer:
             self._rename()
             sync_file_system(self._top)
         self._remove_doomed()
+        _clear(self._top)  # what processes of an export that was killed had not left yet at the beginning
 
     def _adopt(self, namespace: str) -> None:
         """Give a directory the name of its namespace; where there is one by now, let its files be renamed into it."""
@@ -218,11 +228,11 @@ def _clear(top: int) -> None:
         name = os.fsdecode(typed.rstrip(b"/"))
         if not (typed.endswith(b"/") and name.startswith(_UNFINISHED)):
             continue
-        lock = tree.open_below(top, (name,))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(name, dir_fd=top)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(lock)
+        # One that gets its name meanwhile, or is locked, was not abandoned.
+        with suppress(BlockingIOError, FileNotFoundError):
+            lock = tree.open_below(top, (name,))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(name, dir_fd=top)
+            finally:
+                os.close(lock)
