@@ -98,7 +98,7 @@ def command(
 ) -> None:
     """Measure what layerstore costs, beside what is below it and beside others, and print a table of ratios.
 
-    The stores are in a temporary directory (TMPDIR says where), which needs 15 GB for a million layers. A whole run
+    The stores are in a temporary directory (TMPDIR says where), which needs 25 GB for a million layers. A whole run
     takes about half an hour.
 
     \b

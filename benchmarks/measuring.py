@@ -26,7 +26,7 @@ def measure(report: Report, parts: Iterable[str], folder: Path) -> None:
         _by_size(report, _new(folder, "sizes"))
     if "transfers" in chosen:
         with _saying("import and export"):
-            report.take(transfers.measure(_new(folder, "transfers"), report.scale.files, report.scale.transfer_rounds))
+            report.take(transfers.measure(_new(folder, "transfers"), report.scale))
 
 
 def _on_one_store(report: Report, chosen: set[str], folder: Path) -> None:

@@ -66,6 +66,7 @@ ROWS = (
     Row("load_tar", "import of a tar, per layer, in the largest store", SMALLEST, 1.5),
     Row("import", "import of a directory, warm", "`tar -cf - DIR \\| cat >/dev/null`", 3.0),
     Row("export", "export of the same", "`tar -xf`", 1.1),
+    Row("export_synced", "export of the same", "`tar -xf`, then `sync -f`", None),
     Row("import_mb", "import of the largest tar, peak memory", "", 300),
     Row("export_mb", "export of the largest store, peak memory", "", 300),
     Row("help", "`layerstore --help`", "a bare click program", 1.3),

@@ -23,7 +23,8 @@ class Scale:
     write_rounds: int = 14
     writes: int = 50
     bulk_rounds: int = 3
-    transfer_rounds: int = 6
+    import_rounds: int = 6
+    export_rounds: int = 4
     starts: int = 14
 
     def __str__(self) -> str:
@@ -44,6 +45,7 @@ QUICK = Scale(
     write_rounds=6,
     writes=20,
     bulk_rounds=1,
-    transfer_rounds=4,
+    import_rounds=4,
+    export_rounds=2,
     starts=6,
 )

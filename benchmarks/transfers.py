@@ -11,26 +11,31 @@ from pathlib import Path
 from benchmarks import large
 from benchmarks.rounds import Side, Times, in_turn
 from benchmarks.rows import OURS, Result
+from benchmarks.scale import Scale
 from layerstore import SQLMetadataStore, export_directory, import_directory
 
 TAR = "tar"
 _FILES_PER_LAYER = 2
 
 
-def measure(folder: Path, files: int, rounds: int) -> dict[str, tuple[Result, Times]]:
-    """Measure both on a directory of so many files."""
+def measure(folder: Path, scale: Scale) -> dict[str, tuple[Result, Times]]:
+    """Measure both on a directory of so many files.
+
+    What an export writes stays until the end: behind the removal of many files, ext4 without a journal takes minutes in
+    which each new one costs up to a hundred times as much.
+    """
+    files = scale.files
     tree, archive = folder / "distribution", folder / "distribution.tar"
     with SQLMetadataStore(folder / "source.db") as store:
         made = islice(large.records(files // _FILES_PER_LAYER), files)
         store.set_many((namespace, key, value) for namespace, key, value, _ in made)
         export_directory(store, tree)
         subprocess.run(["tar", "-cf", archive, "-C", tree, "."], check=True)
-        sides: dict[str, dict[str, Side]] = {
-            "import": {OURS: _imports(folder, tree), TAR: _packs(tree)},
-            "export": {OURS: _exports(store, folder), TAR: _unpacks(archive, folder)},
-        }
-        times = {row: in_turn(each, rounds, warm_up=row == "import") for row, each in sides.items()}
-    return {row: (Result(each.ratio(OURS, TAR), each.median(TAR)), each) for row, each in times.items()}
+        imports = in_turn({OURS: _imports(folder, tree), TAR: _packs(tree)}, scale.import_rounds)
+        unpacking = _Unpacking(archive, folder)
+        exports = in_turn({OURS: _exports(store, folder), TAR: unpacking}, scale.export_rounds, warm_up=False)
+    rows = {"import": imports, "export": exports, "export_synced": unpacking.synced(exports)}
+    return {row: (Result(each.ratio(OURS, TAR), each.median(TAR)), each) for row, each in rows.items()}
 
 
 def _imports(folder: Path, tree: Path) -> Side:
@@ -59,33 +64,34 @@ def _packs(tree: Path) -> Side:
 
 
 def _exports(store: SQLMetadataStore, folder: Path) -> Side:
-    target = folder / "exported"
-
-    def side(_number: int) -> float:
+    def side(number: int) -> float:
         os.sync()
         start = time.perf_counter()
-        export_directory(store, target)
-        seconds = time.perf_counter() - start
-        _remove(target)
-        return seconds
+        export_directory(store, folder / f"exported-{number}")
+        return time.perf_counter() - start
 
     return side
 
 
-def _unpacks(archive: Path, folder: Path) -> Side:
-    target = folder / "unpacked"
+class _Unpacking:
+    """The side of `tar -xf`; it also notes how long it takes to have all of it on the disk, as an export has."""
 
-    def side(_number: int) -> float:
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self._archive = archive
+        self._folder = folder
+        self._synced: list[float] = []
+
+    def __call__(self, number: int) -> float:
+        target = self._folder / f"unpacked-{number}"
         target.mkdir()
         os.sync()
         start = time.perf_counter()
-        subprocess.run(["tar", "-xf", archive, "-C", target], check=True)
+        subprocess.run(["tar", "-xf", self._archive, "-C", target], check=True)
         seconds = time.perf_counter() - start
-        _remove(target)
+        subprocess.run(["sync", "-f", target], check=True)
+        self._synced.append(time.perf_counter() - start)
         return seconds
 
-    return side
-
-
-def _remove(tree: Path) -> None:
-    subprocess.run(["rm", "-rf", tree], check=True)  # three times as fast as shutil.rmtree
+    def synced(self, times: Times) -> Times:
+        """Return the times of these rounds with the sync."""
+        return Times({OURS: times.seconds[OURS], TAR: self._synced})
