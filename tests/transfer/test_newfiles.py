@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -249,8 +249,6 @@ newfiles.Helper.is_ready = wait
 def die(done, _):
     if done == 1000:
         print(*started, flush=True)
-        for pid in started:
-            os.kill(pid, int(sys.argv[3]))
         os.kill(os.getpid(), 9)
 
 with SQLMetadataStore(sys.argv[1], read_only=True) as store:
@@ -258,44 +256,50 @@ with SQLMetadataStore(sys.argv[1], read_only=True) as store:
 """
 
 
-def kill_in_the_middle(store: SQLMetadataStore, target: Path, signal_to_writers: int) -> list[int]:
-    """Let an export send its writers a signal, if any, and kill itself; return their process numbers."""
-    fill(store, 3000)
-    died = run_python(KILLED, store.path, target, signal_to_writers)
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    pids = [int(pid) for pid in died.stdout.split()]
-    assert len(pids) == 2
-    return pids
-
-
-def wait_for_the_end(pids: list[int]) -> None:
-    end = time.monotonic() + 60
-    while left := [pid for pid in pids if is_running(pid)]:
-        assert time.monotonic() < end, f"still there: {left}"
-        time.sleep(0.05)
-
-
 def test_when_whoever_exports_is_killed_they_end_by_themselves_and_no_name_is_given(
     sql_file: SQLMetadataStore, target: Path
 ):
-    wait_for_the_end(kill_in_the_middle(sql_file, target, 0))
+    fill(sql_file, 3000)
 
+    died = run_python(KILLED, sql_file.path, target)
+
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    pids = [int(pid) for pid in died.stdout.split()]
+    assert len(pids) == 2
+    wait_until(lambda: not any(map(is_running, pids)))
     assert [name[:16] for name in os.listdir(target)] == [".tmp-layerstore-"]
     export_directory(sql_file, target)
     assert os.listdir(target) == ["n"]
     assert len(files_of(target)) == 3000
 
 
+@pytest.mark.usefixtures("writers")
 def test_what_they_still_write_into_is_not_removed(sql_file: SQLMetadataStore, target: Path):
-    pids = kill_in_the_middle(sql_file, target, signal.SIGSTOP)
+    """As when whoever exported was killed, and took its own lock along."""
+    sql_file.set("n", "k", b"v")
+    unfinished = target / ".tmp-layerstore-1"
+    unfinished.mkdir(parents=True)
+    top = os.open(target, os.O_RDONLY)
+    crew = newfiles._Crew(str(target), top)
     try:
+        crew.gather()
+        crew.gather()
+        assert crew.give(((unfinished.name, "sha256"), [("1", b"v", AT)]))
+        wait_until((unfinished / "sha256" / "1").exists)
+
         export_directory(sql_file, target)
 
-        assert [name[:16] for name in sorted(os.listdir(target))] == [".tmp-layerstore-", "n"]
-        assert len(files_of(target / "n")) == 3000
+        assert sorted(os.listdir(target)) == [unfinished.name, "n"]
+        crew.finish()
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-    wait_for_the_end(pids)
+        crew.stop()
+        os.close(top)
     export_directory(sql_file, target)
     assert os.listdir(target) == ["n"]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
