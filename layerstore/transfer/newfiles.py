@@ -173,6 +173,8 @@ class _Crew:
         self._queue, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with end:
             descriptors = (self._top, end.fileno())
+            if min(descriptors) <= 2:
+                raise OSError(errno.EBADF, "a standard stream is closed here, and the pipes would take its number")
             for _ in range(_WRITERS):
                 self._started.append(Helper(__name__, [str(number) for number in descriptors], descriptors=descriptors))
 

@@ -59,8 +59,9 @@ class Helper:
 
         What calls itself this interpreter may be another program, in which Python is embedded, and wait for ever.
         """
-        begun, _, _ = select.select([self.stdout], [], [], patience_s)
-        return bool(begun) and os.read(self.stdout.fileno(), len(READY)) == READY
+        poll = select.poll()  # not select(2), which cannot take a descriptor above 1,023
+        poll.register(self.stdout, select.POLLIN)
+        return bool(poll.poll(patience_s * 1000)) and os.read(self.stdout.fileno(), len(READY)) == READY
 
     def stop(self) -> None:
         """End it."""

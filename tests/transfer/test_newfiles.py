@@ -231,6 +231,41 @@ def test_what_one_of_them_cannot_write_is_an_error_of_ours_and_nothing_is_left(
     assert list(target.iterdir()) == []
 
 
+EXPORT = """
+import os, resource, sys
+from layerstore import FSMetadataStore, export_directory
+from layerstore.transfer import newfiles, reader
+
+newfiles._ALONE, newfiles._LOOKS, reader._FIRST, reader.batches.RECORDS = 10, 5, 1, 20
+os.sched_getaffinity = lambda _: {0, 1}
+ready, seen = newfiles.Helper.is_ready, []
+
+def wait(self, _):
+    seen.append(ready(self, 60))
+    return seen[-1]
+
+newfiles.Helper.is_ready = wait
+if sys.argv[3] == "many":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 4096))
+    kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+else:
+    os.close(0)
+with FSMetadataStore(sys.argv[1]) as store:
+    export_directory(store, sys.argv[2])
+print(seen)
+"""
+
+
+@pytest.mark.parametrize("descriptors", ["many", "no standard input"])
+def test_with_any_descriptors(golden: Path, target: Path, descriptors: str):
+    """Numbers above what select(2) takes; and 0, which the pipes of a new process would take."""
+    done = run_python(EXPORT, golden, target, descriptors)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[True, True") or descriptors != "many"
+    assert files_of(target) == files_of(golden)
+
+
 KILLED = """
 import os, sys
 from layerstore import SQLMetadataStore, export_directory
