@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
-from layerstore.records import V2_METADATA, Association, Record
+from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record
 from layerstore.sql import derived
-from layerstore.sql.schema import REBUILT, STATISTICS, index_statement
+from layerstore.sql.room import build_index
+from layerstore.sql.schema import REBUILT, STATISTICS
 
 _WINDOW = 1000
 """Rows that are read from a temporary table at once."""
@@ -45,6 +46,7 @@ _SORT = """
 _STAGED_LISTS = f"""
     SELECT rowid, key, value FROM temp.staged
     WHERE rowid > ? AND namespace = '{V2_METADATA}' ORDER BY rowid LIMIT ?"""
+_STAGED_MAPPINGS = f"SELECT count(*) FROM temp.staged WHERE namespace = '{DIFF_IDS}'"
 _LAST = "SELECT ifnull(max(s.rowid), 0), (SELECT ifnull(max(v.rowid), 0) FROM temp.staged_v2 v) FROM temp.staged s"
 _UNFIT = "SELECT rowid, namespace, key, value, reason FROM temp.staged_unfit WHERE rowid > ? ORDER BY rowid LIMIT ?"
 
@@ -233,9 +235,13 @@ def _indexes_last(store: Target, spans: Sequence[_Span]) -> Iterator[None]:
     store.run(f"PRAGMA {_CACHE_TO_APPEND}")
     yield
     store.run(f"PRAGMA {_CACHE}")
+    entries = {
+        "v2_metadata_by_digest": sum(span.v2[1] - span.v2[0] for span in spans),
+        "metadata_by_diff_id": store.run(_STAGED_MAPPINGS)[0][0],
+    }
     for name in REBUILT:
         store.run(_TOUCH_SCHEMA)
-        store.run(index_statement(name))
+        build_index(store.run, name, entries.get(name, 0))
     store.run_many(
         "INSERT INTO main.sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)",
         [row for row in STATISTICS if row[1] in REBUILT],

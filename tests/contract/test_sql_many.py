@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from layerstore import InvalidKeyError, SQLMetadataStore, V2Metadata
+from layerstore import InvalidKeyError, SQLMetadataStore, V2Metadata, V2MetadataService, verify
 from layerstore.records import DIFF_IDS, V2_METADATA, encode_list
-from layerstore.sql.schema import REBUILT, STATISTICS
+from layerstore.sql.schema import PAGE_SIZE, REBUILT, STATISTICS
 from tests.conftest import database_rows, undone
 
 
@@ -46,6 +47,24 @@ def test_indexes_that_are_built_at_the_end_are_those_of_a_new_file(sql_store: SQ
     sql_store.set_many(layers(1200))
 
     assert schema_of(sql_store) == before
+
+
+def test_indexes_that_are_built_at_the_end_have_room_for_what_is_added_later(tmp_path: Path):
+    with SQLMetadataStore(tmp_path / "layers.db") as store:
+        store.set_many(layers(4000))
+        assert set(store.entries()) == set(layers(4000))
+        assert database_rows(store, "SELECT count(*), min(diff_id) >= 'sha256:' FROM v2_metadata") == [(4000, 1)]
+        store.run("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        add = V2MetadataService(store).add
+        for number in range(100):
+            layer, blob = sha256(f"new layer {number}"), sha256(f"new blob {number}")
+            add(f"sha256:{layer}", V2Metadata(f"sha256:{blob}", "r/new"))
+
+        log = tmp_path / "layers.db-wal"
+        # Eight pages are what there is to be written: two entries, and six that are derived. Without room it is 13.5.
+        assert log.stat().st_size / (PAGE_SIZE + 24) / 100 < 11
+        assert verify(store).ok
 
 
 def test_many_replace_what_is_there_and_of_a_key_twice_the_last_stays(sql_store: SQLMetadataStore):
