@@ -44,17 +44,18 @@ def update(handle: Handle, key: str, value: bytes) -> None:
     there = handle.execute(ASSOCIATIONS, (diff_id,)).fetchall()
     # A digest that has a row was found to be one when that was written.
     known = {row[1] for row in there}
-    entries = [entry for entry in _entries(value) if entry.digest in known or is_digest(entry.digest)]
+    wanted = texts([entry for entry in _entries(value) if entry.digest in known or is_digest(entry.digest)])
     kept, stale = 0, []
-    for position, *texts in there:
-        if kept < len(entries) and texts == list(astuple(entries[kept])):
+    for row in there:
+        if kept < len(wanted) and row[1:] == wanted[kept]:
             kept += 1
         else:
-            stale.append((diff_id, position))
-    for row in stale:
-        handle.execute(REMOVE_ASSOCIATION, row)
-    for new in _rows(diff_id, entries[kept:], there[-1][0] if there else 0):
-        handle.execute(ADD_ASSOCIATION, new)
+            stale.append((diff_id, row[0]))
+    for gone in stale:
+        handle.execute(REMOVE_ASSOCIATION, gone)
+    last = there[-1][0] if there else 0
+    for position, new in enumerate(wanted[kept:], last + 1):
+        handle.execute(ADD_ASSOCIATION, (diff_id, position, *new))
 
 
 def _entries(value: bytes) -> list[V2Metadata]:
@@ -65,10 +66,6 @@ def _entries(value: bytes) -> list[V2Metadata]:
         return []
 
 
-def _rows(diff_id: str, entries: Sequence[V2Metadata], last: int) -> list[Association]:
-    return [(diff_id, position, *astuple(entry)) for position, entry in enumerate(entries, last + 1)]
-
-
 def texts(entries: Sequence[V2Metadata]) -> list[tuple[str, str, str]]:
     """Return what the rows of these entries hold behind their position."""
-    return [astuple(entry) for entry in entries]
+    return list(map(astuple, entries))
