@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record
 from layerstore.sql import derived
-from layerstore.sql.room import build_index
+from layerstore.sql.room import append_entries, build_index
 from layerstore.sql.schema import REBUILT, STATISTICS
 
 _WINDOW = 1000
@@ -61,10 +61,10 @@ _ADD_V2 = f"""
     INSERT INTO main.v2_metadata(diff_id, position, digest, source_repository, hmac)
     SELECT diff_id, position, digest, source_repository, hmac FROM temp.staged_v2 s WHERE {_OF_SOURCE}"""
 _ADD_ABSENT_V2 = f"{_ADD_V2} AND {_ABSENT_LIST} ORDER BY s.rowid"
-_ADD = f"""
+_ADD_ABSENT = f"""
     INSERT INTO main.metadata(namespace, key, value, modified_at_ns)
-    SELECT namespace, key, value, modified_at_ns FROM temp.staged s WHERE {_OF_SOURCE}"""
-_ADD_ABSENT = f"{_ADD} AND {_ABSENT.format(namespace='s.namespace', key='s.key')} ORDER BY s.rowid"
+    SELECT namespace, key, value, modified_at_ns FROM temp.staged s
+    WHERE {_OF_SOURCE} AND {_ABSENT.format(namespace="s.namespace", key="s.key")} ORDER BY s.rowid"""
 _DIFFERING = f"""
     SELECT s.rowid, s.namespace, s.key, CAST(m.value AS BLOB), m.modified_at_ns, s.value, s.modified_at_ns
     FROM temp.staged s CROSS JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
@@ -249,20 +249,19 @@ def _indexes_last(store: Target, spans: Sequence[_Span]) -> Iterator[None]:
     store.run("ANALYZE sqlite_master")
 
 
-def _append(store: Target, statement: str, rows: tuple[int, int]) -> int:
-    """Run a statement on staged rows, some at a time; return how many rows it has written."""
-    added, (first, end) = 0, rows
+def _windows(store: Target, rows: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield behind and up to which staged row to append, some at a time."""
+    first, end = rows
     for at in range(first, end, _APPENDED):
-        store.run(statement, (at, min(at + _APPENDED, end)))
-        added += store.run("SELECT changes()")[0][0]
+        yield at, min(at + _APPENDED, end)
         store.run(_TOUCH_SCHEMA)
-    return added
 
 
 def _merge(store: Target, span: _Span, resolve: Resolve) -> Loaded:
     if store.run(_IS_EMPTY)[0][0]:
-        _append(store, _ADD_V2, span.v2)
-        return Loaded(_append(store, _ADD, span.records), 0)
+        for window in _windows(store, span.v2):
+            store.run(_ADD_V2, window)
+        return Loaded(sum(append_entries(store.run, *window) for window in _windows(store, span.records)), 0)
     store.run(_FORGET_STALE_V2, span.v2)  # rows that another program left without their list
     store.run(_ADD_ABSENT_V2, span.v2)
     store.run(_ADD_ABSENT, span.records)

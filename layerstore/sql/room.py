@@ -1,11 +1,13 @@
-"""New indexes with room in their pages for what is added later.
+"""Room in the pages of a new store for what is added later.
 
-SQLite fills a new index to the last byte, so that each of the first adds behind a load splits a full page in it, and
-often the page above: an `add` of a new layer then writes 25 pages into the log instead of 14. It has no fill factor; so
-an index whose entries are digests, which come in no order, is built over fillers, long entries spread evenly among the
-digests, and these are removed again. Within the transaction of the load, so that nobody ever sees one.
+SQLite fills the pages of a new index to the last byte, and those that rows are appended to nearly so: each of the
+first adds behind a load then splits a full page in several places, and often the page above. An `add` of a new layer
+writes 25 pages into the log; with room, 10 or 11. SQLite has no fill factor; so fillers are written with the entries,
+spread evenly among them, and removed again, within the transaction of the load: nobody ever sees one.
 
-Measured, of 100,000 layers: the indexes get a seventh larger, the file 3 %, the load takes 3 % longer.
+Only where new entries come anywhere, and a page has no room for one by itself: the lists, and the indexes by digest and
+by DiffID. Measured, of 100,000 layers: the file gets 5 % larger; what it costs a load is less than the 5 % by which one
+differs from the next.
 """
 
 from __future__ import annotations
@@ -13,11 +15,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from layerstore.records import DIFF_IDS
+from layerstore.records import DIFF_IDS, V2_METADATA
 from layerstore.sql.schema import index_statement
 
+_LISTS_A_PAGE: Final = 9
+"""Lists in a page of 4,096 bytes, beside the room."""
+
+# Room for a list of one or two entries. A filler's key comes right behind that of a list, and is none by the key rules.
+_FILLER_KEY: Final = "key || '//'"
+_IS_FILLED: Final = f"namespace = '{V2_METADATA}' AND s.rowid % {_LISTS_A_PAGE} = 0"
+_APPEND: Final = f"""
+    INSERT INTO main.metadata(namespace, key, value, modified_at_ns)
+    SELECT namespace, CASE filler WHEN 0 THEN key ELSE {_FILLER_KEY} END,
+      CASE filler WHEN 0 THEN value ELSE zeroblob(220) END, modified_at_ns
+    FROM temp.staged s CROSS JOIN (SELECT 0 AS filler UNION ALL SELECT 1) ON filler = 0 OR {_IS_FILLED}
+    WHERE s.rowid > ? AND s.rowid <= ?"""
+_REMOVE: Final = f"""
+    DELETE FROM main.metadata WHERE namespace = '{V2_METADATA}' AND key IN (
+    SELECT {_FILLER_KEY} FROM temp.staged s WHERE s.rowid > ? AND s.rowid <= ? AND {_IS_FILLED})"""
+
 _ENTRIES_A_PAGE: Final = 22
-"""Entries of an index in a page of 4,096 bytes, beside the room."""
+"""Entries of an index in a page, beside the room."""
 
 _ROOM: Final = 470
 """Bytes of a filler: three entries. Of more than 1,002, SQLite puts the rest on a page of its own."""
@@ -48,6 +66,19 @@ _FILLED: Final = {
         f"DELETE FROM main.metadata WHERE namespace = '{DIFF_IDS}' AND key >= '~//' AND key < '~/0'",
     ),
 }
+
+
+def append_entries(run: Callable[..., list[Any]], after: int, last: int) -> int:
+    """Append staged entries, which are in the order of their keys, inside `transaction()`; return how many.
+
+    Of an amount that the page cache holds: a page that is written to the log twice costs more than the room gains.
+    """
+
+    def rows(statement: str) -> int:
+        run(statement, (after, last))
+        return int(run("SELECT changes()")[0][0])
+
+    return rows(_APPEND) - rows(_REMOVE)
 
 
 def build_index(run: Callable[..., list[Any]], name: str, entries: int) -> None:
