@@ -7,9 +7,10 @@ appended to. Into an empty store the indexes are built at the end, which costs h
 Measured, and rejected: staging in tables with the store's own indexes, which SQLite then copies entry by entry (the
 lock is held two thirds as long, the processor has as much to do); deriving rows in SQL by `json_each` (in the lock, and
 not as Go reads); sorting in threads (slower, in twice the memory); a cache that holds everything (the log is then
-written at the end instead, which takes as long); a rollback journal in place of the log, which would take a seventh off
-an import, while readers would wait and a kill would leave the file to be rolled back by the next one who opens it.
-What is left is the log: a third of a merge is writing it and back.
+written at the end instead, which takes as long); syncing the log from a thread while indexes are built (no faster); a
+rollback journal in place of the log, which would take a seventh off an import, while readers would wait and a kill
+would leave the file to be rolled back by the next one who opens it. What is left is the log: a third of a merge is
+writing it and back.
 """
 
 from __future__ import annotations
