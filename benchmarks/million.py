@@ -22,11 +22,11 @@ from pathlib import Path
 
 from benchmarks import large
 from layerstore import SQLMetadataStore
-from layerstore.sql.load import load
-from layerstore.sql.plans import whole_reads
-from layerstore.sql.questions import QUESTIONS
+from layerstore.sql.query.plans import whole_reads
+from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.reading.stats import stats
 from layerstore.sql.schema import schema
-from layerstore.sql.stats import stats
+from layerstore.sql.sqlite.load import load
 from tests.docs.sql import ANSWERS, LOOKUPS, asked_for
 
 SMALL = 10_000

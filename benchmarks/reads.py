@@ -13,7 +13,7 @@ from benchmarks.rows import OURS, PEERS, Result
 from benchmarks.stores import BARE, bare_reader
 from layerstore import SQLMetadataStore, Store, V2MetadataService
 from layerstore.records import DIFF_IDS, V2_METADATA, digest_key
-from layerstore.sql.statements import GET
+from layerstore.sql.sqlite.statements import GET
 
 Key = tuple[str, str]
 _HUNDRED = 100

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks import large
 from layerstore import SQLMetadataStore
-from layerstore.sql import browsing
-from layerstore.sql.load import load
+from layerstore.sql.reading import browsing
+from layerstore.sql.sqlite.load import load
 
 LAYERS = 20_000
 WIDTH = 1040

@@ -16,13 +16,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerstore.candidates import KnownLayer as KnownLayer
-    from layerstore.candidates import LayerCandidates as LayerCandidates
-    from layerstore.candidates import known_layers as known_layers
-    from layerstore.candidates import layer_candidates as layer_candidates
-    from layerstore.credentials import docker_credentials as docker_credentials
     from layerstore.digest import DiffID as DiffID
     from layerstore.digest import Digest as Digest
+    from layerstore.docker.images import Image as Image
+    from layerstore.docker.images import find_image as find_image
+    from layerstore.docker.images import layer_sizes as layer_sizes
     from layerstore.errors import CorruptRecordError as CorruptRecordError
     from layerstore.errors import ImageNotFoundError as ImageNotFoundError
     from layerstore.errors import InvalidDigestError as InvalidDigestError
@@ -41,20 +39,22 @@ if TYPE_CHECKING:
     from layerstore.errors import StoreOpenError as StoreOpenError
     from layerstore.errors import StoreReadOnlyError as StoreReadOnlyError
     from layerstore.errors import TransferError as TransferError
-    from layerstore.fs import FSMetadataStore as FSMetadataStore
+    from layerstore.files.store import FSMetadataStore as FSMetadataStore
     from layerstore.hmac import AuthConfig as AuthConfig
     from layerstore.hmac import check_hmac as check_hmac
     from layerstore.hmac import compute_hmac as compute_hmac
     from layerstore.hmac import compute_hmac_key as compute_hmac_key
-    from layerstore.image import Image as Image
-    from layerstore.image import find_image as find_image
-    from layerstore.image import layer_sizes as layer_sizes
-    from layerstore.planning import PushPlan as PushPlan
-    from layerstore.planning import plan_push as plan_push
-    from layerstore.push import PushAttempts as PushAttempts
-    from layerstore.push import existence_candidates as existence_candidates
-    from layerstore.push import mount_candidates as mount_candidates
-    from layerstore.push import push_attempts as push_attempts
+    from layerstore.push.candidates import PushAttempts as PushAttempts
+    from layerstore.push.candidates import existence_candidates as existence_candidates
+    from layerstore.push.candidates import mount_candidates as mount_candidates
+    from layerstore.push.candidates import push_attempts as push_attempts
+    from layerstore.push.credentials import docker_credentials as docker_credentials
+    from layerstore.push.layers import KnownLayer as KnownLayer
+    from layerstore.push.layers import LayerCandidates as LayerCandidates
+    from layerstore.push.layers import known_layers as known_layers
+    from layerstore.push.layers import layer_candidates as layer_candidates
+    from layerstore.push.plan import PushPlan as PushPlan
+    from layerstore.push.plan import plan_push as plan_push
     from layerstore.records import V2Metadata as V2Metadata
     from layerstore.sql.store import SQLMetadataStore as SQLMetadataStore
     from layerstore.store import Store as Store
@@ -74,8 +74,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "candidates": ("KnownLayer", "LayerCandidates", "known_layers", "layer_candidates"),
-    "credentials": ("docker_credentials",),
+    "push.layers": ("KnownLayer", "LayerCandidates", "known_layers", "layer_candidates"),
+    "push.credentials": ("docker_credentials",),
     "digest": ("DiffID", "Digest"),
     "errors": (
         "CorruptRecordError",
@@ -97,11 +97,11 @@ _MODULES = {
         "StoreReadOnlyError",
         "TransferError",
     ),
-    "fs": ("FSMetadataStore",),
+    "files.store": ("FSMetadataStore",),
     "hmac": ("AuthConfig", "check_hmac", "compute_hmac", "compute_hmac_key"),
-    "image": ("Image", "find_image", "layer_sizes"),
-    "planning": ("PushPlan", "plan_push"),
-    "push": ("PushAttempts", "existence_candidates", "mount_candidates", "push_attempts"),
+    "docker.images": ("Image", "find_image", "layer_sizes"),
+    "push.plan": ("PushPlan", "plan_push"),
+    "push.candidates": ("PushAttempts", "existence_candidates", "mount_candidates", "push_attempts"),
     "records": ("V2Metadata",),
     "sql.store": ("SQLMetadataStore",),
     "store": ("Store",),

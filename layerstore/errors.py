@@ -21,7 +21,8 @@
 
 Only `NotFoundError` may be read as "there is nothing": every other error says that the answer is not known.
 Each class is also the built-in that fits, keeps its facts as attributes, and can be pickled, so that it crosses
-a process boundary whole. Driver errors become these in `layerstore.sql.errors` and `layerstore.fs`, nowhere else.
+a process boundary whole. Driver errors become these in `layerstore.sql.sqlite.errors` and `layerstore.files.store`,
+nowhere else.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import warnings
 from alembic import context
 from sqlalchemy import Connection
 
-from layerstore.sql.connections import Connections
-from layerstore.sql.opening import prepare_file
-from layerstore.sql.recognition import resolve
 from layerstore.sql.schema import APPLICATION_ID, schema
+from layerstore.sql.sqlite.connections import Connections
+from layerstore.sql.sqlite.opening import prepare_file
+from layerstore.sql.sqlite.recognition import resolve
 
 # Autogenerate cannot compare expression indexes in SQLite; tests compare them by their SQL.
 warnings.filterwarnings("ignore", message=".*expression-based index.*")

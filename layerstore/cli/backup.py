@@ -27,7 +27,7 @@ def backup(settings: Settings, path: str, quiet: bool, as_json: bool) -> None:
     As it is at this moment, while others write. The copy is one file that can also be read where nothing can be
     written; it is made 0600.
     """
-    from layerstore.sql.backup import backup as copy
+    from layerstore.sql.sqlite.backup import backup as copy
 
     with settings.reading() as store:
         size = copy(store, path)

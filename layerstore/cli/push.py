@@ -52,7 +52,7 @@ def candidates(
     left out. TARGET may leave out docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
     from layerstore import layer_candidates
-    from layerstore.candidates import document
+    from layerstore.push.layers import document
     from layerstore.repository import split_reference
 
     repository = split_reference(target).name
@@ -127,7 +127,7 @@ def plan(
 def _whole(store: SQLMetadataStore, text: str) -> str | None:
     """Return the layer that hex digits begin, `None` if they begin none; any other text as it is."""
     from layerstore.digest import is_digest
-    from layerstore.sql.lookup import Layer, look_up
+    from layerstore.sql.reading.lookup import Layer, look_up
 
     if is_digest(text) or not re.fullmatch(r"(?:sha(?:256|384|512):)?[0-9a-f]+", text):
         return text
@@ -136,7 +136,7 @@ def _whole(store: SQLMetadataStore, text: str) -> str | None:
 
 def _metadata_of(image: Image) -> FSMetadataStore | SQLMetadataStore:
     from layerstore import FSMetadataStore, SQLMetadataStore
-    from layerstore.image import metadata_directory
+    from layerstore.docker.images import metadata_directory
 
     directory = metadata_directory(image)
     # Opening the files would make the directory that is not there yet.

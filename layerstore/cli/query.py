@@ -16,12 +16,12 @@ from layerstore.cli.rows import FORMATS, print_rows
 from layerstore.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from layerstore.sql.parameters import Value
+    from layerstore.sql.query.parameters import Value
 
 
 def _complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the names of queries where the SQL stands."""
-    from layerstore.sql.questions import QUESTIONS
+    from layerstore.sql.query.questions import QUESTIONS
 
     if context.params.get("arguments") or context.params.get("file"):
         return []
@@ -85,9 +85,9 @@ def query(  # noqa: PLR0917  # click gives them by name
         _list(form)
         return 0
     sql, parameters, defaults = _what(arguments, file)
-    from layerstore.sql.parameters import given
-    from layerstore.sql.query import ask
-    from layerstore.sql.tokens import QueryError
+    from layerstore.sql.query.parameters import given
+    from layerstore.sql.query.query import ask
+    from layerstore.sql.query.tokens import QueryError
 
     try:
         values = given(sql, parameters, defaults)
@@ -114,7 +114,7 @@ def _what(arguments: Sequence[str], file: str | None) -> tuple[str, Sequence[str
     if first == "-":
         return _read("-"), rest, {}
     if first.startswith("@"):
-        from layerstore.sql.questions import question
+        from layerstore.sql.query.questions import question
 
         found = question(first[1:])
         return found.sql, rest, found.defaults
@@ -137,7 +137,7 @@ def _read(file: str) -> str:
 
 
 def _list(form: str) -> None:
-    from layerstore.sql.questions import QUESTIONS
+    from layerstore.sql.query.questions import QUESTIONS
 
     if form == "json":
         print_json(
@@ -160,7 +160,7 @@ def _list(form: str) -> None:
 
 def _show_plan(rows: Iterator[Sequence[object]]) -> None:
     """Print SQLite's steps as the tree that they are, and mark what reads a table from end to end."""
-    from layerstore.sql.plans import whole_reads
+    from layerstore.sql.query.plans import whole_reads
     from layerstore.sql.schema import schema
 
     steps = [(number, parent, str(detail)) for number, parent, _, detail in rows]

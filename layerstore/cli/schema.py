@@ -24,8 +24,8 @@ def schema() -> None:
 @settings_argument
 def current(settings: Settings, as_json: bool) -> None:
     """Print the database's revision, and the one that this version of layerstore works with."""
-    from layerstore.sql.opening import revision
     from layerstore.sql.schema import HEAD
+    from layerstore.sql.sqlite.opening import revision
 
     path = os.path.abspath(settings.path)
     found = revision(path)
@@ -67,7 +67,7 @@ def history(as_json: bool) -> None:
 
 
 def _move(settings: Settings, revision: str) -> None:
-    from layerstore.sql.opening import move_to
+    from layerstore.sql.sqlite.opening import move_to
 
     before, after = move_to(os.path.abspath(settings.path), revision)
     say(f"{settings.path}: {before}" + (" already" if before == after else f" -> {after}"))

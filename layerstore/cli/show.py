@@ -11,7 +11,7 @@ from layerstore.cli.options import Settings, data_root_options, database_option,
 from layerstore.cli.output import columns, print_json, printable, say, utc
 
 if TYPE_CHECKING:
-    from layerstore.sql.lookup import Association, Blob, Layer, Repository, V1Image
+    from layerstore.sql.reading.lookup import Association, Blob, Layer, Repository, V1Image
 
 
 @click.command(
@@ -38,7 +38,7 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
         return _show_image(settings, what, data_root, driver, as_json)
     if driver is not None:
         raise click.UsageError("--driver goes with --data-root")
-    from layerstore.sql.lookup import Blob, Layer, V1Image, look_up
+    from layerstore.sql.reading.lookup import Blob, Layer, V1Image, look_up
 
     with settings.reading() as store:
         found = look_up(store, what)
@@ -61,8 +61,8 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
 
 
 def _show_image(settings: Settings, name: str, data_root: str, driver: str | None, as_json: bool) -> int:
-    from layerstore.image import find_image
-    from layerstore.sql.lookup import Layer, look_up
+    from layerstore.docker.images import find_image
+    from layerstore.sql.reading.lookup import Layer, look_up
 
     image = find_image(data_root, name, driver=driver)
     with settings.reading() as store:

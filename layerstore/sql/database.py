@@ -11,14 +11,14 @@ from typing import Any, NoReturn, Self
 from sqlalchemy import Engine
 
 from layerstore.errors import InvalidInputError, LayerstoreError, StoreClosedError, StoreError
-from layerstore.sql import opening, recognition
-from layerstore.sql.connections import Connections, Durability, check_timeout
-from layerstore.sql.errors import mapped, mapping
-from layerstore.sql.handles import MemoryHandle
-from layerstore.sql.objects import OBJECTS
 from layerstore.sql.schema import HEAD
-from layerstore.sql.snapshot import Snapshot
-from layerstore.sql.transactions import Transaction
+from layerstore.sql.sqlite import opening, recognition
+from layerstore.sql.sqlite.connections import Connections, Durability, check_timeout
+from layerstore.sql.sqlite.errors import mapped, mapping
+from layerstore.sql.sqlite.handles import MemoryHandle
+from layerstore.sql.sqlite.objects import OBJECTS
+from layerstore.sql.sqlite.snapshot import Snapshot
+from layerstore.sql.sqlite.transactions import Transaction
 from layerstore.store import check_key
 
 
@@ -89,7 +89,7 @@ class Database:
         return self._connections.local.handle.depth > 0 or self.path is None
 
     def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
-        """Run one of `layerstore.sql.statements` on this thread's connection; return its rows.
+        """Run one of `layerstore.sql.sqlite.statements` on this thread's connection; return its rows.
 
         Raises:
             InvalidInputError: a parameter that SQLite cannot take. StoreError: the store failed or was closed.

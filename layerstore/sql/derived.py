@@ -12,8 +12,8 @@ from msgspec.structs import astuple
 
 from layerstore.digest import is_digest
 from layerstore.records import Association, V2Metadata, associations, decode_list, key_digest
-from layerstore.sql.handles import Handle
-from layerstore.sql.statements import ADD_ASSOCIATION, ASSOCIATIONS, REMOVE_ASSOCIATION
+from layerstore.sql.sqlite.handles import Handle
+from layerstore.sql.sqlite.statements import ADD_ASSOCIATION, ASSOCIATIONS, REMOVE_ASSOCIATION
 
 
 def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:

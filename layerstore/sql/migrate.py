@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from layerstore.errors import SchemaVersionError, StoreError
-from layerstore.sql.errors import mapping
-from layerstore.sql.objects import OBJECTS
 from layerstore.sql.schema import HEAD
+from layerstore.sql.sqlite.errors import mapping
+from layerstore.sql.sqlite.objects import OBJECTS
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    from layerstore.sql.connections import Connections
+    from layerstore.sql.sqlite.connections import Connections
 
 # Alembic's context is global to the process.
 _one_at_a_time = threading.Lock()

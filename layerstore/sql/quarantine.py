@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from layerstore.errors import InvalidInputError, NotFoundError
 from layerstore.records import why_unreadable
-from layerstore.sql import statements
-from layerstore.sql.snapshot import NOT_UTF8, OddName
+from layerstore.sql.sqlite import statements
+from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import check_key
 

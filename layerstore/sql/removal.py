@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from layerstore.records import DIFF_IDS, V2_METADATA, Record, key_digest
-from layerstore.sql import statements
+from layerstore.sql.sqlite import statements
 from layerstore.sql.store import SQLMetadataStore
 
 

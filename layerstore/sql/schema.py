@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from layerstore.sql.views import VIEWS_FOR_PEOPLE
+from layerstore.sql.sqlite.views import VIEWS_FOR_PEOPLE
 
 APPLICATION_ID: Final = 0x4C61_7972
 """`PRAGMA application_id` of every file of ours: "Layr". Source: sqlite.org/pragma.html#pragma_application_id."""

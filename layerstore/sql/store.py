@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from layerstore.digest import DiffID, is_digest
 from layerstore.errors import InvalidInputError, InvalidKeyError, NotFoundError
 from layerstore.records import V2_METADATA, Record, digest_key, key_digest
-from layerstore.sql import derived, statements
+from layerstore.sql import derived
 from layerstore.sql.database import Database
-from layerstore.sql.handles import Handle
-from layerstore.sql.known import Known, fetch_known
-from layerstore.sql.snapshot import OddName, Snapshot, fetch_many
+from layerstore.sql.reading.known import Known, fetch_known
+from layerstore.sql.sqlite import statements
+from layerstore.sql.sqlite.handles import Handle
+from layerstore.sql.sqlite.snapshot import OddName, Snapshot, fetch_many
 from layerstore.store import check_key, why_not_a_namespace
 
 if TYPE_CHECKING:
-    from layerstore.sql.load import Incoming
+    from layerstore.sql.sqlite.load import Incoming
 
 _Found = TypeVar("_Found")
 
@@ -195,12 +196,12 @@ class SQLMetadataStore(Database):
                 for namespace, key, value in first:
                     self._set(namespace, key, value)
             return
-        from layerstore.sql.load import load  # lookups need not wait for it
+        from layerstore.sql.sqlite.load import load  # lookups need not wait for it
 
         load(self, self._incoming(chain(first, rest)), lambda _source, _existing, incoming: incoming)
 
     def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
-        from layerstore.sql.load import Incoming
+        from layerstore.sql.sqlite.load import Incoming
 
         while batch := list(islice(entries, _FEW)):
             now = time.time_ns()

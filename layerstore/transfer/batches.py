@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from layerstore.files.scanning import Odd
 from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record, are_mappings, associations, why_unreadable
-from layerstore.scanning import Odd
 from layerstore.store import why_not_a_key, why_not_a_namespace
 
 RECORDS = 1000

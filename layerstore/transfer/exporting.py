@@ -12,14 +12,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
-from layerstore import tree
+from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
+from layerstore.files import tree
+from layerstore.formats import tar
 from layerstore.records import KNOWN_NAMESPACES, Record
-from layerstore.sql.recognition import is_database
-from layerstore.sql.snapshot import Snapshot
+from layerstore.sql.sqlite.recognition import is_database
+from layerstore.sql.sqlite.snapshot import Snapshot
 from layerstore.store import TEMPORARY_PREFIX, Store, check_key
-from layerstore.transfer import reader, tar
-from layerstore.transfer.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
+from layerstore.transfer import reader
 from layerstore.transfer.joining import side_by_side
 from layerstore.transfer.placing import Writer
 from layerstore.transfer.sources import (

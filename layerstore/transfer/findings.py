@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from layerstore.files.scanning import Odd
 from layerstore.records import MAX_METADATA
-from layerstore.scanning import Odd
 from layerstore.transfer.spool import Spool
 
 Severity = Literal["error", "warning", "info"]

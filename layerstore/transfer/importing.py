@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from layerstore.errors import InvalidInputError
+from layerstore.files.scanning import Odd
 from layerstore.records import Record
-from layerstore.scanning import Odd
-from layerstore.sql.load import Incoming, Loaded, Resolve, load
+from layerstore.sql.sqlite.load import Incoming, Loaded, Resolve, load
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store
 from layerstore.transfer import sources as reading

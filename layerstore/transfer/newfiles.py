@@ -15,8 +15,8 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from layerstore import tree
 from layerstore.errors import TransferError
+from layerstore.files import tree
 from layerstore.transfer import processes
 from layerstore.transfer.processes import Helper
 from layerstore.transfer.syncing import sync_file_system

@@ -22,7 +22,7 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
-from layerstore import tree, walking
+from layerstore.files import tree, walking
 from layerstore.records import Record
 from layerstore.store import TEMPORARY_PREFIX
 from layerstore.transfer.merging import Examples

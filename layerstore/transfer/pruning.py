@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from layerstore import tree
+from layerstore.docker.dataroot import refuse_under_a_daemon
+from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, InvalidKeyError, StoreError, TransferError
-from layerstore.fs import FSMetadataStore
+from layerstore.files import tree
+from layerstore.files.scanning import Odd
+from layerstore.files.store import FSMetadataStore
+from layerstore.formats import tar
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
-from layerstore.scanning import Odd
 from layerstore.sql import removal
 from layerstore.sql.removal import Doomed, free_bytes, remove
-from layerstore.sql.snapshot import OddName, Snapshot
+from layerstore.sql.sqlite.snapshot import OddName, Snapshot
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.transfer import criteria as judging
-from layerstore.transfer import tar
 from layerstore.transfer.criteria import Age, Criteria, Verdict
-from layerstore.transfer.dataroot import refuse_under_a_daemon
 from layerstore.transfer.exporting import new_file
-from layerstore.transfer.layerdb import layers_of
 from layerstore.transfer.removing import remove_files, remove_temporary
 from layerstore.transfer.repairing import why_unfit
 from layerstore.transfer.sources import (

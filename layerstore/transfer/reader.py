@@ -15,10 +15,10 @@ from contextlib import suppress
 from itertools import cycle, islice
 from typing import Final
 
-from layerstore import scanning, tree, walking
 from layerstore.errors import TransferError
+from layerstore.files import scanning, tree, walking
+from layerstore.files.scanning import VANISHED, Odd
 from layerstore.records import Record
-from layerstore.scanning import VANISHED, Odd
 from layerstore.transfer import batches, processes
 from layerstore.transfer.batches import Batch
 from layerstore.transfer.processes import Helper
@@ -39,7 +39,7 @@ of files there; or an `Odd`."""
 
 
 def scan(base: str) -> Iterator[Batch]:
-    """Read every file below a base directory, as `layerstore.scanning.scan` does and in its order, a batch at a time.
+    """Read every file below a base directory, as `scanning.scan` does and in its order, a batch at a time.
 
     Raises:
         StoreOpenError: the base itself cannot be read.

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from layerstore import tree
 from layerstore.errors import LayerstoreError, StoreOpenError
+from layerstore.files import tree
 from layerstore.records import Record, storable_time, why_unreadable
-from layerstore.sql import salvage, statements
-from layerstore.sql.backup import backup
-from layerstore.sql.salvage import Value
+from layerstore.sql.sqlite import salvage, statements
+from layerstore.sql.sqlite.backup import backup
+from layerstore.sql.sqlite.salvage import Value
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import check_key
 from layerstore.transfer.sources import Progress

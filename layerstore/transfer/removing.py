@@ -8,9 +8,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from layerstore import tree, walking
 from layerstore.errors import TransferError
-from layerstore.fs import FSMetadataStore
+from layerstore.files import tree, walking
+from layerstore.files.store import FSMetadataStore
 from layerstore.records import DIFF_IDS, V2_METADATA, Record, key_digest
 from layerstore.sql.removal import Doomed
 from layerstore.transfer.repairing import digests_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from layerstore.errors import NotFoundError
-from layerstore.fs import FSMetadataStore
+from layerstore.files.store import FSMetadataStore
 from layerstore.records import DIFF_IDS, V2_METADATA, decode_list, digest_key, key_digest, why_unreadable
 from layerstore.sql.quarantine import set_aside_odd_name
-from layerstore.sql.snapshot import OddName
+from layerstore.sql.sqlite.snapshot import OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import read_modify_write, why_not_a_key, why_not_a_namespace
 from layerstore.transfer.findings import UNFIT, Findings

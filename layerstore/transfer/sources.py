@@ -14,19 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from layerstore import scanning
+from layerstore.docker.dataroot import distributions, has_namespaces
 from layerstore.errors import TransferError
-from layerstore.fs import FSMetadataStore
+from layerstore.files import scanning
+from layerstore.files.scanning import Odd
+from layerstore.files.store import FSMetadataStore
+from layerstore.formats import tar
 from layerstore.records import KNOWN_NAMESPACES, Record
-from layerstore.scanning import Odd
-from layerstore.sql.load import Incoming, load
-from layerstore.sql.recognition import is_database
-from layerstore.sql.snapshot import NOT_UTF8, OddName
+from layerstore.sql.sqlite.load import Incoming, load
+from layerstore.sql.sqlite.recognition import is_database
+from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import TEMPORARY_PREFIX, Store
-from layerstore.transfer import reader, tar
+from layerstore.transfer import reader
 from layerstore.transfer.batches import Batch, in_batches
-from layerstore.transfer.dataroot import distributions, has_namespaces
 
 Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""

@@ -11,8 +11,10 @@ from contextlib import suppress
 from itertools import islice
 
 from layerstore.digest import is_digest
+from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.errors import NotFoundError, StoreError, TransferError
-from layerstore.fs import FSMetadataStore
+from layerstore.files.scanning import Odd, count, scan, show
+from layerstore.files.store import FSMetadataStore
 from layerstore.records import (
     DIFF_IDS,
     MAX_METADATA,
@@ -24,12 +26,10 @@ from layerstore.records import (
     key_digest,
     why_unreadable,
 )
-from layerstore.scanning import Odd, count, scan, show
-from layerstore.sql.errors import noting_damage
-from layerstore.sql.snapshot import NOT_UTF8, OddName, Snapshot
+from layerstore.sql.sqlite.errors import noting_damage
+from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName, Snapshot
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import why_not_a_key, why_not_a_namespace
-from layerstore.transfer.dataroot import refuse_under_a_daemon
 from layerstore.transfer.findings import Findings, VerifyReport
 from layerstore.transfer.repairing import digests_of, why_unfit
 from layerstore.transfer.repairing import repair as mend

@@ -1,6 +1,6 @@
 """What Datasette is told of a store: what its tables mean, the queries with a name, what may be sorted and how long.
 
-What it says of tables is README's; the queries are `layerstore.sql.questions`'.
+What it says of tables is README's; the queries are `layerstore.sql.query.questions`'.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from layerstore.sql.questions import QUESTIONS, Question
+from layerstore.sql.query.questions import QUESTIONS, Question
 
 DATABASE: Final = "store"
 """The database's name in addresses, whatever its file is called: `/store/layers.json`."""

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from layerstore import candidates
 from layerstore.errors import InvalidInputError, LayerstoreError
 from layerstore.hmac import AuthConfig, compute_hmac_key
+from layerstore.push import layers as candidates
 from layerstore.repository import split_reference
-from layerstore.sql import browsing
-from layerstore.sql.overview import Registry
-from layerstore.sql.search import Match, search
+from layerstore.sql.reading import browsing
+from layerstore.sql.reading.overview import Registry
+from layerstore.sql.reading.search import Match, search
 from layerstore.web.cells import layer_url, repository_url
 from layerstore.web.plot import plot
 from layerstore.web.site import Site

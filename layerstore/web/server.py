@@ -16,7 +16,7 @@ from datasette.app import Datasette
 from datasette.database import Database, QueryInterrupted
 
 from layerstore.errors import InvalidInputError, StoreError
-from layerstore.sql.query import lose_errors_of_callbacks
+from layerstore.sql.query.query import lose_errors_of_callbacks
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.web import guard, plugin
 from layerstore.web.describing import DATABASE, SETTINGS, metadata

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, import_directory
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from layerstore.transfer.exporting import export_tar, new_file
 from tests.cli.conftest import GOLDEN, Run, database, run, run_process
 from tests.conftest import OpenSQL

@@ -21,9 +21,9 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql import opening, recognition
-from layerstore.sql.objects import OBJECTS, Ours
 from layerstore.sql.schema import APPLICATION_ID, creation, schema
+from layerstore.sql.sqlite import opening, recognition
+from layerstore.sql.sqlite.objects import OBJECTS, Ours
 from tests.cli.conftest import BAD, Run, assert_one_line_error, database, run
 from tests.conftest import OpenSQL
 from tests.counting import Counted

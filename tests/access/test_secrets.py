@@ -27,7 +27,7 @@ from layerstore import (
     mount_candidates,
     verify,
 )
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from layerstore.transfer.exporting import export_tar
 from tests.cli.conftest import Run, database, run
 from tests.counting import Counted

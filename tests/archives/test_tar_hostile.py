@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, TransferError, diff, export_directory, import_directory, verify
-from layerstore.transfer import tar
+from layerstore.formats import tar
 from tests.archives.conftest import Member, Save, archive, listing, member, plain_rows
 from tests.transfer.conftest import LISTS, entries, layer_key, quarantine_of, rows_of
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql import wal
+from layerstore.sql.sqlite import log as wal
 from tests.conftest import OpenSQL
 
 VALUE = 400_000

@@ -26,8 +26,8 @@ from layerstore import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from layerstore.sql.connections import Connections
-from layerstore.sql.errors import _BY_CODE, mapped, mapping
+from layerstore.sql.sqlite.connections import Connections
+from layerstore.sql.sqlite.errors import _BY_CODE, mapped, mapping
 
 EXPECTED: dict[str, type[LayerstoreError]] = {
     "SQLITE_AUTH": StoreOpenError,

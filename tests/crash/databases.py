@@ -13,8 +13,8 @@ from unittest import mock
 from layerstore import SQLMetadataStore, V2MetadataService, import_directory, verify
 from layerstore.cli import command
 from layerstore.records import encode_list
-from layerstore.sql import wal
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite import log as wal
+from layerstore.sql.sqlite.backup import backup
 from tests.conftest import assert_sound, database_rows
 from tests.crash.content import ALL, Content, association, fill
 from tests.crash.process import Acknowledge

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore, V2MetadataService, import_directory, verify
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.concurrency.workers import in_threads
 from tests.crash import cuts, trace
 from tests.crash.conftest import Stage
@@ -128,13 +128,15 @@ def test_connections_are_made_in_one_place_and_no_database_is_attached():
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("sqlite3.connect", "create_engine"))
     ]
     assert sorted(places) == [
-        ("layerstore.sql.backup", "sqlite3.connect"),
-        ("layerstore.sql.connections", "create_engine"),
-        ("layerstore.sql.connections", "create_engine"),
-        ("layerstore.sql.connections", "sqlite3.connect"),
+        ("layerstore.sql.sqlite.backup", "sqlite3.connect"),
+        ("layerstore.sql.sqlite.connections", "create_engine"),
+        ("layerstore.sql.sqlite.connections", "create_engine"),
+        ("layerstore.sql.sqlite.connections", "sqlite3.connect"),
     ]
     # `query` names it to refuse it, on connections that read only.
-    assert [module for module, path in MODULES.items() if "ATTACH" in path.read_text()] == ["layerstore.sql.query"]
+    assert [module for module, path in MODULES.items() if "ATTACH" in path.read_text()] == [
+        "layerstore.sql.query.query"
+    ]
 
 
 def unsynced(disk: Disk) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.plans import whole_reads
-from layerstore.sql.questions import QUESTIONS
+from layerstore.sql.query.plans import whole_reads
+from layerstore.sql.query.questions import QUESTIONS
 from layerstore.sql.schema import VIEWS, schema
 from tests.docs.sql import ANSWERS, DELETED, LOOKUPS, NAMES, VIEWS_ASKED, asked_for, fixture_database
 from tests.strategies import sha256

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, import_directory
 from layerstore.records import Record
-from layerstore.sql.salvage import Pages
+from layerstore.sql.sqlite.salvage import Pages
 from tests.cli.conftest import GOLDEN
 from tests.strategies import sha256
 

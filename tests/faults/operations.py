@@ -20,7 +20,7 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.strategies import sha256
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.conftest import transact
 from tests.counting import Counted
 from tests.faults.conftest import held

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.counting import Counted
 from tests.faults.conftest import NOBODY, child, emptied, held, mounted, needs_root, remounted
 from tests.faults.operations import ALL, WRITES, fill, run_all

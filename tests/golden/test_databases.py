@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
-from layerstore.sql import migrate, opening
+from layerstore.sql import migrate
 from layerstore.sql.schema import HEAD
+from layerstore.sql.sqlite import opening
 from tests.conftest import OpenSQL, assert_sound, database_rows
 from tests.golden import make_0001
 from tests.strategies import sha256

@@ -17,8 +17,8 @@ from layerstore import (
     find_image,
     layer_sizes,
 )
-from layerstore import image as image_module
-from layerstore.image import metadata_directory
+from layerstore.docker import images as image_module
+from layerstore.docker.images import metadata_directory
 from layerstore.repository import split_reference
 from tests.images.conftest import FIRST, SECOND, THIRD, DataRoot
 from tests.strategies import sha256

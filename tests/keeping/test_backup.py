@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreClosedError, StoreError, StoreOpenError, verify
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.cli.conftest import BAD, DONE, ROOT, Run, assert_one_line_error
 from tests.keeping.conftest import pragma
 from tests.transfer.conftest import GOLDEN_FILES, rows_of, run_python, whole
@@ -173,7 +173,7 @@ def test_a_place_where_no_file_can_be_is_an_error_that_names_it(
 _LIMITED = """
 import resource, sys
 from layerstore import SQLMetadataStore, StoreError
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 with SQLMetadataStore(sys.argv[1], read_only=True) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
     try:

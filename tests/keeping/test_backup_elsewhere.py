@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, verify
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.cli.conftest import ROOT
 from tests.keeping.conftest import pragma
 from tests.transfer.conftest import GOLDEN_FILES, run_python, whole
@@ -20,7 +20,7 @@ from tests.transfer.conftest import GOLDEN_FILES, run_python, whole
 _IN_MEMORY = """
 import sys
 from layerstore import SQLMetadataStore
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 with SQLMetadataStore(":memory:") as store:
     store.set("n", "k", b"v")
     backup(store, sys.argv[1])
@@ -28,7 +28,7 @@ with SQLMetadataStore(":memory:") as store:
 _IN_A_TRANSACTION = """
 import sys
 from layerstore import SQLMetadataStore
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 with SQLMetadataStore(sys.argv[1] + ".source") as store:
     store.set("n", "k", b"v")
     with store.transaction():

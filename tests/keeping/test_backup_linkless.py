@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreError, StoreOpenError
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.keeping.test_backup import assert_whole
 from tests.transfer.conftest import whole
 

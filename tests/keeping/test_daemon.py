@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.daemon import running_on
+from layerstore.docker.daemon import running_on
 from tests.keeping.conftest import Lock, Start
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from layerstore import SQLMetadataStore
-from layerstore.sql import migrate, opening, recognition, schema
-from layerstore.sql.objects import Ours
+from layerstore.sql import migrate, schema
+from layerstore.sql.sqlite import opening, recognition
+from layerstore.sql.sqlite.objects import Ours
 
 ROOT = Path(__file__).resolve().parents[2]
 PAUSE = "LAYERSTORE_TEST_PAUSE"

@@ -20,7 +20,7 @@ from layerstore import (
     V2Metadata,
     V2MetadataService,
 )
-from layerstore.sql import opening
+from layerstore.sql.sqlite import opening
 from tests.conftest import OpenSQL, assert_sound, database_rows
 from tests.migrations import next_revision
 from tests.strategies import sha256

@@ -107,7 +107,7 @@ from layerstore.sql import schema
 with_head = {revision!r}
 schema.HEAD = with_head
 from layerstore import SQLMetadataStore
-from layerstore.sql.opening import revision
+from layerstore.sql.sqlite.opening import revision
 with SQLMetadataStore("m.db") as store:
     store.set("a", with_head, b"kept")
     print(revision("m.db"), [key for _, key, _ in store.entries()])

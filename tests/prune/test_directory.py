@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import FSMetadataStore, InvalidInputError, TransferError, import_directory, prune, tree, verify
+from layerstore import FSMetadataStore, InvalidInputError, TransferError, import_directory, prune, verify
+from layerstore.files import tree
 from layerstore.transfer import pruning, removing
 from tests.prune.conftest import DAY, OLD, OURS, a_list, fill_directory, make_layerdb, mapping, v1_id
 from tests.transfer.conftest import AT, LISTS, MAPPINGS, files_of, layer_key, write_file

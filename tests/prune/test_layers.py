@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, TransferError, prune
-from layerstore.transfer import layerdb
-from layerstore.transfer.layerdb import layers_of
+from layerstore.docker import layerdb
+from layerstore.docker.layerdb import layers_of
 from tests.prune.conftest import a_list, fill, make_layerdb
 from tests.strategies import sha256
 from tests.transfer.conftest import rows_of

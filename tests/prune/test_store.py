@@ -24,9 +24,10 @@ from layerstore import (
     prune,
     verify,
 )
+from layerstore.docker import layerdb
 from layerstore.records import Record
 from layerstore.sql import removal
-from layerstore.transfer import layerdb, pruning
+from layerstore.transfer import pruning
 from tests.conftest import OpenSQL, undone
 from tests.prune.conftest import DAY, OLD, OURS, a_list, fill, make_layerdb, mapping, place, places
 from tests.strategies import sha256

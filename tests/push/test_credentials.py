@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import AuthConfig, TransferError, compute_hmac_key, docker_credentials
-from layerstore import credentials as credentials_module
+from layerstore.push import credentials as credentials_module
 
 HUB = "https://index.docker.io/v1/"
 SECRET = "s3cr:et&\x01"

@@ -27,7 +27,7 @@ from layerstore import (
     mount_candidates,
     push_attempts,
 )
-from layerstore.candidates import CHECK, MOUNT, KnownLayer, explain
+from layerstore.push.layers import CHECK, MOUNT, KnownLayer, explain
 from layerstore.store import Store
 from tests.conftest import AnyStore
 from tests.strategies import sha256

@@ -14,7 +14,7 @@ from layerstore import (
     V2MetadataService,
     plan_push,
 )
-from layerstore.planning import EXISTS, MOUNT, UPLOAD
+from layerstore.push.plan import EXISTS, MOUNT, UPLOAD
 from tests.conftest import AnyStore
 from tests.strategies import sha256
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.sql.parameters import Parameters, given
-from layerstore.sql.query import QueryStoppedError, ask
-from layerstore.sql.tokens import QueryError
+from layerstore.sql.query.parameters import Parameters, given
+from layerstore.sql.query.query import QueryStoppedError, ask
+from layerstore.sql.query.tokens import QueryError
 from tests.query.conftest import Rows
 from tests.strategies import sha256
 

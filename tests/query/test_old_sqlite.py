@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.questions import QUESTIONS
+from layerstore.sql.query.questions import QUESTIONS
 from tests.docs.sql import ANSWERS, LOOKUPS, ROOT, asked_for, fixture_database
 from tests.strategies import sha256
 

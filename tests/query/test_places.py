@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerstore.sql.tokens import QueryError, tokens
+from layerstore.sql.query.tokens import QueryError, tokens
 from tests.query.conftest import Rows
 
 # The token that is marked stands between « and ».

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from layerstore import StoreError
-from layerstore.sql import query
-from layerstore.sql.query import ask
-from layerstore.sql.tokens import QueryError
+from layerstore.sql.query import query
+from layerstore.sql.query.query import ask
+from layerstore.sql.query.tokens import QueryError
 from tests.query.conftest import Rows, fingerprint
 
 TRIES = {

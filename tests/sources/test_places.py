@@ -19,7 +19,7 @@ from layerstore import (
     export_directory,
     import_directory,
 )
-from layerstore.sql.backup import backup
+from layerstore.sql.sqlite.backup import backup
 from tests.archives.conftest import plain_rows
 from tests.cli.conftest import GOLDEN, GOLDEN_FILES, Run
 from tests.sources.conftest import counts, fill_database, fill_directory, untouched

@@ -15,13 +15,14 @@ from tests.structure.source import MODULES, ROOT, imports
 LAYERS = [
     {"cli", "__main__"},
     {"web"},
-    {"candidates", "planning"},
-    {"transfer", "verify", "push", "repository", "daemon", "image", "credentials"},
+    {"transfer"},
+    {"formats"},
+    {"push"},
+    {"docker"},
     {"v1", "v2", "hmac"},
-    {"sql", "fs"},
-    {"scanning", "walking"},
-    {"tree"},
-    {"store", "records", "gojson"},
+    {"sql"},
+    {"files"},
+    {"store", "records", "gojson", "repository"},
     {"digest", "errors"},
 ]
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]

@@ -20,9 +20,9 @@ from layerstore import (
     diff,
     export_directory,
     import_directory,
-    tree,
     verify,
 )
+from layerstore.files import tree
 from layerstore.records import Record
 from tests.strategies import sha256
 from tests.transfer.conftest import (

@@ -8,7 +8,8 @@ from typing import get_args
 
 import pytest
 
-from layerstore import SQLMetadataStore, import_directory, tree
+from layerstore import SQLMetadataStore, import_directory
+from layerstore.files import tree
 from layerstore.transfer.merging import OnConflict
 from tests.transfer.conftest import (
     LISTS,
@@ -167,7 +168,7 @@ def test_lists_that_docker_can_read_are_taken_byte_for_byte(sql_file: SQLMetadat
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take in each file before the next one is read."""
     monkeypatch.setattr("layerstore.transfer.batches.RECORDS", 1)
-    monkeypatch.setattr("layerstore.walking._RUN", 1)
+    monkeypatch.setattr("layerstore.files.walking._RUN", 1)
 
 
 @pytest.mark.usefixtures("one_at_a_time")

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import (
-    FSMetadataStore,
-    SQLMetadataStore,
-    StoreError,
-    export_directory,
-    import_directory,
-    tree,
-    verify,
-)
+from layerstore import FSMetadataStore, SQLMetadataStore, StoreError, export_directory, import_directory, verify
+from layerstore.files import tree
 from tests.cli.conftest import BAD, DONE, Run, assert_one_line_error, database, run
 from tests.transfer.conftest import V1, Write, paths_in, rows_of, write_file
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import SQLMetadataStore, TransferError, import_directory, scanning
-from layerstore.scanning import Odd
+from layerstore import SQLMetadataStore, TransferError, import_directory
+from layerstore.files import scanning
+from layerstore.files.scanning import Odd
 from layerstore.transfer import reader
 from tests.transfer.conftest import is_running
 
@@ -30,7 +31,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
     monkeypatch.setattr(reader, "_FIRST", 1)
     monkeypatch.setattr("layerstore.transfer.batches.RECORDS", 20)
-    monkeypatch.setattr("layerstore.walking._RUN", 20)
+    monkeypatch.setattr("layerstore.files.walking._RUN", 20)
     monkeypatch.setattr(reader, "_Reader", Noted)
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
     return started
@@ -115,7 +116,7 @@ def test_with_the_smallest_of_pipes_nobody_waits_for_ever(
     """As where a user's pipes may have a page each: requests and answers are many times as large."""
     monkeypatch.setattr(reader, "_PIPE_BYTES", 4096)
     monkeypatch.setattr("layerstore.transfer.batches.RECORDS", 1000)
-    monkeypatch.setattr("layerstore.walking._RUN", 1000)
+    monkeypatch.setattr("layerstore.files.walking._RUN", 1000)
     many_files(tmp_path)
 
     assert len(read(tmp_path)[0]) == 3000
@@ -198,7 +199,7 @@ def test_a_reader_whose_importer_is_killed_ends_by_itself(tmp_path: Path):
     many_files(tmp_path / "distribution")
     code = (
         "import os, sys; from layerstore.transfer import reader; reader._FIRST = 1; reader.batches.RECORDS = 20\n"
-        "import layerstore.walking; layerstore.walking._RUN = 20; os.sched_getaffinity = lambda _: {0, 1}\n"
+        "import layerstore.files.walking; layerstore.files.walking._RUN = 20; os.sched_getaffinity = lambda _: {0, 1}\n"
         "made = []; start = reader._start\n"
         "reader._start = lambda base: made.extend(start(base)) or list(made)\n"
         "batches = reader.scan(sys.argv[1]); next(batches); next(batches)\n"

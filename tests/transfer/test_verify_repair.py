@@ -22,7 +22,7 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql.connections import Connections
+from layerstore.sql.sqlite.connections import Connections
 from tests.conftest import AnyStore, OpenSQL, assert_sound
 from tests.strategies import sha256
 from tests.transfer.conftest import LISTS, MAPPINGS, V1, entries, files_of, layer_key, quarantine_of, rows_of

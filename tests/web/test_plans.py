@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import event
 
 from layerstore import SQLMetadataStore
-from layerstore.sql import browsing
-from layerstore.sql.plans import whole_reads
+from layerstore.sql.query.plans import whole_reads
+from layerstore.sql.reading import browsing
+from layerstore.sql.reading.search import search
 from layerstore.sql.schema import schema
-from layerstore.sql.search import search
 from tests.strategies import sha256
 from tests.web.conftest import TWO_BLOBS
 

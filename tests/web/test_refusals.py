@@ -139,7 +139,7 @@ def test_what_other_plugins_there_are_is_not_asked(sample: Path, show: Show):
 
 
 def test_datasette_does_not_change_what_becomes_of_errors_in_callbacks(monkeypatch: pytest.MonkeyPatch):
-    """Importing it has them printed in the whole process, an interrupt of `layerstore.sql.query` among them."""
+    """Importing it has them printed in the whole process, an interrupt of `layerstore.sql.query.query` among them."""
     printed: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)
     with closing(sqlite3.connect(":memory:")) as connection:

@@ -14,14 +14,14 @@ import time
 from types import ModuleType
 from typing import Any
 
-from layerstore import tree
 from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreOpenError
-from layerstore.sql.connections import Connections
-from layerstore.sql.errors import mapped, mapping
-from layerstore.sql.owners import warn_of_others
-from layerstore.sql.recognition import explain, look_at_log, refuse_foreign, version
+from layerstore.files import tree
 from layerstore.sql.schema import HEAD, PAGE_SIZE, STATISTICS, creation
-from layerstore.sql.statements import STAMP
+from layerstore.sql.sqlite.connections import Connections
+from layerstore.sql.sqlite.errors import mapped, mapping
+from layerstore.sql.sqlite.owners import warn_of_others
+from layerstore.sql.sqlite.recognition import explain, look_at_log, refuse_foreign, version
+from layerstore.sql.sqlite.statements import STAMP
 
 _FILE_MODE = 0o600
 

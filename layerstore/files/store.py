@@ -1,6 +1,7 @@
 """Docker's directory as a store, byte for byte: `<base>/<namespace>/<key>`, one file an entry.
 
-How files are reached without following links is `layerstore.tree`'s, what all of them hold is `layerstore.scanning`'s.
+How files are reached without following links is `layerstore.files.tree`'s, what all of them hold is
+`layerstore.files.scanning`'s.
 Source: Docker's distribution/metadata/metadata.go.
 """
 
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Self
 
-from layerstore import tree
 from layerstore.errors import (
     InvalidInputError,
     InvalidKeyError,
@@ -24,8 +24,9 @@ from layerstore.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
+from layerstore.files import tree
+from layerstore.files.scanning import scan
 from layerstore.records import Record
-from layerstore.scanning import scan
 from layerstore.store import check_key, why_not_a_namespace
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}

@@ -1,6 +1,6 @@
 """What a store knows of a layer, and what a push would ask a registry about it: in which order, and why.
 
-The choice itself is `layerstore.push`'s; this module reads the store, and gives each place its reason.
+The choice itself is `layerstore.push.candidates`'s; this module reads the store, and gives each place its reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError
 from layerstore.hmac import check_hmac
-from layerstore.push import PushAttempts, existence_candidates, mount_candidates, push_attempts
+from layerstore.push.candidates import PushAttempts, existence_candidates, mount_candidates, push_attempts
 from layerstore.records import V2_METADATA, V2Metadata, decode_list, digest_key
 from layerstore.repository import Repository, canonical_domain, parse_normalized
 from layerstore.store import Store, get_many

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 
 from layerstore.errors import StoreError
-from layerstore.sql.connections import Connections
-from layerstore.sql.errors import mapped
+from layerstore.sql.sqlite.connections import Connections
+from layerstore.sql.sqlite.errors import mapped
 
 
 class Transaction:

@@ -20,9 +20,9 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from layerstore import tree, walking
 from layerstore.digest import is_digest
 from layerstore.errors import ImageNotFoundError, InvalidInputError, InvalidRepositoryError, TransferError
+from layerstore.files import tree, walking
 from layerstore.repository import DEFAULT_DOMAIN, Repository, parse_normalized, split_reference
 
 MAX_JSON_BYTES: Final = 64 << 20

@@ -1,7 +1,7 @@
 """A store at a glance: its numbers, its registries with their largest repositories, and its layers over time.
 
 What must read whole indexes: a second for a small part of a million layers, some seconds for all. For a page that
-somebody waits for, see `layerstore.sql.browsing`.
+somebody waits for, see `layerstore.sql.reading.browsing`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from layerstore.sql.errors import mapping
-from layerstore.sql.stats import Stats, stats
+from layerstore.sql.reading.stats import Stats, stats
+from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
 LARGEST: Final = 10

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from layerstore.candidates import KnownLayer, LayerCandidates, explain, known_layers
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
+from layerstore.push.layers import KnownLayer, LayerCandidates, explain, known_layers
 from layerstore.records import V2Metadata
 from layerstore.repository import parse_normalized, split_reference
 from layerstore.store import Store

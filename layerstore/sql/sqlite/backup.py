@@ -8,9 +8,9 @@ import secrets
 import sqlite3
 from contextlib import closing
 
-from layerstore import tree
 from layerstore.errors import StoreError, StoreOpenError
-from layerstore.sql.errors import mapping
+from layerstore.files import tree
+from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
 _FILE_MODE = 0o600

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 
-from layerstore.daemon import running_on
+from layerstore.docker.daemon import running_on
 from layerstore.errors import TransferError
 from layerstore.records import KNOWN_NAMESPACES
 

@@ -15,11 +15,11 @@ from decimal import Decimal
 from types import TracebackType
 from typing import IO, Any, Final
 
-from layerstore import tree
+from layerstore.files import tree
+from layerstore.files.scanning import Odd
+from layerstore.formats.members import members
 from layerstore.records import KNOWN_NAMESPACES, Record, storable_time
-from layerstore.scanning import Odd
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
-from layerstore.transfer.members import members
 
 MAX_VALUE: Final = tree.MAX_VALUE
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from layerstore.errors import StoreError
-from layerstore.sql.connections import Connections
-from layerstore.sql.errors import mapped, mapping
-from layerstore.sql.opening import make_ready
-from layerstore.sql.parameters import Parameters, Value, check
-from layerstore.sql.recognition import resolve
-from layerstore.sql.tokens import QueryError, Token, first_statement, place_of, tokens
+from layerstore.sql.query.parameters import Parameters, Value, check
+from layerstore.sql.query.tokens import QueryError, Token, first_statement, place_of, tokens
+from layerstore.sql.sqlite.connections import Connections
+from layerstore.sql.sqlite.errors import mapped, mapping
+from layerstore.sql.sqlite.opening import make_ready
+from layerstore.sql.sqlite.recognition import resolve
 
 TIMEOUT_S: Final = 60.0
 _BATCH: Final = 100

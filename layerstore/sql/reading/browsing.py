@@ -1,7 +1,7 @@
 """What is shown to somebody who looks through a store: a page of layers or repositories, one repository, one layer.
 
 Every answer is bounded, goes through an index, and is paged by the key of its last row, so that it costs the same in a
-store of a million layers. All about one thing, whatever its size, is `layerstore.sql.lookup`'s.
+store of a million layers. All about one thing, whatever its size, is `layerstore.sql.reading.lookup`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from layerstore.digest import is_digest
 from layerstore.records import DIFF_IDS, V2_METADATA, decode_list, digest_key
-from layerstore.sql.errors import mapping
+from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 

@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from layerstore import tree
 from layerstore.errors import StoreBusyError, StoreError
-from layerstore.sql.place import Identity, Place
-from layerstore.sql.wal import LogKeeper
+from layerstore.files import tree
+from layerstore.sql.sqlite.log import LogKeeper
+from layerstore.sql.sqlite.place import Identity, Place
 
 alive: weakref.WeakSet[Connection] = weakref.WeakSet()
 """Every open connection of this process to a file."""

@@ -14,9 +14,10 @@ import msgspec
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError
 from layerstore.records import V2_METADATA, Record, digest_key
-from layerstore.sql import derived, statements
-from layerstore.sql.errors import is_undecodable
-from layerstore.sql.handles import Fetched, Handle
+from layerstore.sql import derived
+from layerstore.sql.sqlite import statements
+from layerstore.sql.sqlite.errors import is_undecodable
+from layerstore.sql.sqlite.handles import Fetched, Handle
 
 
 class OddName(NamedTuple):

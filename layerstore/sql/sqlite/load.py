@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, Protocol
 
 from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record
 from layerstore.sql import derived
-from layerstore.sql.room import append_entries, build_index
 from layerstore.sql.schema import REBUILT, STATISTICS
+from layerstore.sql.sqlite.room import append_entries, build_index
 
 _WINDOW = 1000
 """Rows that are read from a temporary table at once."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from layerstore import tree
+from layerstore.files import tree
 from layerstore.store import TEMPORARY_PREFIX
 
 _TEMPORARY = TEMPORARY_PREFIX.encode()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
-from layerstore.sql.errors import mapping
+from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 

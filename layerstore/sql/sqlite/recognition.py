@@ -1,6 +1,6 @@
 """What a database file is, found out without changing it: new, ours, of which revision, or somebody else's.
 
-Making it ready is `layerstore.sql.opening`'s.
+Making it ready is `layerstore.sql.sqlite.opening`'s.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from layerstore.errors import StoreCorruptError, StoreOpenError, StoreReadOnlyError
-from layerstore.sql.connections import Connections
-from layerstore.sql.errors import mapped
-from layerstore.sql.objects import OBJECTS, Ours
 from layerstore.sql.schema import APPLICATION_ID, HEAD, creation
-from layerstore.sql.statements import VERSION
+from layerstore.sql.sqlite.connections import Connections
+from layerstore.sql.sqlite.errors import mapped
+from layerstore.sql.sqlite.objects import OBJECTS, Ours
+from layerstore.sql.sqlite.statements import VERSION
 
 
 def resolve(path_or_url: str | os.PathLike[str]) -> str | None:

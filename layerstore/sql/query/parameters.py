@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from layerstore.sql.tokens import QueryError, Token, first_statement, tokens
+from layerstore.sql.query.tokens import QueryError, Token, first_statement, tokens
 
 Value = str | int | float | bytes | None
 Parameters = Sequence[Value] | Mapping[str, Value]

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from sqlalchemy import Connection, text
 
 from layerstore.digest import is_digest
-from layerstore.sql.errors import mapping
+from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 

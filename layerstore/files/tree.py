@@ -1,7 +1,7 @@
 """A directory below which no link is followed: reading, replacing and removing its files.
 
 Each step down goes through a file descriptor of the directory above, so that a link put in the way at any moment is
-refused, not followed. Errors are plain `OSError`; `layerstore.fs` and `layerstore.transfer` name them.
+refused, not followed. Errors are plain `OSError`; `layerstore.files.store` and `layerstore.transfer` name them.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from layerstore import tree, walking
 from layerstore.errors import StoreOpenError
+from layerstore.files import tree, walking
 from layerstore.records import Record, storable_time
 from layerstore.store import why_not_a_key, why_not_a_namespace
 

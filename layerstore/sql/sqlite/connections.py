@@ -1,7 +1,7 @@
 """Connections: how one is made and configured, which thread has which, what close and fork do to them.
 
 A thread keeps a connection of its own for as long as it lives; asking a pool for one costs more than the statement.
-All that SQLite alone has (PRAGMAs, BEGIN IMMEDIATE, URIs) is here and in `layerstore.sql.opening`.
+All that SQLite alone has (PRAGMAs, BEGIN IMMEDIATE, URIs) is here and in `layerstore.sql.sqlite.opening`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
-from layerstore.sql.handles import Connection, Handle, MemoryHandle, alive
-from layerstore.sql.place import Identity, Place, changed, identity
-from layerstore.sql.wal import CHECKPOINT_PAGES, LIMIT
+from layerstore.sql.sqlite.handles import Connection, Handle, MemoryHandle, alive
+from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
+from layerstore.sql.sqlite.place import Identity, Place, changed, identity
 
 Durability = Literal["full", "normal"]
 
@@ -119,7 +119,7 @@ class Connections:
         - synchronous FULL: each commit is synced, so that a power cut loses none; NORMAL syncs at checkpoints only.
         - trusted_schema OFF: a schema from elsewhere cannot call functions with side effects.
         - cell_size_check ON: a damaged page is found when it is read, before it spreads.
-        - wal_autocheckpoint: see `layerstore.sql.wal`.
+        - wal_autocheckpoint: see `layerstore.sql.sqlite.log`.
         - journal_size_limit: a log that one large transaction made long gets short again.
         - mmap_size 0: a file that is truncated meanwhile is an error, not a signal that ends the process.
         """

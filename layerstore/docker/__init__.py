@@ -1,0 +1,1 @@
+"""A Docker host: its data root, images, layers and daemon. The one place that knows its layout."""

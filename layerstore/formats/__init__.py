@@ -1,0 +1,1 @@
+"""How a memory is written outside of a store: tar archives."""

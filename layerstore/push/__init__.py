@@ -1,0 +1,1 @@
+"""What a push does with what is known: candidates, attempts, plan, credentials. No store is written."""

@@ -1,0 +1,1 @@
+"""SQL of one's own, and queries that have a name."""

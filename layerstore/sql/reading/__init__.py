@@ -1,0 +1,1 @@
+"""Everything that is read for people: one layer, one repository, a search, totals."""
