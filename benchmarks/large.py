@@ -13,7 +13,7 @@ from itertools import islice
 
 from layerstore import V2Metadata
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, encode_list
-from layerstore.sql.sqlite.load import Incoming
+from layerstore.sql.backend import Incoming
 
 REGISTRIES = 40
 ASSOCIATIONS_PER_LAYER = 2.1
@@ -78,7 +78,7 @@ def records(layers: int) -> Iterator[Record]:
 
 
 def incoming(layers: int) -> Iterator[Incoming]:
-    """Yield the entries as `layerstore.sql.sqlite.load` takes them, in no order."""
+    """Yield the entries as `SQLMetadataStore.load` takes them, in no order."""
     made = records(layers)
     while batch := list(islice(made, _BATCH)):
         yield Incoming(0, [(namespace, key, value, time_ns or 0) for namespace, key, value, time_ns in batch])

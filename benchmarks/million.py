@@ -26,7 +26,6 @@ from layerstore.sql.query.plans import whole_reads
 from layerstore.sql.query.questions import QUESTIONS
 from layerstore.sql.reading.stats import stats
 from layerstore.sql.schema import schema
-from layerstore.sql.sqlite.load import load
 from tests.docs.sql import ANSWERS, LOOKUPS, asked_for
 
 SMALL = 10_000
@@ -37,7 +36,7 @@ def load_one(layers: int, path: str) -> None:
     """Load a store in this process; print seconds, those of the processor, and the peak of its memory."""
     start = time.perf_counter()
     with SQLMetadataStore(path) as store:
-        load(store, large.incoming(layers), lambda _source, _there, incoming: incoming)
+        store.load(large.incoming(layers), lambda _source, _there, incoming, _aside: incoming)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(time.perf_counter() - start, time.process_time(), peak_mb)
 

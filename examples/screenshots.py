@@ -19,7 +19,6 @@ from playwright.sync_api import Browser, sync_playwright
 from benchmarks import large
 from layerstore import SQLMetadataStore
 from layerstore.sql.reading import browsing
-from layerstore.sql.sqlite.load import load
 
 LAYERS = 20_000
 WIDTH = 1040
@@ -67,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "layers.db"
         with SQLMetadataStore(path) as store:
-            load(store, large.incoming(LAYERS), lambda _source, _there, incoming: incoming)
+            store.load(large.incoming(LAYERS), lambda _source, _there, incoming, _aside: incoming)
         with (
             subprocess.Popen(  # noqa: S603  # this program, on a file that was just made
                 [sys.executable, "-m", "layerstore", "serve", str(path), "--port", "0"],

@@ -7,11 +7,12 @@ service does atomic, `quarantine` keeps bytes that a service has to set aside.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from layerstore.errors import InvalidKeyError, NotFoundError
+from layerstore.errors import InvalidKeyError, NotFoundError, StoreError
+from layerstore.records import V2Metadata
 
 TEMPORARY_PREFIX = ".tmp-"
 """Begins the name of a file that is still being written. Source: Docker's `ioutils.AtomicWriteFile`."""
@@ -42,12 +43,98 @@ class Store(Protocol):
         """
 
 
+Address = tuple[str, str]
+"""Namespace and key of an entry."""
+
+
+class Write(NamedTuple):
+    """An entry to store, or to remove."""
+
+    namespace: str
+    key: str
+    value: bytes | None
+    """`None` removes it."""
+    listed: Sequence[V2Metadata] | None = None
+    """What a V2 list holds, where whoever encoded it knows."""
+
+
+class SetAside(NamedTuple):
+    """Bytes that are about to be replaced and cannot be read."""
+
+    namespace: str
+    key: str
+    value: bytes
+    reason: str
+
+
+class Change(NamedTuple):
+    """What is to be done, once entries were read."""
+
+    writes: Sequence[Write] = ()
+    aside: Sequence[SetAside] = ()
+    more: Sequence[Address] = ()
+    """Further entries to read first; then nothing is written yet."""
+
+
+Compute = Callable[[dict[Address, bytes]], Change]
+"""Given the entries that are there of those that were asked for, say what to write. It may be called again."""
+
+Changing = Callable[[Sequence[Address], Compute], Change]
+"""Read entries and write what `compute` makes of them, whole or not at all where a store can; return what was done."""
+
 # For stores that bring neither a transaction nor a lock: their read-modify-writes take turns in this process.
 _turns = threading.RLock()
 
 
+def changing(store: Store) -> Changing:
+    """Return how a service changes entries that depend on others: the store's own `change`, or one made of the rest."""
+    own: Changing | None = getattr(store, "change", None)
+    return own if own is not None else lambda addresses, compute: _change(store, addresses, compute)
+
+
+def _change(store: Store, addresses: Sequence[Address], compute: Compute) -> Change:
+    with read_modify_write(store)():
+        found: dict[Address, bytes] = {}
+        while True:
+            for address in addresses:
+                with suppress(NotFoundError):
+                    found[address] = _get(store, address)
+            change = compute(found)
+            if not change.more:
+                break
+            addresses = change.more
+        quarantine: Callable[[str, str, bytes, str], None] | None = getattr(store, "quarantine", None)
+        if quarantine is not None:
+            for one in change.aside:
+                quarantine(*one)
+        for namespace, key, value, _ in change.writes:
+            if value is None:
+                store.delete(namespace, key)
+            else:
+                store.set(namespace, key, value)
+        return change
+
+
+def _get(store: Store, address: Address) -> bytes:
+    """Return a value of a store that may be somebody else's.
+
+    Raises:
+        NotFoundError: there is none.
+        StoreError: the store raises a plain KeyError, which cannot be told from a fault of its own.
+    """
+    try:
+        return store.get(*address)
+    except NotFoundError:
+        raise
+    except KeyError as error:
+        raise StoreError(
+            f"{type(store).__name__}.get raised {error!r}: a Store must raise layerstore.NotFoundError(namespace, key)"
+            " for an entry that is absent"
+        ) from error
+
+
 def read_modify_write(store: Store) -> Callable[[], AbstractContextManager[object]]:
-    """Return what a service opens around a read that a write depends on.
+    """Return what is opened around a read that a write depends on.
 
     That is the store's `transaction`; else its `exclusive`, which keeps the threads of this process apart; else a
     lock that all other stores share.
@@ -58,15 +145,6 @@ def read_modify_write(store: Store) -> Callable[[], AbstractContextManager[objec
     return scope if scope is not None else lambda: _turns
 
 
-def set_aside(store: Store, namespace: str, key: str, value: bytes, reason: str) -> bool:
-    """Keep bytes that are about to be replaced and cannot be read; tell whether the store has a place for them."""
-    quarantine: Callable[[str, str, bytes, str], None] | None = getattr(store, "quarantine", None)
-    if quarantine is None:
-        return False
-    quarantine(namespace, key, value, reason)
-    return True
-
-
 def get_many(store: Store, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
     """Return the values of the keys that are there, by the store's own `get_many` if it has one."""
     many: Callable[[str, Iterable[str]], dict[str, bytes]] | None = getattr(store, "get_many", None)
@@ -75,7 +153,7 @@ def get_many(store: Store, namespace: str, keys: Iterable[str]) -> dict[str, byt
     found: dict[str, bytes] = {}
     for key in keys:
         with suppress(NotFoundError):
-            found[key] = store.get(namespace, key)
+            found[key] = _get(store, (namespace, key))
     return found
 
 

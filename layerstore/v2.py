@@ -29,8 +29,9 @@ from layerstore.records import (
     decode_list,
     digest_key,
     encode_list,
+    key_digest,
 )
-from layerstore.store import Store, get_many, is_utf8, read_modify_write, set_aside
+from layerstore.store import Address, Change, SetAside, Store, Write, changing, get_many, is_utf8
 
 _log = logging.getLogger("layerstore")
 
@@ -47,7 +48,7 @@ class V2MetadataService:
 
     def __init__(self, store: Store | None) -> None:
         self._store = _NoStore() if store is None else store
-        self._read_modify_write = None if store is None else read_modify_write(store)
+        self._change = None if store is None else changing(store)
 
     def get_metadata(self, diff_id: str) -> list[V2Metadata]:
         """Return a layer's associations, the oldest first. One read of the store.
@@ -125,18 +126,26 @@ class V2MetadataService:
         Source: Docker's `Add`.
         Differs: Docker takes any error while reading for an empty list, and loses what was there.
         """
-        if self._read_modify_write is None:
+        if self._change is None:
             return
-        store = self._store
         DiffID.check(diff_id)
         _check(metadata)
-        list_key, mapping_key = digest_key(diff_id), digest_key(metadata.digest)
-        with self._read_modify_write():
-            entries = [entry for entry in self._list_or_nothing(store, list_key) if entry != metadata]
+        layer, blob = (V2_METADATA, digest_key(diff_id)), (DIFF_IDS, digest_key(metadata.digest))
+        mapped = diff_id.encode()
+        known: bytes | None = None
+
+        def add(found: dict[Address, bytes]) -> Change:
+            nonlocal known
+            known = found.get(blob)
+            entries, aside = _list_or_nothing(layer, found.get(layer))
+            entries = [entry for entry in entries if entry != metadata]
             entries.append(metadata)
-            store.set(V2_METADATA, list_key, encode_list(entries[-MAX_METADATA:]))
-            self._warn_of_another_layer(store, mapping_key, diff_id)
-            store.set(DIFF_IDS, mapping_key, diff_id.encode())
+            del entries[:-MAX_METADATA]
+            return Change((Write(*layer, encode_list(entries), entries), Write(*blob, mapped)), aside)
+
+        self._warn_of_unreadable(self._change((layer, blob), add))
+        if known is not None and known != mapped:
+            _warn_of_another_layer(metadata.digest, known, diff_id)
 
     def tag_and_add(self, diff_id: str, hmac_key: bytes | None, metadata: V2Metadata) -> None:
         """Set the association's HMAC by `hmac_key` (`""` without one), then `add` it.
@@ -164,51 +173,56 @@ class V2MetadataService:
 
         Source: Docker's `Remove`.
         """
-        if self._read_modify_write is None:
+        if self._change is None:
             return
-        store = self._store
         Digest.check(metadata.digest)
-        with self._read_modify_write():
-            key = digest_key(self.get_diff_id(metadata.digest))
-            entries = [entry for entry in self._list_or_nothing(store, key) if entry != metadata]
-            if entries:
-                store.set(V2_METADATA, key, encode_list(entries))
-            else:
-                store.delete(V2_METADATA, key)
+        blob = (DIFF_IDS, digest_key(metadata.digest))
 
-    @staticmethod
-    def _list_or_nothing(store: Store, key: str) -> list[V2Metadata]:
-        """Return the list that a write starts from; what cannot be read is set aside first."""
-        try:
-            value = store.get(V2_METADATA, key)
-        except NotFoundError:
-            return []
-        try:
-            return decode_list(value)
-        except ValueError as error:
-            kept = set_aside(store, V2_METADATA, key, value, str(error))
+        def remove(found: dict[Address, bytes]) -> Change:
+            if blob not in found:
+                raise NotFoundError(*blob)
+            layer = (V2_METADATA, digest_key(_read_diff_id(blob[1], found[blob])))
+            if layer not in asked:
+                asked.append(layer)
+                return Change(more=(layer,))
+            if layer not in found:
+                raise NotFoundError(*layer)
+            entries, aside = _list_or_nothing(layer, found[layer])
+            entries = [entry for entry in entries if entry != metadata]
+            return Change((Write(*layer, encode_list(entries), entries) if entries else Write(*layer, None),), aside)
+
+        asked: list[Address] = []
+        self._warn_of_unreadable(self._change((blob,), remove))
+
+    def _warn_of_unreadable(self, change: Change) -> None:
+        kept = hasattr(self._store, "quarantine")
+        for _, key, value, reason in change.aside:
             _log.warning(
                 "unreadable list of layer %s (%s): begun anew; its %d bytes %s",
-                key.replace("/", ":", 1),
-                error,
+                key_digest(key),
+                reason,
                 len(value),
                 "are in quarantine" if kept else "are lost, as this store has no quarantine",
             )
-            return []
 
-    @staticmethod
-    def _warn_of_another_layer(store: Store, mapping_key: str, diff_id: str) -> None:
-        try:
-            known = store.get(DIFF_IDS, mapping_key)
-        except NotFoundError:
-            return
-        if known != diff_id.encode():
-            _log.warning(
-                "digest %s was layer %s and is layer %s from now on",
-                mapping_key.replace("/", ":", 1),
-                known.decode("utf-8", "backslashreplace") or "(empty)",
-                diff_id,
-            )
+
+def _list_or_nothing(layer: Address, value: bytes | None) -> tuple[list[V2Metadata], tuple[SetAside, ...]]:
+    """Return the list that a write starts from, and what of it cannot be read and is to be set aside."""
+    if value is None:
+        return [], ()
+    try:
+        return decode_list(value), ()
+    except ValueError as error:
+        return [], (SetAside(*layer, value, str(error)),)
+
+
+def _warn_of_another_layer(digest: str, known: bytes, diff_id: str) -> None:
+    _log.warning(
+        "digest %s was layer %s and is layer %s from now on",
+        digest,
+        known.decode("utf-8", "backslashreplace") or "(empty)",
+        diff_id,
+    )
 
 
 class _NoStore:

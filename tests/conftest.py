@@ -103,7 +103,7 @@ def sql_file(open_sql: OpenSQL) -> SQLMetadataStore:
 def sql_memory() -> Iterator[SQLMetadataStore]:
     with SQLMetadataStore(":memory:") as store:
         yield store
-        if not store._connections.closed:
+        if not store._backend._connections.closed:
             assert_sound(store)
 
 

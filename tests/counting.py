@@ -20,12 +20,17 @@ KINDS = {
     "faults": "faults of files and disks",
     "inputs": "hostile or broken inputs",
     "access": "refused accesses",
+    "tasks": "tasks, threads and generators that cross a transaction",
+    "names": "accesses to a file of two names",
+    "forks": "forks beside threads that open, write and close",
+    "headers": "hostile files, headers and requests",
 }
 
 HOW_MUCH = {
     "kills": (300, "how many writers the crash tests kill, about"),
     "cuts": (1500, "how many states after a power cut are checked, about"),
     "inputs": (25, "how many broken inputs each test of them tries, about"),
+    "forks": (2000, "how many forks there are beside threads that use stores, about"),
     "load-seconds": (4, "how long the load test lasts"),
 }
 """Options: with a smaller number than the default nothing is promised."""

@@ -27,10 +27,9 @@ def list_(settings: Settings, as_json: bool) -> None:
 
     Its number, when, how many bytes, where it was, and why.
     """
-    from layerstore.sql.quarantine import quarantined
 
     with settings.reading() as store:
-        found = quarantined(store)
+        found = store.quarantined()
     if as_json:
         print_json(
             [
@@ -105,10 +104,9 @@ def drop(settings: Settings, numbers: tuple[int, ...], everything: bool) -> None
     All that are named, or none. Exits with 1 if one of them is not there.
     """
     from layerstore.sql.quarantine import drop as forget
-    from layerstore.sql.quarantine import quarantined
 
     if bool(numbers) == everything:
         raise click.UsageError("give numbers, or --all")
     with settings.writing() as store, store.transaction():
-        dropped = forget(store, [one.number for one in quarantined(store)] if everything else numbers)
+        dropped = forget(store, [one.number for one in store.quarantined()] if everything else numbers)
     say(f"{len(dropped)} dropped")

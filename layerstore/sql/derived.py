@@ -1,19 +1,30 @@
 """The rows that are derived from the V2 lists: kept right by every write, checked and rebuilt by `verify`.
 
 `metadata` is the truth. A list that cannot be read, an entry with an odd digest, and a key that is no DiffID have no
-rows. Positions only rise; a gap stays where an entry went, so that nothing need be renumbered.
+rows. Positions only rise; a gap stays where an entry went, so that nothing need be renumbered. Nothing is read or
+written here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec.structs import astuple
 
 from layerstore.digest import is_digest
 from layerstore.records import Association, V2Metadata, associations, decode_list, key_digest
-from layerstore.sql.sqlite.handles import Handle
-from layerstore.sql.sqlite.statements import ADD_ASSOCIATION, ASSOCIATIONS, REMOVE_ASSOCIATION
+
+Row = tuple[int, str, str, str]
+"""Position, digest, source repository, HMAC."""
+
+
+class Difference(NamedTuple):
+    """What makes the rows of a layer those that its list wants."""
+
+    stale: list[int]
+    """Positions of rows that go."""
+    new: list[Row]
 
 
 def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:
@@ -21,7 +32,7 @@ def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:
     diff_id = key_digest(key)
     if diff_id is None:
         return None, []
-    return diff_id, [entry for entry in _entries(value) if is_digest(entry.digest)]
+    return diff_id, [entry for entry in listed(value) if is_digest(entry.digest)]
 
 
 def rows(key: str, value: bytes) -> list[Association]:
@@ -32,33 +43,26 @@ def rows(key: str, value: bytes) -> list[Association]:
         return []
 
 
-def update(handle: Handle, key: str, value: bytes) -> None:
-    """Write the difference between the rows that are there and those that the list wants.
+def difference(there: Sequence[Row], entries: Sequence[V2Metadata]) -> Difference:
+    """Return the difference between the rows that are there and those that a list wants.
 
     What stays is the longest beginning of the new list that the old one has in the same order; so an append, a move
     to the end and an eviction cost a row or two each.
     """
-    diff_id = key_digest(key)
-    if diff_id is None:
-        return
-    there = handle.execute(ASSOCIATIONS, (diff_id,)).fetchall()
     # A digest that has a row was found to be one when that was written.
     known = {row[1] for row in there}
-    wanted = texts([entry for entry in _entries(value) if entry.digest in known or is_digest(entry.digest)])
+    texts_wanted = texts([entry for entry in entries if entry.digest in known or is_digest(entry.digest)])
     kept, stale = 0, []
     for row in there:
-        if kept < len(wanted) and row[1:] == wanted[kept]:
+        if kept < len(texts_wanted) and row[1:] == texts_wanted[kept]:
             kept += 1
         else:
-            stale.append((diff_id, row[0]))
-    for gone in stale:
-        handle.execute(REMOVE_ASSOCIATION, gone)
+            stale.append(row[0])
     last = there[-1][0] if there else 0
-    for position, new in enumerate(wanted[kept:], last + 1):
-        handle.execute(ADD_ASSOCIATION, (diff_id, position, *new))
+    return Difference(stale, [(last + at, *new) for at, new in enumerate(texts_wanted[kept:], 1)])
 
 
-def _entries(value: bytes) -> list[V2Metadata]:
+def listed(value: bytes) -> list[V2Metadata]:
     """Return what a list holds; one that cannot be read has no rows."""
     try:
         return decode_list(value)

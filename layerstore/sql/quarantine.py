@@ -1,62 +1,35 @@
-"""The quarantine: bytes that a write, an import or a repair had to set aside. Emptied only on request."""
+"""What people do with the quarantine: look into it, put a value back, forget it. Emptied only on request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from layerstore.errors import InvalidInputError, NotFoundError
 from layerstore.records import why_unreadable
-from layerstore.sql.sqlite import statements
+from layerstore.sql.backend import Quarantined
 from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import check_key
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A value in quarantine.
-
-    Attributes:
-        number: its `id`, by which the commands name it.
-        namespace: where it was.
-        key: its key there.
-        value: the bytes.
-        reason: why it was set aside.
-        quarantined_at_ns: when, as Unix time in nanoseconds.
-    """
-
-    number: int
-    namespace: str
-    key: str
-    value: bytes
-    reason: str
-    quarantined_at_ns: int
-
-
-def quarantined(store: SQLMetadataStore) -> list[SetAside]:
-    """Return all that is in quarantine, the oldest first."""
-    return [SetAside(*row) for row in store.run(statements.QUARANTINED)]
-
-
-def one_quarantined(store: SQLMetadataStore, number: int) -> SetAside:
+def one_quarantined(store: SQLMetadataStore, number: int) -> Quarantined:
     """Return one value in quarantine.
 
     Raises:
         NotFoundError: there is none of this number.
     """
-    rows = store.run(statements.ONE_QUARANTINED, (number,))
-    if not rows:
+    found = store._backend.quarantined(number)
+    if not found:
         raise NotFoundError("quarantine", str(number))
-    return SetAside(*rows[0])
+    return found[0]
 
 
-def restore(store: SQLMetadataStore, number: int, *, force: bool = False) -> SetAside:
+def restore(store: SQLMetadataStore, number: int, *, force: bool = False) -> Quarantined:
     """Put a value back where it was; what is there by now goes to quarantine in its stead. One transaction.
 
     Raises:
         NotFoundError: there is none of this number.
-        InvalidInputError: it still cannot be what its namespace says, unless `force`; its key breaks the key rules.
+        InvalidInputError: it is still invalid for its namespace, unless `force`; its key breaks the key rules.
     """
     with store.transaction():
         found = one_quarantined(store, number)
@@ -71,11 +44,11 @@ def restore(store: SQLMetadataStore, number: int, *, force: bool = False) -> Set
         if current is not None and current != found.value:
             store.quarantine(found.namespace, found.key, current, f"replaced by number {number} from quarantine")
         store.set(found.namespace, found.key, found.value)
-        store.run(statements.DROP_QUARANTINED, (number,))
+        store._backend.drop_quarantined([number])
     return found
 
 
-def drop(store: SQLMetadataStore, numbers: Iterable[int]) -> list[SetAside]:
+def drop(store: SQLMetadataStore, numbers: Iterable[int]) -> list[Quarantined]:
     """Forget values in quarantine for good, all of them or none. One transaction.
 
     Raises:
@@ -83,8 +56,7 @@ def drop(store: SQLMetadataStore, numbers: Iterable[int]) -> list[SetAside]:
     """
     with store.transaction():
         found = [one_quarantined(store, number) for number in dict.fromkeys(numbers)]
-        for one in found:
-            store.run(statements.DROP_QUARANTINED, (one.number,))
+        store._backend.drop_quarantined(one.number for one in found)
     return found
 
 
@@ -93,10 +65,5 @@ def set_aside_odd_name(store: SQLMetadataStore, name: OddName) -> bool:
 
     Raises: as `SQLMetadataStore.set`.
     """
-    with store.transaction():
-        values = store.run(statements.GET_RAW, name)
-        for (value,) in values:
-            reason = f"{NOT_UTF8}: X'{name.namespace.hex()}', X'{name.key.hex()}'"
-            store.quarantine(*name.shown(), value, reason)
-        store.run(statements.DELETE_RAW, name)
-    return bool(values)
+    reason = f"{NOT_UTF8}: X'{name.namespace.hex()}', X'{name.key.hex()}'"
+    return store._backend.set_aside_odd_name(name.namespace, name.key, name.shown(), reason)

@@ -1,30 +1,29 @@
-"""`SQLMetadataStore`: the `Store` on one SQLite file, with transactions.
+"""`SQLMetadataStore`: the `Store` on a database, with transactions.
 
-Transactions and statements are `layerstore.sql.database`'s, derived rows are `layerstore.sql.derived`'s; this module
-says what an entry is in the database.
+What an entry's name and value may be is said here; how they are kept is a `layerstore.sql.backend.Backend`'s.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
-from layerstore.digest import DiffID, is_digest
-from layerstore.errors import InvalidInputError, InvalidKeyError, NotFoundError
-from layerstore.records import V2_METADATA, Record, digest_key, key_digest
-from layerstore.sql import derived
-from layerstore.sql.database import Database
-from layerstore.sql.reading.known import Known, fetch_known
-from layerstore.sql.sqlite import statements
-from layerstore.sql.sqlite.handles import Handle
-from layerstore.sql.sqlite.snapshot import OddName, Snapshot, fetch_many
-from layerstore.store import check_key, why_not_a_namespace
+from sqlalchemy import Engine
 
-if TYPE_CHECKING:
-    from layerstore.sql.sqlite.load import Incoming
+from layerstore.digest import DiffID
+from layerstore.errors import InvalidInputError, InvalidKeyError, LayerstoreError, NotFoundError, StoreClosedError
+from layerstore.records import Record
+from layerstore.sql.backend import Doomed, Incoming, Known, Loaded, Quarantined, Resolve
+from layerstore.sql.sqlite import recognition
+from layerstore.sql.sqlite.backend import SQLite
+from layerstore.sql.sqlite.file import check_timeout
+from layerstore.sql.sqlite.snapshot import OddName, Snapshot
+from layerstore.store import Address, Change, Compute, SetAside, check_key, why_not_a_namespace
 
 _Found = TypeVar("_Found")
 
@@ -32,10 +31,11 @@ _FEW = 1000
 """Entries that `set_many` writes one by one, each then changing B-trees in places of its own."""
 
 
-class SQLMetadataStore(Database):
+class SQLMetadataStore:
     """Keep entries in one SQLite file that threads and processes share.
 
-    Each thread has a connection of its own. A fork lets go of idle connections, and the child makes new ones; where one
+    Each thread has a connection of its own. A transaction belongs to the asyncio task that began it, or outside of a
+    loop to the thread. A fork lets go of idle connections, and the child makes new ones; where one
     was in use (a transaction, an iteration, a connection of the engine), the file cannot be used in the child, which
     says so: SQLite would lose what it writes. Readers see the last commit and wait for
     nobody; writers take turns. Opening a file that is not there makes it (0600, its directory 0700); opening an older
@@ -44,8 +44,8 @@ class SQLMetadataStore(Database):
     on with the file that was opened.
 
     Args:
-        path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: then one connection, which the threads take in
-            turns, and nothing is kept.
+        path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, which goes when the
+            store is closed.
         durability: `"full"` syncs each commit, so that a power cut loses nothing that was acknowledged; `"normal"`
             syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
             file's consistency. A crash of the process alone costs nothing either way.
@@ -62,6 +62,20 @@ class SQLMetadataStore(Database):
     Source: Docker's `metadata.Store`; sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous.
     """
 
+    def __init__(
+        self,
+        path_or_url: str | os.PathLike[str],
+        *,
+        durability: Literal["full", "normal"] = "full",
+        read_only: bool = False,
+        timeout_s: float = 30.0,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
+        check_timeout(timeout_s)
+        self.path = recognition.resolve(path_or_url)
+        self._backend = SQLite(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
+
     def get(self, namespace: str, key: str) -> bytes:
         """Return the value. One statement; it waits for nobody.
 
@@ -73,13 +87,12 @@ class SQLMetadataStore(Database):
         Source: Docker's `Get`.
         """
         try:
-            row = self._connections.local.handle.first(statements.GET, (namespace, key))
-        except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
+            value = self._backend.get(namespace, key)
+        except LayerstoreError as error:
             self._fail(error, namespace, key)
-        if row is None:
+        if value is None:
             check_key(namespace, key)
             raise NotFoundError(namespace, key)
-        value: bytes = row[0]
         return value
 
     def set(self, namespace: str, key: str, value: bytes) -> None:
@@ -93,7 +106,7 @@ class SQLMetadataStore(Database):
 
         Source: Docker's `Set`.
         """
-        self._set(namespace, key, value)
+        self._backend.put((namespace, key, _checked(namespace, key, value), None))
 
     def delete(self, namespace: str, key: str) -> None:
         """Remove the value and what was derived from it. One transaction; writers wait.
@@ -106,17 +119,26 @@ class SQLMetadataStore(Database):
         Source: Docker's `Delete`.
         """
         try:
-            with self.transaction():
-                handle = self._connections.local.handle
-                gone = handle.execute(statements.DELETE, (namespace, key)).rowcount
-                diff_id = key_digest(key) if gone and namespace == V2_METADATA else None
-                if diff_id is not None:
-                    self._derive(handle, lambda: handle.execute(statements.REMOVE_ASSOCIATIONS, (diff_id,)))
-        except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
+            is_gone = self._backend.delete(namespace, key)
+        except LayerstoreError as error:
             self._fail(error, namespace, key)
-        if not gone:
+        if not is_gone:
             check_key(namespace, key)
             raise NotFoundError(namespace, key)
+
+    def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
+        """Read entries, then write what `compute` makes of them, in one transaction; return what was done.
+
+        Other writers wait. What `compute` gives is written as it is: it has made names and values itself.
+
+        Args:
+            addresses: namespaces and keys of what to read.
+            compute: is given the values that are there, and says what to write, or what else to read first. It may be
+                called again, and must do nothing else. What it raises undoes all.
+
+        Raises: as `set`; nothing was written.
+        """
+        return self._backend.change(addresses, compute)
 
     def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
         """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
@@ -146,7 +168,7 @@ class SQLMetadataStore(Database):
 
     def _each(self, read: Callable[[Snapshot], Iterator[_Found]]) -> Iterator[_Found]:
         with self.snapshot() as snapshot:
-            if not self.is_held:
+            if not self._backend.is_held:
                 for one in read(snapshot):
                     yield one
                     self._check_open()
@@ -164,11 +186,11 @@ class SQLMetadataStore(Database):
         """
         wanted = list(dict.fromkeys(keys))
         try:
-            found = fetch_many(self._connections.local.handle.execute, namespace, wanted)
-        except (sqlite3.Error, UnicodeEncodeError, OverflowError, TypeError) as error:
+            found = self._backend.get_many(namespace, wanted)
+        except (LayerstoreError, UnicodeEncodeError, TypeError) as error:
             for key in wanted:
                 check_key(namespace, key)
-            self._fail(error, namespace, "")
+            self._fail(error, namespace, "key")
         for key in wanted:
             if key not in found:
                 check_key(namespace, key)
@@ -177,9 +199,10 @@ class SQLMetadataStore(Database):
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
         """Return layers' lists, by key, and all digests that map to them, by DiffID. One statement, one moment.
 
-        Raises: as `run`.
+        Raises:
+            StoreError: the store failed or was closed.
         """
-        return fetch_known(self.run, diff_ids)
+        return self._backend.known_layers(diff_ids)
 
     def set_many(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
         """`set` all entries in one transaction: all are there afterwards, or none. Of a key twice, the last one stays.
@@ -192,85 +215,154 @@ class SQLMetadataStore(Database):
         rest = iter(entries)
         first = list(islice(rest, _FEW + 1))
         if len(first) <= _FEW:
-            with self.transaction():
-                for namespace, key, value in first:
-                    self._set(namespace, key, value)
+            # One by one inside the transaction, so that what comes before a bad one is not checked for nothing.
+            self._backend.write(
+                (namespace, key, _checked(namespace, key, value), None) for namespace, key, value in first
+            )
             return
-        from layerstore.sql.sqlite.load import load  # lookups need not wait for it
-
-        load(self, self._incoming(chain(first, rest)), lambda _source, _existing, incoming: incoming)
+        self.load(self._incoming(chain(first, rest)), lambda _source, _existing, incoming, _aside: incoming)
 
     def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
-        from layerstore.sql.sqlite.load import Incoming
-
         while batch := list(islice(entries, _FEW)):
             now = time.time_ns()
             yield Incoming(
                 0, [(namespace, key, _checked(namespace, key, value), now) for namespace, key, value in batch]
             )
 
+    def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
+        """Take in any number of entries, staged beside the database first, in one transaction; by source.
+
+        Raises: as `set`; what `incoming` raises, as it is. Nothing was taken in.
+        """
+        return self._backend.load(incoming, resolve)
+
     def put(self, record: Record) -> None:
         """`set` an entry with the time that it has elsewhere.
 
         Raises: as `set`.
         """
-        self._set(*record)
+        namespace, key, value, modified_at_ns = record
+        self._backend.put((namespace, key, _checked(namespace, key, value), modified_at_ns))
+
+    def remove(self, doomed: Iterable[Doomed]) -> list[int]:
+        """Remove or shorten entries in one transaction; return the numbers of those that were left, as they come.
+
+        Left is what another writer changed since, and the mapping of a digest that a list holds by now: a pull would
+        download what it knew. Lists must therefore come before mappings. Other writers wait for all of it.
+
+        Raises: as `set`; nothing was removed.
+        """
+        return self._backend.remove(doomed)
 
     def rederive(self, diff_id: str | bytes) -> None:
         """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
 
         Raises: as `set`.
         """
-        with self.transaction():
-            # What another program wrote need not even be text, and the rows that are there need not be readable.
-            is_text = isinstance(diff_id, str)
-            self.run(statements.REMOVE_ASSOCIATIONS if is_text else statements.REMOVE_RAW_ASSOCIATIONS, (diff_id,))
-            key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
-            values = self.run(statements.GET, (V2_METADATA, key))
-            if key and values:
-                handle = self._connections.local.handle
-                self._derive(handle, lambda: derived.update(handle, key, values[0][0]))
+        self._backend.rederive(diff_id)
 
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
         """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.
 
         Raises: as `set`.
         """
-        row = (namespace, key, value, reason)
-        with self.transaction():
-            if not self.run(statements.IS_QUARANTINED, row):
-                self.run(statements.QUARANTINE, (*row, time.time_ns()))
+        self._backend.set_aside([SetAside(namespace, key, value, reason)])
 
-    def _set(self, namespace: str, key: str, value: bytes, modified_at_ns: int | None = None) -> None:
-        value = _checked(namespace, key, value)
-        row = (namespace, key, value, time.time_ns() if modified_at_ns is None else modified_at_ns)
-        handle = self._connections.local.handle
-        try:
-            if namespace != V2_METADATA:
-                handle.check()
-                handle.execute(statements.SET, row)
-                handle.committed()
-            elif handle.depth:
-                handle.check()
-                self._set_list(handle, row)
-            else:
-                with self.transaction():
-                    self._set_list(handle, row)
-        except (sqlite3.Error, OverflowError) as error:
-            self._fail(error, namespace, key)
+    def quarantined(self) -> list[Quarantined]:
+        """Return all that is in quarantine, the oldest first.
 
-    def _set_list(self, handle: Handle, row: tuple[str, str, bytes, int]) -> None:
-        handle.execute(statements.SET, row)
-        self._derive(handle, lambda: derived.update(handle, row[1], row[2]))
+        Raises:
+            StoreError: the store failed or was closed.
+        """
+        return self._backend.quarantined()
 
-    @staticmethod
-    def _derive(handle: Handle, write: Any) -> None:
-        """Run the second part of a write; if it breaks off, the first part must not stay."""
-        try:
-            write()
-        except BaseException:
-            handle.fail()
-            raise
+    def transaction(self, *, deferred: bool = False) -> AbstractContextManager[None]:
+        """Return a context manager: what this task writes in it happens whole, or not at all if an error leaves it.
+
+        It begins with the lock of the writers (`BEGIN IMMEDIATE`), so that what is read in it is still true when it
+        is written; other writers wait, readers do not. Reads in it see its writes. One inside another is a savepoint:
+        an error that leaves it undoes its part alone. A write that broke off, as on a full disk, undoes its
+        transaction also when the error was caught.
+
+        It belongs to the asyncio task that began it, or outside of a loop to the thread: while it is open, other tasks
+        of the loop cannot use the store. Under asyncio, put the whole transaction into one function, and run that with
+        `asyncio.to_thread`. Transactions are left in the reverse order of their beginning; otherwise all is rolled
+        back.
+
+        Args:
+            deferred: begin without the lock, for reading alone: one snapshot from the first read on.
+
+        Raises:
+            StoreBusyError: another writer did not end in time.
+            StoreError: the store failed or was closed; another task uses it, or it is left out of order; or, at the
+                end, what was written could not be kept.
+        """
+        return self._backend.transaction(deferred=deferred)
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """Open a view of the store at this moment, for work that reads more than one thing.
+
+        On a connection of its own, so that writers need not wait and are not seen; inside `transaction()` a nested
+        transaction.
+
+        Raises:
+            StoreError: the store failed or was closed meanwhile, in the body too.
+        """
+        return self._backend.snapshot()
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine on the same database, for queries of one's own.
+
+        Its connections are its own: they see what was committed. What it writes to `metadata` is not derived from;
+        use the store to write, or `verify(store, repair=True)` afterwards.
+
+        Raises:
+            StoreClosedError: the store was closed.
+        """
+        self._check_open()
+        return self._backend.engine
+
+    def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        """Run a statement on this thread's connection; return its rows."""
+        return self._backend.run(statement, parameters)
+
+    def refuse_foreign_schema(self) -> None:
+        """Refuse what opening to write refuses, in a store that was opened to read.
+
+        Raises:
+            StoreOpenError: there are triggers on our tables, or something else is under our names.
+        """
+        self._backend.refuse_foreign_schema()
+
+    def copy_to(self, connection: sqlite3.Connection) -> None:
+        """Copy the whole database, as it was last committed, to another one."""
+        self._backend.copy_to(connection)
+
+    def close(self) -> None:
+        """Close every connection, also those of other threads and of the engine. A second call does nothing."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"SQLMetadataStore({self.path or ':memory:'!r})"
+
+    def _check_open(self) -> None:
+        if self._backend.closed:
+            raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self.path)
+
+    def _fail(self, error: Exception, namespace: str, key: str) -> NoReturn:
+        """Raise an error, or that for a namespace and key that break the rules, if that was why."""
+        if not self._backend.closed:
+            check_key(namespace, key)
+        if not isinstance(error, LayerstoreError):
+            raise InvalidInputError(str(error)) from error
+        raise error
 
 
 def _checked(namespace: str, key: str, value: object) -> bytes:

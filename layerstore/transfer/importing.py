@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from layerstore.errors import InvalidInputError
 from layerstore.files.scanning import Odd
-from layerstore.records import Record
-from layerstore.sql.sqlite.load import Incoming, Loaded, Resolve, load
+from layerstore.sql.backend import Incoming, Loaded, Resolve
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store
 from layerstore.transfer import sources as reading
 from layerstore.transfer.batches import Batch
-from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, Replace, keep
+from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, keep, replace
 from layerstore.transfer.sources import Place, Progress
 
 
@@ -142,15 +141,12 @@ def import_all(
     if not isinstance(store, SQLMetadataStore):
         raise InvalidInputError(f"importing needs a SQLMetadataStore, not {type(store).__name__}")
 
-    def set_aside(record: Record, reason: str) -> None:
-        store.quarantine(*record[:3], reason)
-
     found = _Reading([source for place in places for source in reading.sources(place)], progress)
-    merge = Merge(set_aside, found.name)
-    resolvers: dict[str, Resolve] = {"merge": merge, "replace": Replace(set_aside), "keep": keep}
+    merge = Merge(found.name)
+    resolvers: dict[str, Resolve] = {"merge": merge, "replace": replace, "keep": keep}
     if on_conflict not in resolvers:
         raise InvalidInputError(f"on_conflict is one of {', '.join(resolvers)}, not {on_conflict!r}")
-    by_source = found.reports(load(store, found, resolvers[on_conflict]))
+    by_source = found.reports(store.load(found, resolvers[on_conflict]))
     return ImportReport(
         sources=by_source,
         read=sum(report.read for report in by_source),

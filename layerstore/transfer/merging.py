@@ -28,7 +28,7 @@ class Examples(Generic[Found]):
 
 
 OnConflict = Literal["merge", "replace", "keep"]
-SetAside = Callable[[Record, str], None]
+Aside = Callable[[Record, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,13 @@ class Merge:
     as later; the result's time is the later one. Without ties, the order of merging does not matter.
     """
 
-    def __init__(self, set_aside: SetAside, name: Callable[[int], str]) -> None:
-        self._set_aside = set_aside
+    def __init__(self, name: Callable[[int], str]) -> None:
         self._name = name
         self.conflicts: Examples[Conflict] = Examples()
         self.evictions: Examples[Eviction] = Examples()
         self.evicted = 0
 
-    def __call__(self, source: int, existing: Record, incoming: Record) -> Record | None:
+    def __call__(self, source: int, existing: Record, incoming: Record, aside: Aside) -> Record | None:
         """Return what to store, or `None` to leave what is there."""
         incoming_is_later = incoming.modified_at_ns >= existing.modified_at_ns
         later, older = (incoming, existing) if incoming_is_later else (existing, incoming)
@@ -88,11 +87,11 @@ class Merge:
             return later if later != existing else None
         reason = why_unreadable(*existing[:3])
         if reason is not None:
-            self._set_aside(existing, reason)
+            aside(existing, reason)
             return incoming
         if existing.namespace == V2_METADATA:
             return self._merge_lists(source, existing, later, older)
-        return self._choose(source, later, older)
+        return self._choose(source, later, older, aside)
 
     def _merge_lists(self, source: int, existing: Record, later: Record, older: Record) -> Record | None:
         tail = decode_list(later.value)
@@ -108,29 +107,23 @@ class Merge:
             self.evictions.add(Eviction(later.key.replace("/", ":", 1), evicted, self._name(source)))
         return merged
 
-    def _choose(self, source: int, later: Record, older: Record) -> Record:
+    def _choose(self, source: int, later: Record, older: Record, aside: Aside) -> Record:
         self.conflicts.add(
             Conflict(later.namespace, later.key, _shown(later.value), _shown(older.value), self._name(source))
         )
-        self._set_aside(older, f"conflict: a later write says {_shown(later.value)}")
+        aside(older, f"conflict: a later write says {_shown(later.value)}")
         return later
 
 
-class Replace:
+def replace(_source: int, existing: Record, incoming: Record, aside: Aside) -> Record:
     """Take what comes in; what was there and cannot be read is set aside."""
-
-    def __init__(self, set_aside: SetAside) -> None:
-        self._set_aside = set_aside
-
-    def __call__(self, _source: int, existing: Record, incoming: Record) -> Record:
-        """Return what to store."""
-        reason = why_unreadable(*existing[:3])
-        if reason is not None and existing.value != incoming.value:
-            self._set_aside(existing, reason)
-        return incoming
+    reason = why_unreadable(*existing[:3])
+    if reason is not None and existing.value != incoming.value:
+        aside(existing, reason)
+    return incoming
 
 
-def keep(_source: int, _existing: Record, _incoming: Record) -> None:
+def keep(_source: int, _existing: Record, _incoming: Record, _aside: Aside) -> None:
     """Leave what is there."""
 
 

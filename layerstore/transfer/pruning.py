@@ -22,7 +22,8 @@ from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import removal
-from layerstore.sql.removal import Doomed, free_bytes, remove
+from layerstore.sql.backend import Doomed
+from layerstore.sql.removal import free_bytes
 from layerstore.sql.sqlite.snapshot import OddName, Snapshot
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.transfer import criteria as judging
@@ -294,7 +295,7 @@ def _remove(store: ReadableStore, doomed: Spool, archive: str | None) -> list[in
     if isinstance(store, FSMetadataStore):
         return remove_files(store, _each(doomed))
     try:
-        return remove(store, _each(doomed))
+        return store.remove(_each(doomed))
     except StoreError:
         if archive is not None:
             os.unlink(archive)  # nothing went

@@ -12,7 +12,7 @@ from layerstore.errors import TransferError
 from layerstore.files import tree, walking
 from layerstore.files.store import FSMetadataStore
 from layerstore.records import DIFF_IDS, V2_METADATA, Record, key_digest
-from layerstore.sql.removal import Doomed
+from layerstore.sql.backend import Doomed
 from layerstore.transfer.repairing import digests_of
 
 

@@ -21,7 +21,7 @@ from layerstore.files.scanning import Odd
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
 from layerstore.records import KNOWN_NAMESPACES, Record
-from layerstore.sql.sqlite.load import Incoming, load
+from layerstore.sql.backend import Incoming
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
@@ -238,7 +238,7 @@ def unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
         tempfile.TemporaryDirectory(prefix="layerstore-") as folder,
         SQLMetadataStore(os.path.join(folder, "archive.db"), durability="normal") as store,
     ):
-        load(store, entries(), lambda _source, _existing, incoming: incoming)
+        store.load(entries(), lambda _source, _existing, incoming, _aside: incoming)
         yield store, odd
 
 

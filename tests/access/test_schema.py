@@ -341,7 +341,7 @@ def test_a_migration_whose_outcome_is_not_our_schema_is_undone(
 
 def test_opening_costs_one_statement_more(path: Path, open_sql: OpenSQL):
     """Rows of the schema, which SQLite has read anyway; a store that is only read does not look."""
-    connection = open_sql(path)._connections.connect()
+    connection = open_sql(path)._backend._connections.connect()
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     for writing in (True, False):

@@ -155,7 +155,7 @@ def test_a_cut_that_fails_takes_nothing_back(store: SQLMetadataStore, chain: Cha
     def refuse(action: int, name: str | None, argument: str | None, *_: object) -> int:
         return sqlite3.SQLITE_DENY if name == "wal_checkpoint" else sqlite3.SQLITE_OK
 
-    handle = store._connections.local.handle
+    handle = store._backend._connections.local.handle
     handle.connection.set_authorizer(refuse)
     with caplog.at_level(logging.WARNING, "layerstore"):
         assert write(store, before_each=chain.turn) > WRITES * VALUE
@@ -164,7 +164,7 @@ def test_a_cut_that_fails_takes_nothing_back(store: SQLMetadataStore, chain: Cha
 
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     assert "cannot be written back yet" in caplog.text
-    assert handle.execute("PRAGMA busy_timeout").fetchone() == (30_000,)
+    assert handle.first("PRAGMA busy_timeout") == (30_000,)
     assert store.get("large", "0")[:1] == bytes([(WRITES - 1) // 8 * 8 % 256])
     write(store, 2 * wal.LIMIT // VALUE)
     assert size_of_log(store) <= wal.LIMIT

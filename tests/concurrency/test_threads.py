@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from layerstore import (
     FSMetadataStore,
@@ -21,7 +20,7 @@ from layerstore import (
     V2MetadataService,
 )
 from tests.concurrency.workers import LAYERS, add_to_all_layers, association, in_threads
-from tests.conftest import AnyStore, OpenSQL, database_rows, transact, undone
+from tests.conftest import AnyStore, OpenSQL, database_rows, undone
 from tests.contract.test_v2_damage import PlainStore
 from tests.strategies import sha256
 
@@ -103,72 +102,6 @@ def test_a_thread_never_sees_another_threads_open_transaction(sql_store: SQLMeta
     assert answers == ["not found"]
 
 
-def test_a_store_in_memory_is_busy_while_another_threads_transaction_lasts():
-    with SQLMetadataStore(":memory:", timeout_s=0.01) as store:
-        begun, ended = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with store.transaction():
-                store.set("n", "k", b"")
-                begun.set()
-                assert ended.wait(20)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert begun.wait(20)
-        for use in (
-            lambda: store.get("n", "k"),
-            lambda: store.set("n", "k", b""),
-            lambda: list(store.entries()),
-            lambda: transact(store),
-            lambda: database_rows(store, "SELECT 1"),
-        ):
-            with pytest.raises(StoreBusyError):
-                use()
-        ended.set()
-        thread.join()
-        assert store.get("n", "k") == b""
-        assert database_rows(store, "SELECT key FROM metadata") == [("k",)]
-
-
-def test_a_write_that_finds_a_store_in_memory_busy_leaves_what_the_engine_has_begun():
-    with SQLMetadataStore(":memory:", timeout_s=0.01) as store:
-        begun, ended = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with store.engine.begin() as connection:
-                connection.execute(text("INSERT INTO metadata VALUES ('n', 'k', x'00', 1)"))
-                begun.set()
-                assert ended.wait(20)
-
-        failures: list[str] = []
-        thread = threading.Thread(target=lambda: failures.extend(in_threads([hold])))
-        thread.start()
-        assert begun.wait(20)
-        with pytest.raises(StoreBusyError):
-            store.set("n", "other", b"")
-        ended.set()
-        thread.join()
-        assert failures == []
-        assert [key for _, key, _ in store.entries()] == ["k"]
-        store.set("n", "other", b"")
-
-
-def test_a_store_in_memory_is_not_written_to_inside_a_transaction_of_its_engine(sql_memory: SQLMetadataStore):
-    """It has one connection: the write would be undone with the transaction, or end it."""
-    with sql_memory.engine.connect() as outer:
-        sql_memory.set("n", "before", b"")
-        sql_memory.engine.connect().close()
-        outer.execute(text("INSERT INTO metadata VALUES ('n', 'k', x'00', 1)"))
-        for namespace, key in (("n", "other"), ("v2metadata-by-diffid", "sha256/" + "0" * 64)):
-            with pytest.raises(StoreError, match="a connection of the engine has a transaction open"):
-                sql_memory.set(namespace, key, b"[]")
-        assert sql_memory.get("n", "k") == b"\0"
-        outer.commit()
-        sql_memory.set("n", "behind", b"")
-    assert [key for _, key, _ in sql_memory.entries()] == ["before", "behind", "k"]
-
-
 def test_a_file_is_busy_while_another_threads_transaction_lasts(open_sql: OpenSQL):
     store = open_sql(timeout_s=0.01)
     begun, ended = threading.Event(), threading.Event()
@@ -223,7 +156,7 @@ def test_a_thread_that_ends_closes_its_connection(sql_file: SQLMetadataStore):
 
     assert before > 0
     assert open_descriptors(sql_file.path) == before
-    assert len(sql_file._connections._handles) == 1
+    assert len(sql_file._backend._connections._handles) == 1
 
 
 def test_close_closes_the_connections_of_all_threads(open_sql: OpenSQL):
@@ -265,7 +198,7 @@ def test_a_thread_that_ended_with_an_error_closes_its_connection(sql_file: SQLMe
         kept: list[object] = []
 
         def work(kept: list[object] = kept) -> None:
-            handle = sql_file._connections.local.handle
+            handle = sql_file._backend._connections.local.handle
             try:
                 sql_file.get("n", "absent")
             except NotFoundError as error:

@@ -26,8 +26,8 @@ from layerstore import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from layerstore.sql.sqlite.connections import Connections
 from layerstore.sql.sqlite.errors import _BY_CODE, mapped, mapping
+from layerstore.sql.sqlite.file import File
 
 EXPECTED: dict[str, type[LayerstoreError]] = {
     "SQLITE_AUTH": StoreOpenError,
@@ -96,8 +96,8 @@ def breakable(
     request: pytest.FixtureRequest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SQLMetadataStore]:
     """A store with one entry, whose connections fail as soon as `Breakable.error` is set."""
-    connect = Connections.connect
-    monkeypatch.setattr(Connections, "connect", lambda self: Breakable(connect(self)))
+    connect = File.connect
+    monkeypatch.setattr(File, "connect", lambda self: Breakable(connect(self)))
     monkeypatch.setattr(Breakable, "error", None)
     monkeypatch.setattr(Breakable, "statement", "")
     with SQLMetadataStore(":memory:" if request.param == "memory" else tmp_path / "layers.db") as store:
@@ -179,10 +179,10 @@ def test_nothing_else_escapes_whichever_statement_fails(
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_nothing_else_escapes_from_opening(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, name: str):
-    def fail(_: Connections) -> sqlite3.Connection:
+    def fail(_: File) -> sqlite3.Connection:
         raise driver_error(name)
 
-    monkeypatch.setattr(Connections, "connect", fail)
+    monkeypatch.setattr(File, "connect", fail)
     for place in (tmp_path / "layers.db", ":memory:"):
         with pytest.raises(LayerstoreError) as caught:
             SQLMetadataStore(place)
@@ -204,7 +204,7 @@ def test_sqlalchemys_wrapper_is_seen_through():
 
 
 def test_a_value_over_sqlites_limit_is_invalid_input(sql_store: SQLMetadataStore):
-    connection = sql_store._connections.local.handle.connection
+    connection = sql_store._backend._connections.local.handle.connection
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
 
     with pytest.raises(InvalidInputError, match="larger than SQLite allows"):

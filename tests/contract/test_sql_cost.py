@@ -21,7 +21,7 @@ LAYER, BLOB, REPOSITORY = sha256(1), sha256(2), "localhost:5000/team/app"
 @contextmanager
 def traced(store: SQLMetadataStore) -> Iterator[list[str]]:
     """Collect the statements that the thread's own connection runs."""
-    connection = store._connections.local.handle.connection
+    connection = store._backend._connections.local.handle.connection
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     try:

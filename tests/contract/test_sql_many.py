@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from layerstore import InvalidKeyError, SQLMetadataStore, V2Metadata, V2MetadataService, verify
+from layerstore import InvalidKeyError, SQLMetadataStore, V2Metadata
 from layerstore.records import DIFF_IDS, V2_METADATA, encode_list
-from layerstore.sql.schema import PAGE_SIZE, REBUILT, STATISTICS
+from layerstore.sql.schema import REBUILT, STATISTICS
 from tests.conftest import database_rows, undone
 
 
@@ -47,30 +46,6 @@ def test_indexes_that_are_built_at_the_end_are_those_of_a_new_file(sql_store: SQ
     sql_store.set_many(layers(1200))
 
     assert schema_of(sql_store) == before
-
-
-def test_what_is_loaded_has_room_for_what_is_added_later(tmp_path: Path):
-    loaded = []
-    for number in range(4000):
-        layer, blob = sha256(f"layer {number}"), f"sha256:{sha256(f'blob {number}')}"
-        entries = [V2Metadata(blob, f"localhost:5000/team/app-{at}") for at in range(1 + number % 4)]
-        loaded.append((V2_METADATA, f"sha256/{layer}", encode_list(entries)))
-        loaded.append((DIFF_IDS, blob.replace(":", "/"), f"sha256:{layer}".encode()))
-    with SQLMetadataStore(tmp_path / "layers.db") as store:
-        store.set_many(loaded)
-        assert set(store.entries()) == set(loaded)
-        assert database_rows(store, "SELECT count(*), min(diff_id) >= 'sha256:' FROM v2_metadata") == [(10000, 1)]
-        store.run("PRAGMA wal_checkpoint(TRUNCATE)")
-
-        add = V2MetadataService(store).add
-        for number in range(100):
-            layer, blob = sha256(f"new layer {number}"), sha256(f"new blob {number}")
-            add(f"sha256:{layer}", V2Metadata(f"sha256:{blob}", "r/new"))
-
-        # Eight pages are what there is to be written: two entries, and six that are derived. Without any room it is 17.
-        pages = (tmp_path / "layers.db-wal").stat().st_size / (PAGE_SIZE + 24)
-        assert pages / 100 < 11  # 9.5
-        assert verify(store).ok
 
 
 def test_many_replace_what_is_there_and_of_a_key_twice_the_last_stays(sql_store: SQLMetadataStore):

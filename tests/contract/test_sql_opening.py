@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,6 @@ from layerstore import (
     NotFoundError,
     SQLMetadataStore,
     StoreClosedError,
-    StoreError,
     StoreOpenError,
     StoreReadOnlyError,
 )
@@ -115,11 +116,43 @@ def test_durability_is_sqlites_synchronous_on_every_connection(open_sql: OpenSQL
     store = open_sql(durability=durability)
 
     assert database_rows(store, "PRAGMA synchronous") == [(synchronous,)]
-    assert store._connections.local.handle.first("PRAGMA synchronous") == (synchronous,)
+    assert store._backend._connections.local.handle.first("PRAGMA synchronous") == (synchronous,)
 
 
-def test_full_is_the_default_durability(sql_store: SQLMetadataStore):
-    assert database_rows(sql_store, "PRAGMA synchronous") == [(2,)]
+def test_full_is_the_default_durability(sql_file: SQLMetadataStore):
+    assert database_rows(sql_file, "PRAGMA synchronous") == [(2,)]
+
+
+def test_a_store_in_memory_is_never_synced(sql_memory: SQLMetadataStore):
+    assert database_rows(sql_memory, "PRAGMA synchronous") == [(0,)]
+
+
+def test_a_store_in_memory_is_a_private_file_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with SQLMetadataStore(":memory:") as store:
+        store.set("n", "k", b"value")
+        (folder,) = tmp_path.iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert (store.path, repr(store)) == (None, "SQLMetadataStore(':memory:')")
+    assert list(tmp_path.iterdir()) == []
+
+    store = SQLMetadataStore(":memory:")
+    store.set("n", "k", b"value")
+    del store
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stores_in_memory_share_nothing(sql_memory: SQLMetadataStore):
+    with SQLMetadataStore(":memory:") as other:
+        other.set("n", "k", b"value")
+        assert list(sql_memory.entries()) == []
+
+
+def test_a_store_in_memory_without_a_place_names_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(StoreOpenError, match="set TMPDIR"):
+        SQLMetadataStore(":memory:")
 
 
 def test_another_durability_is_refused(tmp_path: Path):
@@ -148,14 +181,6 @@ def test_a_closed_store_has_no_engine(sql_store: SQLMetadataStore):
 
     with pytest.raises(StoreClosedError):
         _ = sql_store.engine
-
-
-def test_inside_a_transaction_the_engine_of_a_store_in_memory_is_refused(sql_memory: SQLMetadataStore):
-    """It has one connection only: the engine's own BEGIN would meet the transaction that is open on it."""
-    with pytest.raises(StoreError, match=r"inside transaction"), sql_memory.transaction():
-        database_rows(sql_memory, "SELECT 1")
-    sql_memory.set("n", "k", b"")
-    assert database_rows(sql_memory, "SELECT key FROM metadata") == [("k",)]
 
 
 def test_read_only_reads_and_refuses_to_write(open_sql: OpenSQL):

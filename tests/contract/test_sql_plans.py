@@ -8,8 +8,8 @@ import sqlite3
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
-from layerstore.sql.reading.known import KNOWN_LAYERS
 from layerstore.sql.sqlite import statements
+from layerstore.sql.sqlite.backend import KNOWN_LAYERS
 from tests.conftest import database_rows
 from tests.strategies import sha256
 

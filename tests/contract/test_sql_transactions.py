@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +17,8 @@ from layerstore import (
     V2MetadataService,
 )
 from layerstore.sql import derived
+from layerstore.sql.sqlite import statements
+from layerstore.sql.sqlite.handles import Handle
 from tests.conftest import OpenSQL, database_rows, rolled_back, transact, undone
 from tests.strategies import sha256
 
@@ -128,14 +130,14 @@ def test_set_many_inside_a_transaction_is_part_of_it(sql_store: SQLMetadataStore
 
 def test_an_add_is_atomic_when_its_second_write_fails(sql_store: SQLMetadataStore, monkeypatch: pytest.MonkeyPatch):
     """In Docker these are two files, and a crash in between leaves half."""
-    original = sql_store.set
+    original = Handle.execute
 
-    def fail_on_the_mapping(namespace: str, key: str, value: bytes) -> None:
-        if namespace == "diffid-by-digest":
+    def fail_on_the_mapping(handle: Handle, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        if statement == statements.SET and parameters[0] == "diffid-by-digest":
             raise StoreError("made up")
-        original(namespace, key, value)
+        return original(handle, statement, parameters)
 
-    monkeypatch.setattr(sql_store, "set", fail_on_the_mapping)
+    monkeypatch.setattr(Handle, "execute", fail_on_the_mapping)
     with pytest.raises(StoreError, match="made up"):
         V2MetadataService(sql_store).add(LAYER, V2Metadata(sha256(1)))
 
@@ -148,11 +150,9 @@ def broken_derivation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the second half of writing a list fail, as on a full disk."""
 
     def fail(*_: Any) -> None:
-        error = sqlite3.OperationalError("made up")
-        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
-        raise error
+        raise StoreFullError("made up")
 
-    monkeypatch.setattr(derived, "update", fail)
+    monkeypatch.setattr(derived, "difference", fail)
 
 
 @pytest.mark.usefixtures("broken_derivation")
@@ -193,7 +193,7 @@ def test_a_caught_failure_in_an_inner_transaction_undoes_that_one_alone(sql_stor
 def test_a_full_file_keeps_nothing_of_a_transaction_whose_error_was_caught(sql_store: SQLMetadataStore):
     """SQLite rolls back by itself on SQLITE_FULL; a later write must not be committed alone."""
     sql_store.set("n", "before", b"")
-    connection = sql_store._connections.local.handle.connection
+    connection = sql_store._backend._connections.local.handle.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages + 2}").close()
     with rolled_back(sql_store):
@@ -265,11 +265,11 @@ def test_a_transaction_object_can_be_used_again_after_it_ended(sql_store: SQLMet
 
 def test_what_an_interrupt_left_open_is_rolled_back_by_the_next_write(sql_store: SQLMetadataStore):
     """Between BEGIN and the line that notes it; the next write must neither fail nor stay uncommitted."""
-    sql_store._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
+    sql_store._backend._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
     sql_store.set("n", "k", b"v")
-    sql_store._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
+    sql_store._backend._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
     with sql_store.transaction():
         sql_store.set("n", "other", b"v")
 
-    assert not sql_store._connections.local.handle.connection.in_transaction
+    assert not sql_store._backend._connections.local.handle.connection.in_transaction
     assert sql_store.get_many("n", ["k", "other"]) == {"k": b"v", "other": b"v"}

@@ -118,7 +118,7 @@ store = SQLMetadataStore(sys.argv[1])
 store.engine  # the log must not be written back meanwhile
 for number in range(40):
     store.set("n", f"{number:02}", bytes([number]) * 500)
-connection = store._connections.local.handle.connection
+connection = store._backend._connections.local.handle.connection
 connection.execute("PRAGMA cache_size=1")
 connection.execute("BEGIN IMMEDIATE")
 for number in range(40):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from layerstore import InvalidInputError, InvalidKeyError, NotFoundError, SQLMetadataStore, import_directory
 from layerstore.records import Record
-from layerstore.sql.quarantine import SetAside, drop, one_quarantined, quarantined, restore
+from layerstore.sql.backend import Quarantined
+from layerstore.sql.quarantine import drop, one_quarantined, restore
 from tests.conftest import database_rows
 from tests.transfer.conftest import LISTS, MAPPINGS, entries, layer_key, whole, write_file
 
@@ -30,14 +31,14 @@ def values(store: SQLMetadataStore) -> Counter[tuple[object, ...]]:
 
 
 def numbers(store: SQLMetadataStore) -> list[int]:
-    return [one.number for one in quarantined(store)]
+    return [one.number for one in store.quarantined()]
 
 
 def test_the_oldest_comes_first_with_all_that_is_known_of_it(sql_store: SQLMetadataStore):
     sql_store.quarantine("n", "b", b"\0\xff", "first")
     sql_store.quarantine("n", "a", b"", "second")
 
-    first, second = quarantined(sql_store)
+    first, second = sql_store.quarantined()
 
     assert first == one_quarantined(sql_store, first.number)
     assert (first.namespace, first.key, first.value, first.reason) == ("n", "b", b"\0\xff", "first")
@@ -68,10 +69,10 @@ def test_restore_puts_back_what_is_not_there(sql_file: SQLMetadataStore):
 
     found = restore(sql_file, *numbers(sql_file))
 
-    assert isinstance(found, SetAside)
+    assert isinstance(found, Quarantined)
     assert (found.namespace, found.key, found.value) == (LISTS, KEY, entries(1, 2))
     assert sql_file.get(LISTS, KEY) == entries(1, 2)
-    assert quarantined(sql_file) == []
+    assert sql_file.quarantined() == []
 
 
 def test_restore_swaps_with_what_is_there(sql_file: SQLMetadataStore):
@@ -83,7 +84,7 @@ def test_restore_swaps_with_what_is_there(sql_file: SQLMetadataStore):
     for expected, other in ((entries(2), entries(1)), (entries(1), entries(2))):
         (number,) = numbers(sql_file)
         restore(sql_file, number)
-        (aside,) = quarantined(sql_file)
+        (aside,) = sql_file.quarantined()
         assert (sql_file.get(LISTS, KEY), aside.value) == (expected, other)
         assert str(number) in aside.reason
         assert values(sql_file) == before
@@ -96,7 +97,7 @@ def test_restore_of_what_is_there_already_only_ends_its_quarantine(sql_file: SQL
     restore(sql_file, *numbers(sql_file))
 
     assert sql_file.get("n", "k") == b"v"
-    assert quarantined(sql_file) == []
+    assert sql_file.quarantined() == []
 
 
 UNREADABLE = [(LISTS, KEY, b"["), (LISTS, "sha256/short", entries(1)), (MAPPINGS, KEY, b"x"), ("v1id", "x", b"y")]
@@ -115,7 +116,7 @@ def test_what_still_cannot_be_read_is_restored_only_by_force(
 
     restore(sql_file, *numbers(sql_file), force=True)
     assert sql_file.get(namespace, key) == value
-    assert quarantined(sql_file) == []
+    assert sql_file.quarantined() == []
 
 
 @pytest.mark.parametrize(("namespace", "key"), [("n", "../x"), ("n", ""), ("a/b", "k"), ("n", ".tmp-k")])
@@ -174,7 +175,7 @@ def test_a_number_is_never_given_to_another_value(sql_file: SQLMetadataStore):
 
     with pytest.raises(NotFoundError):
         drop(sql_file, listed[-1:])
-    assert [one.value for one in quarantined(sql_file)][-1] == b"new"
+    assert [one.value for one in sql_file.quarantined()][-1] == b"new"
 
 
 def test_both_sides_of_a_conflict_are_still_there_after_it_was_decided_otherwise(
@@ -188,7 +189,7 @@ def test_both_sides_of_a_conflict_are_still_there_after_it_was_decided_otherwise
     restore(sql_file, *numbers(sql_file))
 
     assert sql_file.get(MAPPINGS, KEY).endswith(b"1")
-    assert [one.value[-1:] for one in quarantined(sql_file)] == [b"2"]
+    assert [one.value[-1:] for one in sql_file.quarantined()] == [b"2"]
 
 
 _VALUES = st.sampled_from([b"", b"[", b"[]", entries(1), entries(2, 1)])

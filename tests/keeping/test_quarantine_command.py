@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.quarantine import quarantined
 from tests.cli.conftest import BAD, DONE, FOUND, USAGE, Run, assert_one_line_error
 from tests.transfer.conftest import LISTS, entries, layer_key, whole
 
@@ -47,7 +46,7 @@ def test_list_says_number_time_size_place_and_reason(filled: Path, run: Run):
 
 def test_list_as_json_has_every_field(filled: Path, run: Run):
     with SQLMetadataStore(filled) as store:
-        times = [one.quarantined_at_ns for one in quarantined(store)]
+        times = [one.quarantined_at_ns for one in store.quarantined()]
 
     assert run("quarantine", "list", "--json").json[1:] == [
         {
@@ -90,7 +89,7 @@ def test_restore_swaps(filled: Path, run: Run):
     assert (done.code, done.out) == (DONE, f"restored {LISTS}/{KEY}\n")
     assert run("get", LISTS, KEY).raw == entries(2)
     with SQLMetadataStore(filled) as store:
-        assert [one.value for one in quarantined(store)][-1] == entries(1)
+        assert [one.value for one in store.quarantined()][-1] == entries(1)
 
 
 def test_restore_of_what_cannot_be_read_needs_force(filled: Path, run: Run):

@@ -26,7 +26,6 @@ from layerstore import (
 )
 from layerstore.docker import layerdb
 from layerstore.records import Record
-from layerstore.sql import removal
 from layerstore.transfer import pruning
 from tests.conftest import OpenSQL, undone
 from tests.prune.conftest import DAY, OLD, OURS, a_list, fill, make_layerdb, mapping, place, places
@@ -159,7 +158,7 @@ def places_inside(store: SQLMetadataStore) -> set[tuple[str, str]]:
 def test_the_archive_is_whole_before_anything_goes(store: SQLMetadataStore, tmp_path: Path, monkeypatch):
     before = rows_of(store)
     seen: list[object] = []
-    real = removal.remove
+    real = SQLMetadataStore.remove
 
     def remove(*arguments: Any) -> list[int]:
         with SQLMetadataStore(":memory:") as other:
@@ -167,7 +166,7 @@ def test_the_archive_is_whole_before_anything_goes(store: SQLMetadataStore, tmp_
             seen.append((report.added, rows_of(store) == before))
         return real(*arguments)
 
-    monkeypatch.setattr(pruning, "remove", remove)
+    monkeypatch.setattr(SQLMetadataStore, "remove", remove)
     report = prune(store, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
 
     assert report.archive == str(tmp_path / "gone.tar")

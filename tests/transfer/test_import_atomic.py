@@ -41,8 +41,8 @@ def break_at(number: int) -> Callable[[int, int | None], None]:
 
 def temporary_tables(store: SQLMetadataStore) -> list[str]:
     """Return the temporary tables of this thread's own connection."""
-    handle = store._connections.local.handle
-    return [name for (name,) in handle.execute("SELECT name FROM sqlite_temp_master").fetchall()]
+    handle = store._backend._connections.local.handle
+    return [name for (name,) in handle.execute("SELECT name FROM sqlite_temp_master")]
 
 
 @pytest.fixture

@@ -74,7 +74,9 @@ def test_no_garbage_in_a_database_raises_anything_but_our_errors(rows: list[tupl
     with tempfile.TemporaryDirectory() as folder, SQLMetadataStore(":memory:") as store:
         for row in rows:
             with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate, which no SQLite text can hold
-                store._connections.local.handle.execute("INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", row)
+                store._backend._connections.local.handle.execute(
+                    "INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", row
+                )
         for work in (
             lambda: export_directory(store, Path(folder) / "target"),
             lambda: diff(store, folder),

@@ -197,8 +197,8 @@ def test_no_garbage_in_a_database_raises_anything_but_our_errors(
 ):
     """Whatever another program wrote into the tables. What could be repaired is clean when it is checked again."""
     with SQLMetadataStore(":memory:") as store:
-        insert(store._connections, "INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", metadata)
-        insert(store._connections, "INSERT OR IGNORE INTO v2_metadata VALUES (?, ?, ?, ?, ?)", derived)
+        insert(store._backend._connections, "INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", metadata)
+        insert(store._backend._connections, "INSERT OR IGNORE INTO v2_metadata VALUES (?, ?, ?, ?, ?)", derived)
         try:
             verify(store)
             repaired = verify(store, repair=True)

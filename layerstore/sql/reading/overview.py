@@ -87,7 +87,7 @@ def version(store: SQLMetadataStore) -> int:
     Raises:
         StoreError: the store failed or was closed.
     """
-    return int(store.run("PRAGMA data_version")[0][0])
+    return store._backend.data_version()
 
 
 # Without a registry, before the first `/`, a repository is none of this table's; `stats` counts it.

@@ -92,7 +92,9 @@ def mapping(path: str | None) -> Iterator[None]:
 
 
 def is_undecodable(error: BaseException) -> bool:
-    """Tell whether the driver, not SQLite, failed on what a row holds: text that is not UTF-8."""
+    """Tell whether the driver, not SQLite, failed on what a row holds: text that is not UTF-8. Also of ours for it."""
+    if isinstance(error, StoreError) and error.__cause__ is not None:
+        error = error.__cause__
     return isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorcode", None) is None
 
 
@@ -104,7 +106,11 @@ def noting_damage(note: Callable[[str], None]) -> Iterator[None]:
     """Go on behind the body when SQLite cannot read on in it, as the file or the disk is damaged; say so to `note`."""
     try:
         yield
-    except sqlite3.Error as error:
-        if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF not in _UNREADABLE:
+    except StoreError as error:
+        cause = error.__cause__
+        if (
+            not isinstance(cause, sqlite3.Error)
+            or (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF not in _UNREADABLE
+        ):
             raise
-        note(f"reading stopped: {error.sqlite_errorname}: {error}")
+        note(f"reading stopped: {cause.sqlite_errorname}: {cause}")

@@ -1,4 +1,7 @@
-"""A driver connection with the transaction that is open on it: one for each thread, or one that the threads share."""
+"""A driver connection with the transaction that is open on it: each thread has one, and each long read.
+
+What the driver raises becomes an error of our tree here, where the driver is called.
+"""
 
 from __future__ import annotations
 
@@ -7,166 +10,246 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from layerstore.errors import StoreBusyError, StoreError
-from layerstore.files import tree
+from layerstore.errors import InvalidInputError, StoreError
+from layerstore.sql.sqlite.errors import mapped
+from layerstore.sql.sqlite.file import Connection, File, apart_from_forks, keep_for_ever
 from layerstore.sql.sqlite.log import LogKeeper
-from layerstore.sql.sqlite.place import Identity, Place
 
-alive: weakref.WeakSet[Connection] = weakref.WeakSet()
-"""Every open connection of this process to a file."""
+if TYPE_CHECKING:
+    from layerstore.sql.sqlite.transactions import Held
 
-_inherited: list[Connection] = []
+_REFUSED: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+"""What the driver raises: on what SQLite says, and on parameters that SQLite cannot take."""
 
-
-class Connection(sqlite3.Connection):
-    """A driver connection that knows its file, so that a fork can tell what it takes along."""
-
-    path: str | None = None
-    identity: Identity | None = None
-    place: Place | None = None
-
-    def know(self, place: Place) -> None:
-        """Note the file that it is open on."""
-        self.path, self.identity, self.place = place.path, place.identity, place
-        alive.add(self)
-        tree.databases.add(place.identity)
-
-    def close(self) -> None:
-        """Close it; a closed one, which the garbage collector may find late, is no part of a fork."""
-        alive.discard(self)
-        super().close()
-        if self.identity is not None and all(other.identity != self.identity for other in list(alive)):
-            tree.databases.discard(self.identity)
+inside: ContextVar[tuple[Held, ...]] = ContextVar("inside", default=())
+"""The transactions that this context is in: a thread that `asyncio.to_thread` starts inside one inherits it."""
 
 
 def _let_go(connection: Connection, pid: int) -> None:
-    if connection.path is None or pid == os.getpid():
+    if pid == os.getpid():
         connection.close()
     else:
-        _inherited.append(connection)
-
-
-class Fetched:
-    """A result that was read to its end."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self._rows = cursor.fetchall()
-        self.rowcount = cursor.rowcount
-
-    def fetchone(self) -> Any:
-        return self._rows.pop(0) if self._rows else None
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.fetchall())
-
-    def fetchall(self) -> list[Any]:
-        rows, self._rows = self._rows, []
-        return rows
+        keep_for_ever(connection)
 
 
 class Handle:
-    """One driver connection and the transaction that is open on it. One thread uses it at a time."""
+    """One driver connection and the transaction that is open on it. One thread uses it at a time.
 
-    def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
-        self.connection = connection
-        self._cursors: list[sqlite3.Cursor] = []
+    A cursor is out of the list of idle ones while a statement runs on it: so a fork sees whether the connection is in
+    use, and a lookup need not make a cursor, which costs an eighth of it. A signal's handler or a finalizer that comes
+    in between takes another one.
+    """
+
+    def __init__(self, file: File, *, read_only: bool = False) -> None:
+        self._file = file
         self.depth = 0
-        self.pinned = False  # it has temporary tables that somebody comes back to
-        self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+        self._begin = "BEGIN" if read_only or file.read_only else "BEGIN IMMEDIATE"
         self._failed_at = 0
+        self._streaming_in: int | None = None
         self._pid = os.getpid()
-        self._log_keeper = None if read_only else LogKeeper()
+        self._log_keeper = None if self._begin == "BEGIN" else LogKeeper()
+        self._connect()
+
+    def _connect(self) -> None:
+        try:
+            self.connection = self._file.connect()
+        except sqlite3.Error as error:
+            raise mapped(error, self._file.shown, closed=self._file.closed) from error
+        self._pid = os.getpid()
+        self._cursors = 1
+        self._idle = [self.connection.cursor()]
         # When this goes, too: closing while another thread is in a statement would end the process, but every statement
         # runs in a method of this object. Not by `__del__`: of a handle in a cycle, such as that of an error and its
         # traceback, the collector may come upon the connection first, and warns that nobody has closed it.
-        self._close = weakref.finalize(self, _let_go, connection, os.getpid())
+        self._close = weakref.finalize(self, _let_go, self.connection, self._pid)
         self._close.atexit = False  # a thread that still runs may be in a statement
 
     def close(self) -> None:
         """Close the connection; in a forked child, keep it from being closed: it is the parent's."""
         self._close()
 
-    def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
-        """Run a statement that gives one row at most; return it, or `None`.
+    def let_go(self) -> bool:
+        """Close the connection before a fork, if no thread is in it; the next use makes a new one. Tell whether it is.
 
-        On a cursor that is used again and again, as making one costs an eighth of a lookup. It is taken off the list
-        meanwhile: what comes in between, a signal's handler or a finalizer, takes another one.
+        The caller holds off whoever opens and closes connections.
         """
+        taken: list[sqlite3.Cursor] = []
         try:
-            cursor = self._cursors.pop()
+            while True:
+                taken.append(self._idle.pop())
         except IndexError:
-            cursor = self.connection.cursor()
-        row = cursor.execute(statement, parameters).fetchone()
-        self._cursors.append(cursor)
-        return row
+            pass
+        if len(taken) == self._cursors and not self.depth:
+            self._close()
+            self._cursors = 0
+        else:
+            self._idle.extend(taken)
+        return self._cursors == 0
 
-    def execute(self, statement: str, parameters: Sequence[object] = ()) -> Fetched:
-        """Run a statement to its end."""
-        return Fetched(self.connection.execute(statement, parameters))
+    @contextmanager
+    def driver(self) -> Iterator[Connection]:
+        """Give the driver's connection itself; no fork closes it in the body. What it raises comes as it is."""
+        cursor = self._take()
+        try:
+            yield self.connection
+        finally:
+            self._idle.append(cursor)
+
+    @property
+    def is_in_a_call(self) -> bool:
+        """Whether another thread may be in a call of SQLite's on this connection."""
+        return len(self._idle) < self._cursors or self._streaming_in not in (None, threading.get_ident())
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether the connection came along into a forked child: a fork has not closed it."""
+        return self._cursors > 0
+
+    def _another(self) -> sqlite3.Cursor:
+        """Return a cursor where none is idle: inside a statement of this very thread, or behind a fork."""
+        with apart_from_forks():  # one that goes on may have taken them
+            if self._cursors:
+                self._cursors += 1
+                return self.connection.cursor()
+        self._connect()
+        return self._idle.pop()
+
+    def _take(self) -> sqlite3.Cursor:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._another()
+
+    def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+        """Run a statement that gives one row at most; return it, or `None`."""
+        try:
+            cursor = self._idle.pop()
+        except IndexError:
+            cursor = self._another()
+        try:
+            return cursor.execute(statement, parameters).fetchone()
+        except _REFUSED as error:
+            self._fail(error)
+        finally:
+            self._idle.append(cursor)
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        """Run a statement to its end; return its rows."""
+        try:
+            cursor = self._idle.pop()
+        except IndexError:
+            cursor = self._another()
+        try:
+            return cursor.execute(statement, parameters).fetchall()
+        except _REFUSED as error:
+            self._fail(error)
+        finally:
+            self._idle.append(cursor)
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement once for each row of parameters."""
-        self.connection.executemany(statement, rows)
+        cursor = self._take()
+        try:
+            cursor.executemany(statement, rows)
+        except _REFUSED as error:
+            self._fail(error)
+        finally:
+            self._idle.append(cursor)
 
     def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
-        """Run a statement, and yield its rows as they come."""
-        # Not `yield from`, which closes the cursor of a stream that is dropped, also when its connection is closed.
-        for row in self.connection.execute(statement, parameters):  # noqa: UP028
-            yield row
+        """Run a statement inside a transaction, and yield its rows as they come."""
+        self._streaming_in = threading.get_ident()
+        try:
+            # Not `yield from`, which closes the cursor of a stream that is dropped, also when its connection is closed.
+            for row in self.connection.execute(statement, parameters):  # noqa: UP028
+                yield row
+        except _REFUSED as error:
+            self._fail(error)
+        finally:
+            self._streaming_in = None
+
+    def write(self, statement: str, parameters: Sequence[object]) -> None:
+        """Run one statement that writes, as a transaction of its own outside of one.
+
+        Raises:
+            StoreError: as `begin`.
+            StoreOpenError: the file was removed or replaced.
+        """
+        cursor = self._take()
+        try:
+            self._check_transaction(cursor)
+            if self.depth:
+                cursor.execute(statement, parameters)
+            else:
+                self._check_place()
+                cursor.execute(statement, parameters)
+                self._committed()
+        except _REFUSED as error:
+            self._fail(error)
+        finally:
+            self._idle.append(cursor)
 
     def begin(self, *, deferred: bool = False) -> None:
         """Begin a transaction, or a savepoint inside the one that is open.
 
         With the lock of the writers from the beginning; `deferred`, for work on temporary tables, without.
-        """
-        self._check_transaction()
-        try:
-            if self.depth:
-                self.connection.execute(f"SAVEPOINT layerstore_{self.depth}")
-            else:
-                self.connection.execute("BEGIN" if deferred else self._begin)
-                if not (deferred or self._begin == "BEGIN"):
-                    self._check_place()  # behind the lock, for which it may have waited long
-            self.depth += 1
-        except BaseException:
-            if self.depth == 0:
-                self.connection.rollback()  # an interrupt may have come between the two lines
-            raise
-
-    def check(self) -> None:
-        """Refuse to write where a transaction was begun and is no more, or into a file that was removed.
 
         Raises:
-            StoreError: SQLite rolled the transaction back by itself, or it is that of the process that forked this.
+            StoreError: SQLite rolled the transaction around this back by itself, or it is that of the process that
+                forked this; or this thread was started inside a transaction of the store, which it would wait for.
             StoreOpenError: the file was removed or replaced.
         """
-        self._check_transaction()
-        if self.depth == 0:
-            self._check_place()
+        cursor = self._take()
+        try:
+            self._begin_on(cursor, deferred=deferred)
+        except _REFUSED as error:
+            self._fail(error)
+        finally:
+            self._idle.append(cursor)
+
+    def _begin_on(self, cursor: sqlite3.Cursor, *, deferred: bool) -> None:
+        self._check_transaction(cursor)
+        try:
+            if self.depth:
+                cursor.execute(f"SAVEPOINT layerstore_{self.depth}")
+            elif deferred or self._begin == "BEGIN":
+                cursor.execute("BEGIN")
+            else:
+                cursor.execute(self._begin)
+                self._check_place()  # behind the lock, for which it may have waited long
+            self.depth += 1
+        except BaseException:
+            if self.depth == 0 and self.connection.in_transaction:
+                cursor.execute("ROLLBACK")  # an interrupt may have come between two lines
+            raise
 
     def _check_place(self) -> None:
         place = self.connection.place
         if place is not None:
             place.check()
 
-    def _check_transaction(self) -> None:
+    def _check_transaction(self, cursor: sqlite3.Cursor) -> None:
         """Refuse to write where a transaction was begun and is no more: the statement would be committed alone.
 
         One that nobody began, left by an interrupt between two lines of ours, is rolled back.
         """
         if self.depth == 0:
+            for other in inside.get():
+                other.refuse_to_be_waited_for(self._file)
             if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+                cursor.execute("ROLLBACK")
         elif not self.connection.in_transaction or self._pid != os.getpid():
-            raise StoreError("the transaction around this write was rolled back: leave it, then write again")
+            raise StoreError(
+                "the transaction around this write was rolled back: leave it, then write again", self._file.shown
+            )
 
-    def committed(self) -> None:
-        """See to the log after a write; nothing is done inside a transaction."""
-        path = self.connection.path
-        if self._log_keeper is not None and path is not None and self.depth == 0:
-            self._log_keeper.committed(self.connection, path)
+    def _committed(self) -> None:
+        if self._log_keeper is not None:
+            self._log_keeper.committed(self.connection, self._file.path)
 
     def fail(self) -> None:
         """Note that a write of several statements broke off: the transaction around it must not stay."""
@@ -180,112 +263,51 @@ class Handle:
         """
         if self._pid != os.getpid():
             return False
-        self.depth -= 1
-        failed = self._failed_at > self.depth
-        if failed:
-            self._failed_at = 0
-        if not self.connection.in_transaction:
-            return False
-        stays = commit and not failed
-        if self.depth:
-            savepoint = f"layerstore_{self.depth}"
-            if not stays:
-                self.connection.execute(f"ROLLBACK TO {savepoint}")
-            self.connection.execute(f"RELEASE {savepoint}")
+        cursor = self._take()
+        try:
+            self.depth -= 1
+            failed = self._failed_at > self.depth
+            if failed:
+                self._failed_at = 0
+            if not self.connection.in_transaction:
+                return False
+            stays = commit and not failed
+            if self.depth:
+                if not stays:
+                    cursor.execute(f"ROLLBACK TO layerstore_{self.depth}")
+                cursor.execute(f"RELEASE layerstore_{self.depth}")
+                return stays
+            try:
+                cursor.execute("COMMIT" if stays else "ROLLBACK")
+            finally:
+                if self.connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+            self._committed()
+        except _REFUSED as error:
+            self._fail(error)
+        except BaseException:
+            self.abandon()
+            raise
         else:
-            self._end_outermost("COMMIT" if stays else "ROLLBACK")
-        return stays
+            return stays
+        finally:
+            self._idle.append(cursor)
+
+    def commit(self) -> None:
+        """End the innermost transaction, and raise if what it wrote does not stay."""
+        if not self.end(commit=True):
+            raise StoreError(
+                "rolled back, as a write in the transaction had failed or the store was closed: write it all again",
+                self._file.shown,
+            )
 
     def abandon(self) -> None:
-        """Roll everything back, after an interrupt in the middle of ending a transaction."""
-        self.depth = self._failed_at = 0
-        self.connection.rollback()
+        """Roll everything back, whatever is open."""
+        if self._pid == os.getpid():
+            self.depth = self._failed_at = 0
+            self.connection.rollback()
 
-    def _end_outermost(self, statement: str) -> None:
-        try:
-            self.connection.execute(statement)
-        finally:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-        self.committed()
-
-
-class MemoryHandle(Handle):
-    """The one connection of a store in memory: threads take turns, for a statement or for a whole transaction."""
-
-    def __init__(self, connection: Connection, timeout_s: float) -> None:
-        super().__init__(connection)
-        self.lent = 0  # connections of the engine that are in use: all are this one, in the thread whose turn it is
-        self._timeout_s = timeout_s
-        self._turn = threading.RLock()
-        self._owner: int | None = None
-
-    def take_turn(self) -> None:
-        """Wait for the other threads.
-
-        Raises:
-            StoreBusyError: another thread's transaction did not end in time.
-        """
-        if not self._turn.acquire(timeout=self._timeout_s):
-            raise StoreBusyError("another thread's transaction did not end in time: try again")
-
-    def end_turn(self) -> None:
-        """Let the next thread go on."""
-        self._turn.release()
-
-    def check(self) -> None:
-        self.take_turn()  # what another thread has open is not this one's to judge
-        try:
-            super().check()
-        finally:
-            self.end_turn()
-
-    def _check_transaction(self) -> None:
-        if self.lent and not self.depth and self.connection.in_transaction:
-            raise StoreError("a connection of the engine has a transaction open: end it before the store is written to")
-        super()._check_transaction()
-
-    def begin(self, *, deferred: bool = False) -> None:
-        self.take_turn()
-        try:
-            super().begin(deferred=deferred)
-        except BaseException:
-            self.end_turn()
-            raise
-        self._owner = threading.get_ident()
-
-    def end(self, *, commit: bool) -> bool:
-        try:
-            return super().end(commit=commit)
-        finally:
-            self.end_turn()
-
-    def after_fork(self) -> None:
-        """Make the child's copy usable: a transaction of a thread that the child does not have is rolled back."""
-        self._pid = os.getpid()
-        if self.depth and self._owner == threading.get_ident():
-            return
-        self._turn = threading.RLock()
-        self.depth = self._failed_at = 0
-        if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
-
-    def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
-        return self.execute(statement, parameters).fetchone()
-
-    def execute(self, statement: str, parameters: Sequence[object] = ()) -> Fetched:
-        self.take_turn()
-        try:
-            return super().execute(statement, parameters)
-        finally:
-            self.end_turn()
-
-    def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
-        self.take_turn()
-        try:
-            super().execute_many(statement, rows)
-        finally:
-            self.end_turn()
-
-    def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
-        return iter(self.execute(statement, parameters))
+    def _fail(self, error: Exception) -> NoReturn:
+        if not isinstance(error, sqlite3.Error):
+            raise InvalidInputError(str(error)) from error
+        raise mapped(error, self._file.shown, closed=self._file.closed) from error

@@ -15,14 +15,17 @@ writing it and back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record
+from layerstore.records import V2_METADATA, Association, Record
 from layerstore.sql import derived
-from layerstore.sql.schema import REBUILT, STATISTICS
-from layerstore.sql.sqlite.room import append_entries, build_index
+from layerstore.sql.backend import Incoming, Loaded, Resolve
+from layerstore.sql.schema import REBUILT, STATISTICS, index_statement
+from layerstore.sql.sqlite import writing
+from layerstore.sql.sqlite.transactions import AnyHandle
+from layerstore.store import SetAside
 
 _WINDOW = 1000
 """Rows that are read from a temporary table at once."""
@@ -47,7 +50,6 @@ _SORT = """
 _STAGED_LISTS = f"""
     SELECT rowid, key, value FROM temp.staged
     WHERE rowid > ? AND namespace = '{V2_METADATA}' ORDER BY rowid LIMIT ?"""
-_STAGED_MAPPINGS = f"SELECT count(*) FROM temp.staged WHERE namespace = '{DIFF_IDS}'"
 _LAST = "SELECT ifnull(max(s.rowid), 0), (SELECT ifnull(max(v.rowid), 0) FROM temp.staged_v2 v) FROM temp.staged s"
 _UNFIT = "SELECT rowid, namespace, key, value, reason FROM temp.staged_unfit WHERE rowid > ? ORDER BY rowid LIMIT ?"
 
@@ -62,10 +64,11 @@ _ADD_V2 = f"""
     INSERT INTO main.v2_metadata(diff_id, position, digest, source_repository, hmac)
     SELECT diff_id, position, digest, source_repository, hmac FROM temp.staged_v2 s WHERE {_OF_SOURCE}"""
 _ADD_ABSENT_V2 = f"{_ADD_V2} AND {_ABSENT_LIST} ORDER BY s.rowid"
-_ADD_ABSENT = f"""
+_ADD = f"""
     INSERT INTO main.metadata(namespace, key, value, modified_at_ns)
-    SELECT namespace, key, value, modified_at_ns FROM temp.staged s
-    WHERE {_OF_SOURCE} AND {_ABSENT.format(namespace="s.namespace", key="s.key")} ORDER BY s.rowid"""
+    SELECT namespace, key, value, modified_at_ns FROM temp.staged s WHERE {_OF_SOURCE}"""
+_ADD_ABSENT = f"""
+    {_ADD} AND {_ABSENT.format(namespace="s.namespace", key="s.key")} ORDER BY s.rowid"""
 _DIFFERING = f"""
     SELECT s.rowid, s.namespace, s.key, CAST(m.value AS BLOB), m.modified_at_ns, s.value, s.modified_at_ns
     FROM temp.staged s CROSS JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
@@ -87,48 +90,6 @@ _APPENDED = 4000
 _TOUCH_SCHEMA = "SELECT (SELECT count(sql) FROM main.sqlite_master), (SELECT count(stat) FROM main.sqlite_stat1)"
 
 
-class Incoming(NamedTuple):
-    """Entries on their way in."""
-
-    source: int
-    """Which source they are from; sources are merged one after the other, by this number."""
-    records: Sequence[tuple[str, str, bytes, int]]
-    """Those that can be taken."""
-    unfit: Sequence[tuple[str, str, bytes, str]] = ()
-    """Those that cannot, with the reason; they go to quarantine instead."""
-    in_order: bool = False
-    """Whether this source comes in the order of namespaces and keys, each once. Otherwise it is sorted first, and of a
-    key that it has twice, as an archive may, the last one counts."""
-    associations: Sequence[Association] = ()
-    """The rows that are derived from the lists among them, where they come in order."""
-
-
-class Loaded(NamedTuple):
-    """What a load did with one source, in entries. One whose time alone is later by now is not counted."""
-
-    added: int
-    updated: int
-
-
-Resolve = Callable[[int, Record, Record], Record | None]
-"""Given the source, the entry that is there and the one that comes in, return what to store, or `None` to leave it."""
-
-
-class Target(Protocol):
-    """What a load needs of the store that it fills."""
-
-    @property
-    def path(self) -> str | None: ...
-    @property
-    def is_held(self) -> bool: ...
-    def apart(self) -> AbstractContextManager[None]: ...
-    def run(self, statement: str, parameters: Sequence[object] = (), /) -> list[Any]: ...
-    def run_many(self, statement: str, rows: Sequence[Sequence[object]], /) -> None: ...
-    def transaction(self, *, deferred: bool = False) -> AbstractContextManager[object]: ...
-    def quarantine(self, namespace: str, key: str, value: bytes, reason: str, /) -> None: ...
-    def put(self, record: Record, /) -> None: ...
-
-
 class _Span(NamedTuple):
     """Where the rows of one source lie in the temporary tables: behind the first number, up to the second."""
 
@@ -137,153 +98,159 @@ class _Span(NamedTuple):
     v2: tuple[int, int]
 
 
-def load(store: Target, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
+def load(handle: AnyHandle, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
     """Stage everything, then merge it in one transaction; return what was done, by source.
 
     What is unfit goes to quarantine; where an entry is there and differs, in its value or its time, `resolve` says
-    what to store. In memory, where all threads have one connection, the others wait for all of it.
+    what to store. The handle has the temporary tables: one that nobody else needs, or, inside a transaction, the
+    thread's own.
 
     Raises: as `SQLMetadataStore.set`, nothing was taken in; what `incoming` raises, as it is.
     """
-    with store.apart(), _settings(store), store.transaction() if store.path is None else nullcontext():
+    is_held = handle.depth > 0
+    with _settings(handle):
         for statement in (*_UNSTAGE, *_STAGE):
-            store.run(statement)
+            handle.execute(statement)
         try:
-            spans = _stage(store, incoming)
-            with store.transaction():
-                _set_unfit_aside(store)
-                with _indexes_last(store, spans):
-                    return {span.source: _merge(store, span, resolve) for span in spans}
+            spans = _stage(handle, incoming)
+            with writing.together(handle):
+                _set_unfit_aside(handle)
+                with _indexes_last(handle, spans):
+                    return {span.source: _merge(handle, span, resolve) for span in spans}
         finally:
-            if store.is_held:
+            if is_held:
                 for statement in _UNSTAGE:
-                    store.run(statement)
+                    handle.execute(statement)
 
 
 @contextmanager
-def _settings(store: Target) -> Iterator[None]:
+def _settings(handle: AnyHandle) -> Iterator[None]:
     before = [(setting.partition("=")[0], setting) for setting in _SETTINGS]
-    values = [store.run(f"PRAGMA {name}")[0][0] for name, _ in before]
+    values = [handle.first(f"PRAGMA {name}")[0] for name, _ in before]
     for _, setting in before:
-        store.run(f"PRAGMA {setting}")
+        handle.execute(f"PRAGMA {setting}")
     try:
         yield
     finally:
         for (name, _), value in zip(before, values, strict=True):
-            store.run(f"PRAGMA {name}={value}")
+            handle.execute(f"PRAGMA {name}={value}")
 
 
-def _stage(store: Target, incoming: Iterable[Incoming]) -> list[_Span]:
+def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
     """Fill the temporary tables; return where the rows of each source are, in the order of the sources."""
     spans: dict[int, _Span] = {}
     for one in incoming:
         # In a transaction for speed; deferred, so that it locks the temporary database alone.
-        with store.transaction(deferred=True):
-            store.run_many(_ADD_UNFIT, one.unfit)
+        with writing.together(handle, deferred=True):
+            handle.execute_many(_ADD_UNFIT, one.unfit)
             if one.in_order:
-                _stage_in_order(store, one.source, one.records, one.associations, spans)
+                _stage_in_order(handle, one.source, one.records, one.associations, spans)
             else:
-                store.run_many(_ADD_UNORDERED, [(one.source, *record) for record in one.records])
+                handle.execute_many(_ADD_UNORDERED, [(one.source, *record) for record in one.records])
                 spans.setdefault(one.source, _Span(one.source, (0, 0), (0, 0)))
-    for (source,) in store.run(_UNORDERED_SOURCES):
-        first, first_v2 = store.run(_LAST)[0]
-        store.run(_SORT, (source,))
+    for (source,) in handle.execute(_UNORDERED_SOURCES):
+        first, first_v2 = handle.first(_LAST)
+        handle.execute(_SORT, (source,))
         last = first
-        while lists := store.run(_STAGED_LISTS, (last, _WINDOW)):
+        while lists := handle.execute(_STAGED_LISTS, (last, _WINDOW)):
             last = lists[-1][0]
-            with store.transaction(deferred=True):
-                store.run_many(_ADD_STAGED_V2, [row for _, key, value in lists for row in derived.rows(key, value)])
-        last, last_v2 = store.run(_LAST)[0]
+            with writing.together(handle, deferred=True):
+                handle.execute_many(
+                    _ADD_STAGED_V2, [row for _, key, value in lists for row in derived.rows(key, value)]
+                )
+        last, last_v2 = handle.first(_LAST)
         spans[source] = _Span(source, (first, last), (first_v2, last_v2))
     return [spans[source] for source in sorted(spans)]
 
 
 def _stage_in_order(
-    store: Target,
+    handle: AnyHandle,
     source: int,
     records: Sequence[tuple[str, str, bytes, int]],
     associations: Sequence[Association],
     spans: dict[int, _Span],
 ) -> None:
-    before = _Span(source, *((last, last) for last in store.run(_LAST)[0]))
-    store.run_many(_ADD_STAGED, records)
-    store.run_many(_ADD_STAGED_V2, associations)
+    before = _Span(source, *((last, last) for last in handle.first(_LAST)))
+    handle.execute_many(_ADD_STAGED, records)
+    handle.execute_many(_ADD_STAGED_V2, associations)
     first = spans.get(source, before)
-    last, last_v2 = store.run(_LAST)[0]
+    last, last_v2 = handle.first(_LAST)
     spans[source] = _Span(source, (first.records[0], last), (first.v2[0], last_v2))
 
 
-def _set_unfit_aside(store: Target) -> None:
+def _set_unfit_aside(handle: AnyHandle) -> None:
     last = 0
-    while rows := store.run(_UNFIT, (last, _WINDOW)):
-        for last, *unfit in rows:  # noqa: B007  # the last one is where the next window begins
-            store.quarantine(*unfit)
+    while rows := handle.execute(_UNFIT, (last, _WINDOW)):
+        writing.set_aside(handle, [SetAside(*unfit) for _, *unfit in rows])
+        last = rows[-1][0]
 
 
 @contextmanager
-def _indexes_last(store: Target, spans: Sequence[_Span]) -> Iterator[None]:
+def _indexes_last(handle: AnyHandle, spans: Sequence[_Span]) -> Iterator[None]:
     """Into an empty store, drop the indexes that rows would come into in no order, and build them at the end.
 
     Within the transaction: whoever reads meanwhile sees the store as it was, and an error leaves it so. The
     statistics of an index, which fix its plans, go with it and are put back.
     """
     rows = sum(span.records[1] - span.records[0] for span in spans)
-    if rows < _WINDOW or not store.run(_IS_EMPTY)[0][0]:
+    if rows < _WINDOW or not handle.first(_IS_EMPTY)[0]:
         yield
         return
     for name in REBUILT:
-        store.run(f"DROP INDEX main.{name}")
-    store.run(f"PRAGMA {_CACHE_TO_APPEND}")
+        handle.execute(f"DROP INDEX main.{name}")
+    handle.execute(f"PRAGMA {_CACHE_TO_APPEND}")
     yield
-    store.run(f"PRAGMA {_CACHE}")
-    entries = {
-        "v2_metadata_by_digest": sum(span.v2[1] - span.v2[0] for span in spans),
-        "metadata_by_diff_id": store.run(_STAGED_MAPPINGS)[0][0],
-    }
+    handle.execute(f"PRAGMA {_CACHE}")
     for name in REBUILT:
-        store.run(_TOUCH_SCHEMA)
-        build_index(store.run, name, entries.get(name, 0))
-    store.run_many(
+        handle.execute(_TOUCH_SCHEMA)
+        handle.execute(index_statement(name))
+    handle.execute_many(
         "INSERT INTO main.sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)",
         [row for row in STATISTICS if row[1] in REBUILT],
     )
-    store.run("ANALYZE sqlite_master")
+    handle.execute("ANALYZE sqlite_master")
 
 
-def _windows(store: Target, rows: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def _windows(handle: AnyHandle, rows: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """Yield behind and up to which staged row to append, some at a time."""
     first, end = rows
     for at in range(first, end, _APPENDED):
         yield at, min(at + _APPENDED, end)
-        store.run(_TOUCH_SCHEMA)
+        handle.execute(_TOUCH_SCHEMA)
 
 
-def _merge(store: Target, span: _Span, resolve: Resolve) -> Loaded:
-    if store.run(_IS_EMPTY)[0][0]:
-        for window in _windows(store, span.v2):
-            store.run(_ADD_V2, window)
-        return Loaded(sum(append_entries(store.run, *window) for window in _windows(store, span.records)), 0)
-    store.run(_FORGET_STALE_V2, span.v2)  # rows that another program left without their list
-    store.run(_ADD_ABSENT_V2, span.v2)
-    store.run(_ADD_ABSENT, span.records)
-    added = store.run("SELECT changes()")[0][0]
-    return Loaded(added, sum(_update(store, span, resolve)))
+def _merge(handle: AnyHandle, span: _Span, resolve: Resolve) -> Loaded:
+    if handle.first(_IS_EMPTY)[0]:
+        for window in _windows(handle, span.v2):
+            handle.execute(_ADD_V2, window)
+        for window in _windows(handle, span.records):
+            handle.execute(_ADD, window)
+        return Loaded(span.records[1] - span.records[0], 0)
+    handle.execute(_FORGET_STALE_V2, span.v2)  # rows that another program left without their list
+    handle.execute(_ADD_ABSENT_V2, span.v2)
+    handle.execute(_ADD_ABSENT, span.records)
+    added = handle.first("SELECT changes()")[0]
+    return Loaded(added, sum(_update(handle, span, resolve)))
 
 
-def _update(store: Target, span: _Span, resolve: Resolve) -> Iterator[int]:
+def _update(handle: AnyHandle, span: _Span, resolve: Resolve) -> Iterator[int]:
     """Settle what is there and differs, a window at a time; yield how many values were changed."""
+
+    def aside(record: Record, reason: str) -> None:
+        writing.set_aside(handle, [SetAside(*record[:3], reason)])
+
     at, end = span.records
-    while rows := store.run(_DIFFERING, (at, end)):
+    while rows := handle.execute(_DIFFERING, (at, end)):
         at = rows[-1][0]
         times: list[tuple[int, str, str]] = []
         for _, namespace, key, value, modified_at_ns, new_value, new_modified_at_ns in rows:
             existing = Record(namespace, key, value, modified_at_ns)
-            stored = resolve(span.source, existing, Record(namespace, key, new_value, new_modified_at_ns))
+            stored = resolve(span.source, existing, Record(namespace, key, new_value, new_modified_at_ns), aside)
             if stored is None or stored == existing:
                 continue
             if stored.value == value:
                 times.append((stored.modified_at_ns, namespace, key))
             else:
-                store.put(stored)
+                writing.write(handle, stored)
                 yield 1
-        store.run_many(_SET_TIME, times)
+        handle.execute_many(_SET_TIME, times)

@@ -14,7 +14,7 @@ import time
 from types import ModuleType
 from typing import Any
 
-from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreOpenError
+from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreError, StoreOpenError
 from layerstore.files import tree
 from layerstore.sql.schema import HEAD, PAGE_SIZE, STATISTICS, creation
 from layerstore.sql.sqlite.connections import Connections
@@ -35,13 +35,16 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
         StoreError: SQLite failed; the file is as it was.
     """
     prepare_file(connections)
-    if connections.path is not None:
-        warn_of_others(connections.path)
-        if not connections.read_only:
-            look_at_log(connections.path)
-    with mapping(connections.path):
+    warn_of_others(connections.path)
+    if not connections.read_only:
+        look_at_log(connections.path)
+    try:
+        handle = connections.local.handle
+    except StoreError as error:
+        explain(error, connections.path, read_only=connections.read_only)
+        raise
+    with mapping(connections.path), handle.driver() as connection:
         try:
-            connection = connections.local.handle.connection
             found = version(connection, connections.path, writing=not connections.read_only)
         except sqlite3.Error as error:
             explain(error, connections.path, read_only=connections.read_only)
@@ -53,7 +56,7 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
                 _create(connection, connections.path)
             else:
                 _migrate().upgrade(connections, HEAD, check=_refuse_migrated)
-        if connections.path is not None and not connections.read_only:
+        if not connections.read_only:
             _switch_to_wal(connection, connections.path, timeout_s)
 
 
@@ -71,8 +74,8 @@ def revision(path: str) -> str | None:
     connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
     try:
         prepare_file(connections)
-        with mapping(path):
-            return version(connections.local.handle.connection, path)
+        with mapping(path), connections.local.handle.driver() as connection:
+            return version(connection, path)
     finally:
         connections.close()
 
@@ -98,8 +101,8 @@ def move_to(path: str, wanted: str) -> tuple[str, str]:
         raise migrate.unknown(before, path)
     connections = Connections(path, durability="full", read_only=False, timeout_s=30.0)
     try:
-        with mapping(path):
-            version(connections.local.handle.connection, path, writing=True)
+        with mapping(path), connections.local.handle.driver() as connection:
+            version(connection, path, writing=True)
         if known.index(target) >= known.index(before):
             migrate.upgrade(connections, target, check=_refuse_migrated if target == HEAD else None)
         else:
@@ -139,8 +142,6 @@ def prepare_file(connections: Connections) -> None:
     another thread may have one by then. Source: sqlite.org/howtocorrupt.html, section 2.2.
     """
     path = connections.path
-    if path is None:
-        return
     if os.path.isdir(path):
         raise StoreOpenError("a directory, not a database file: `layerstore import` reads directories", path)
     if os.path.exists(path):

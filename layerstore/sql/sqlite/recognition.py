@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from layerstore.errors import StoreCorruptError, StoreOpenError, StoreReadOnlyError
+from layerstore.errors import StoreCorruptError, StoreError, StoreOpenError, StoreReadOnlyError
 from layerstore.sql.schema import APPLICATION_ID, HEAD, creation
 from layerstore.sql.sqlite.connections import Connections
-from layerstore.sql.sqlite.errors import mapped
+from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.sqlite.objects import OBJECTS, Ours
 from layerstore.sql.sqlite.statements import VERSION
 
@@ -118,9 +118,10 @@ def look_at_log(path: str) -> None:
         return
     connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
     try:
-        version(connections.local.handle.connection, path)
-    except sqlite3.Error as error:
-        if isinstance(mapped(error, path), StoreCorruptError):
+        with mapping(path), connections.local.handle.driver() as connection:
+            version(connection, path)
+    except StoreError as error:
+        if isinstance(error, StoreCorruptError):
             raise StoreCorruptError(
                 f"it is damaged, or {os.path.basename(log)} is another database's: if so, move that away first;"
                 f" else copy both away, then `layerstore recover FILE NEW` ({error})",
@@ -131,7 +132,7 @@ def look_at_log(path: str) -> None:
         connections.close()
 
 
-def explain(error: sqlite3.Error, path: str | None, *, read_only: bool) -> None:
+def explain(error: Exception, path: str | None, *, read_only: bool) -> None:
     """Say what SQLite means that cannot open a file which is there, as it finds no place for the log beside it.
 
     Raises:
@@ -141,7 +142,7 @@ def explain(error: sqlite3.Error, path: str | None, *, read_only: bool) -> None:
     Not opened as immutable instead: where another mount can be written, that reads nonsense. Source:
     sqlite.org/wal.html, "Read-Only Databases".
     """
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = (getattr(error.__cause__ or error, "sqlite_errorcode", None) or 0) & 0xFF
     if path is None or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or not os.access(path, os.R_OK):
         return
     folder = os.path.dirname(os.path.realpath(path))
@@ -166,12 +167,12 @@ def is_database(path: str) -> bool:
     """
     connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
     try:
-        connections.local.handle.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        connections.local.handle.execute("PRAGMA schema_version")
+    except StoreError as error:
+        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             return False
         explain(error, path, read_only=True)
-        raise mapped(error, path) from error
+        raise
     finally:
         connections.close()
     return True

@@ -5,19 +5,18 @@ It is a read transaction on a connection of its own; writers go on meanwhile and
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from layerstore.digest import is_digest
-from layerstore.errors import CorruptRecordError
+from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.records import V2_METADATA, Record, digest_key
 from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable
-from layerstore.sql.sqlite.handles import Fetched, Handle
+from layerstore.sql.sqlite.transactions import AnyHandle
 
 
 class OddName(NamedTuple):
@@ -35,24 +34,24 @@ _as_json = msgspec.json.Encoder().encode
 NOT_UTF8 = "the name is not UTF-8; another program wrote it"
 
 
-def fetch_many(execute: Callable[..., Fetched], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
     """Return the values of the keys that are there, by one statement. No key may be there twice."""
     wanted = _as_json(keys).decode()
     statement = statements.GET_MANY_OF.get(namespace)
     if statement is None:
-        return dict(execute(statements.GET_MANY, (wanted, namespace)).fetchall())
-    return dict(execute(statement, (wanted,)).fetchall())
+        return dict(execute(statements.GET_MANY, (wanted, namespace)))
+    return dict(execute(statement, (wanted,)))
 
 
 class Snapshot:
-    """What the store held when the transaction of `handle` began. What fails is the driver's error."""
+    """What the store held when the transaction of `handle` began."""
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: AnyHandle) -> None:
         self._handle = handle
 
     def count(self) -> int:
         """Return how many entries there are."""
-        found: int = self._handle.execute(statements.COUNT).fetchone()[0]
+        found: int = self._handle.first(statements.COUNT)[0]
         return found
 
     def names(self) -> Iterator[tuple[str, str]]:
@@ -62,7 +61,7 @@ class Snapshot:
             for name in self._handle.stream(statements.KEYS):
                 yield name
                 done += 1
-        except sqlite3.OperationalError as error:
+        except StoreError as error:
             if not is_undecodable(error):
                 raise
             raise self._odd_name(statements.RAW_RECORDS, (done,)) from error
@@ -79,7 +78,7 @@ class Snapshot:
             for row in self._handle.stream(statement, parameters):
                 yield Record._make(row)
                 done += 1
-        except sqlite3.OperationalError as error:
+        except StoreError as error:
             if not is_undecodable(error):
                 raise
             raise self._odd_name(raw, (*parameters, done)) from error
@@ -92,7 +91,7 @@ class Snapshot:
             for row in self._handle.stream(statement, parameters):
                 yield Record._make(row)
                 done += 1
-        except sqlite3.OperationalError as error:
+        except StoreError as error:
             if not is_undecodable(error):
                 raise
             # From here on slowly. The snapshot stays as it is, so that as many rows as before are skipped.
@@ -119,7 +118,7 @@ class Snapshot:
 
     def quarantined(self) -> int:
         """Return how many values are in quarantine."""
-        found: int = self._handle.execute(statements.COUNT_QUARANTINED).fetchone()[0]
+        found: int = self._handle.first(statements.COUNT_QUARANTINED)[0]
         return found
 
     def damage(self) -> list[str]:
@@ -144,15 +143,15 @@ class Snapshot:
             matched += len(found)
             if [tuple(row[1:]) for row in found] != derived.texts(entries):
                 yield diff_id
-        if matched != self._handle.execute(statements.COUNT_ASSOCIATIONS).fetchone()[0]:
+        if matched != self._handle.first(statements.COUNT_ASSOCIATIONS)[0]:
             for other in self._layers_with_rows():
                 if not self._has_list(other):
                     yield other
 
     def _associations(self, diff_id: str) -> list[Any]:
         try:
-            return self._handle.execute(statements.ASSOCIATIONS, (diff_id,)).fetchall()
-        except sqlite3.OperationalError as error:
+            return self._handle.execute(statements.ASSOCIATIONS, (diff_id,))
+        except StoreError as error:
             if not is_undecodable(error):
                 raise
             return [(0, None, None, None)]  # no list wants what cannot be read
@@ -161,7 +160,7 @@ class Snapshot:
         try:
             for row in self._handle.stream(statements.LAYERS_WITH_ROWS):
                 yield row[0]
-        except sqlite3.OperationalError as error:
+        except StoreError as error:
             if not is_undecodable(error):
                 raise
             for (diff_id,) in self._handle.stream(statements.RAW_LAYERS_WITH_ROWS):
@@ -172,7 +171,7 @@ class Snapshot:
         # What another program wrote need not even be text.
         if not isinstance(diff_id, str) or not is_digest(diff_id):
             return False
-        row = self._handle.execute(statements.GET, (V2_METADATA, digest_key(diff_id))).fetchone()
+        row = self._handle.first(statements.GET, (V2_METADATA, digest_key(diff_id)))
         return row is not None
 
 

@@ -1,0 +1,215 @@
+"""SQLite as what `SQLMetadataStore` is kept in: `layerstore.sql.backend.Backend` on one file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Engine
+
+from layerstore.digest import DiffID
+from layerstore.records import V2_METADATA, digest_key
+from layerstore.sql.backend import Doomed, Incoming, Known, Loaded, Quarantined, Resolve
+from layerstore.sql.schema import HEAD
+from layerstore.sql.sqlite import opening, recognition, statements, writing
+from layerstore.sql.sqlite.connections import Connections
+from layerstore.sql.sqlite.errors import mapping
+from layerstore.sql.sqlite.file import Durability
+from layerstore.sql.sqlite.objects import OBJECTS
+from layerstore.sql.sqlite.snapshot import Snapshot, fetch_many
+from layerstore.sql.sqlite.transactions import Transaction
+from layerstore.store import Address, Change, Compute, SetAside
+
+# In SQL, as Core has no CROSS JOIN: it keeps SQLite from walking all digests and looking for each in the array. The
+# namespace is no parameter: a bound value that decides whether a partial index can serve makes SQLite prepare the
+# statement anew at each run, which takes ten times as long as running it.
+# A list's row has no digest, a digest's has no value.
+KNOWN_LAYERS: Final = f"""\
+SELECT key, CAST(value AS BLOB), NULL
+FROM metadata
+WHERE namespace = '{V2_METADATA}' AND key IN (SELECT CAST(value AS TEXT) FROM json_each(?))
+UNION ALL
+SELECT mapping.diff_id, NULL, mapping.digest
+FROM json_each(?) AS wanted
+CROSS JOIN diff_id_by_digest AS mapping ON mapping.diff_id = CAST(wanted.value AS TEXT)"""
+
+
+class SQLite:
+    """One SQLite file, with a connection for each thread.
+
+    Args:
+        path: the absolute path of the file; `None` for a private one that goes when this is closed.
+        durability: `"full"` syncs each commit, `"normal"` at checkpoints only.
+        read_only: open only to read.
+        timeout_s: seconds that a writer waits for the others.
+    """
+
+    def __init__(self, path: str | None, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
+        self._connections = Connections(path, durability=durability, read_only=read_only, timeout_s=timeout_s)
+        try:
+            opening.make_ready(self._connections, timeout_s)
+        except BaseException:
+            self._connections.close()
+            raise
+
+    @property
+    def closed(self) -> bool:
+        return self._connections.closed
+
+    @property
+    def engine(self) -> Engine:
+        return self._connections.engine
+
+    def get(self, namespace: str, key: str) -> bytes | None:
+        row = self._connections.local.handle.first(statements.GET, (namespace, key))
+        return None if row is None else row[0]
+
+    def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+        return fetch_many(self._connections.local.handle.execute, namespace, keys)
+
+    def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
+        wanted = list(dict.fromkeys(diff_ids))
+        keys = [digest_key(diff_id) for diff_id in wanted]
+        lists: dict[str, bytes] = {}
+        digests: dict[str, list[str]] = {}
+        rows = self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), json.dumps(wanted)))
+        for name, value, digest in rows:
+            if digest is None:
+                lists[name] = value
+            else:
+                digests.setdefault(name, []).append(digest)
+        return lists, digests
+
+    def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
+        return writing.change(self._connections.local.handle, addresses, compute)
+
+    def write(self, records: Iterable[tuple[str, str, bytes, int | None]]) -> None:
+        handle = self._connections.local.handle
+        with writing.together(handle):
+            for record in records:
+                writing.write(handle, record)
+
+    def put(self, record: tuple[str, str, bytes, int | None]) -> None:
+        writing.write(self._connections.local.handle, record)
+
+    def delete(self, namespace: str, key: str) -> bool:
+        handle = self._connections.local.handle
+        with writing.together(handle):
+            return writing.delete(handle, namespace, key)
+
+    def remove(self, doomed: Iterable[Doomed]) -> list[int]:
+        handle = self._connections.local.handle
+        with writing.together(handle):
+            return [number for number, one in enumerate(doomed) if not writing.remove(handle, one)]
+
+    def rederive(self, diff_id: str | bytes) -> None:
+        handle = self._connections.local.handle
+        with writing.together(handle):
+            writing.rederive(handle, diff_id)
+
+    def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
+        from layerstore.sql.sqlite.load import load  # lookups need not wait for it
+
+        if self.is_held:
+            return load(self._connections.local.handle, incoming, resolve)
+        with closing(self._connections.new_handle()) as handle:
+            return load(handle, incoming, resolve)
+
+    def transaction(self, *, deferred: bool = False) -> Transaction:
+        return Transaction(self._connections, deferred=deferred)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        if self.is_held:
+            handle = self._connections.local.handle
+            with writing.together(handle):
+                yield Snapshot(handle)
+            return
+        with closing(self._connections.new_handle(read_only=True)) as reader:
+            reader.begin()
+            yield Snapshot(reader)
+
+    def set_aside(self, entries: Iterable[SetAside]) -> None:
+        handle = self._connections.local.handle
+        with writing.together(handle):
+            writing.set_aside(handle, entries)
+
+    def quarantined(self, number: int | None = None) -> list[Quarantined]:
+        handle = self._connections.local.handle
+        rows = (
+            handle.execute(statements.QUARANTINED)
+            if number is None
+            else handle.execute(statements.ONE_QUARANTINED, (number,))
+        )
+        return [Quarantined(*row) for row in rows]
+
+    def drop_quarantined(self, numbers: Iterable[int]) -> None:
+        handle = self._connections.local.handle
+        with writing.together(handle):
+            for number in numbers:
+                handle.execute(statements.DROP_QUARANTINED, (number,))
+
+    def set_aside_odd_name(self, namespace: bytes, key: bytes, shown: tuple[str, str], reason: str) -> bool:
+        """Move an entry whose name is not UTF-8 to quarantine; tell whether it was there."""
+        handle = self._connections.local.handle
+        twice = (namespace, namespace, key, key)
+        with writing.together(handle):
+            values = handle.execute(statements.GET_RAW, twice)
+            writing.set_aside(handle, [SetAside(*shown, value, reason) for (value,) in values])
+            handle.execute(statements.DELETE_RAW, twice)
+        return bool(values)
+
+    def refuse_foreign_schema(self) -> None:
+        """Refuse what opening to write refuses, in a store that was opened to read."""
+        recognition.refuse_foreign(self.run(OBJECTS), HEAD, self._connections.shown)
+
+    def free_bytes(self) -> int:
+        """Return how much of the file is free for later writes."""
+        handle = self._connections.local.handle
+        return int(handle.first("PRAGMA freelist_count")[0] * handle.first("PRAGMA page_size")[0])
+
+    def vacuum(self) -> None:
+        """Give the free space of the file back to the file system. Source: sqlite.org/lang_vacuum.html."""
+        handle = self._connections.local.handle
+        handle.execute("VACUUM")
+        timeout_ms = handle.first("PRAGMA busy_timeout")[0]
+        handle.execute("PRAGMA busy_timeout=0")  # while it waits for readers, writers would wait for it
+        try:
+            handle.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            handle.execute(f"PRAGMA busy_timeout={timeout_ms}")
+
+    def data_version(self) -> int:
+        """Return a number that is another one when somebody has written since this thread asked last.
+
+        Source: sqlite.org/pragma.html#pragma_data_version.
+        """
+        return int(self._connections.local.handle.first("PRAGMA data_version")[0])
+
+    def copy_to(self, connection: sqlite3.Connection) -> None:
+        """Copy the whole database, as it was last committed, to another one.
+
+        In one step, as a copy in steps begins anew at every write; on a connection of its own, as SQLite waits for
+        ever for a connection to end its own transaction.
+        """
+        with (
+            closing(self._connections.new_handle(read_only=True)) as handle,
+            mapping(self._connections.shown),
+            handle.driver() as reader,
+        ):
+            reader.backup(connection)
+
+    def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        """Run a statement on this thread's connection; return its rows."""
+        return self._connections.local.handle.execute(statement, parameters)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this thread is inside `transaction()`."""
+        return self._connections.local.handle.depth > 0

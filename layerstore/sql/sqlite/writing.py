@@ -1,0 +1,146 @@
+"""Entries written on a connection, with what is derived from them; and the quarantine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from layerstore.digest import is_digest
+from layerstore.records import DIFF_IDS, V2_METADATA, V2Metadata, digest_key, key_digest
+from layerstore.sql import derived
+from layerstore.sql.backend import Doomed
+from layerstore.sql.sqlite import statements
+from layerstore.sql.sqlite.transactions import AnyHandle
+from layerstore.store import Address, Change, Compute, SetAside
+
+
+@contextmanager
+def together(handle: AnyHandle, *, deferred: bool = False) -> Iterator[None]:
+    """Hold all statements of the body in one transaction, or in a savepoint of the one that is open."""
+    handle.begin(deferred=deferred)
+    try:
+        yield
+    except BaseException:
+        handle.end(commit=False)
+        raise
+    handle.commit()
+
+
+def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) -> Change:
+    """Read entries, then write what `compute` makes of them, in one transaction; return what was done."""
+    handle.begin()
+    try:
+        found: dict[Address, bytes] = {}
+        while True:
+            for address in addresses:
+                row = handle.first(statements.GET, address)
+                if row is not None:
+                    found[address] = row[0]
+            wanted = compute(found)
+            if not wanted.more:
+                break
+            addresses = wanted.more
+        if wanted.aside:
+            set_aside(handle, wanted.aside)
+        now = time.time_ns()
+        for namespace, key, value, listed in wanted.writes:
+            if value is None:
+                delete(handle, namespace, key)
+                continue
+            handle.execute(statements.SET, (namespace, key, value, now))
+            if namespace == V2_METADATA:
+                _derive(handle, key, derived.listed(value) if listed is None else listed)
+    except BaseException:
+        handle.end(commit=False)
+        raise
+    handle.commit()
+    return wanted
+
+
+def write(handle: AnyHandle, record: tuple[str, str, bytes, int | None]) -> None:
+    """Store an entry with what is derived from it, whole or not at all; one without a time gets the present."""
+    namespace, key, value, modified_at_ns = record
+    row = (namespace, key, value, time.time_ns() if modified_at_ns is None else modified_at_ns)
+    if namespace != V2_METADATA:
+        handle.write(statements.SET, row)
+        return
+    if not handle.depth:
+        with together(handle):
+            handle.write(statements.SET, row)
+            _derive(handle, key, derived.listed(value))
+        return
+    handle.write(statements.SET, row)
+    try:
+        _derive(handle, key, derived.listed(value))
+    except BaseException:
+        handle.fail()  # the first part must not stay without the second
+        raise
+
+
+def delete(handle: AnyHandle, namespace: str, key: str) -> bool:
+    """Remove an entry with what is derived from it, inside a transaction; tell whether it was there."""
+    handle.execute(statements.DELETE, (namespace, key))
+    is_gone = bool(_changes(handle))
+    diff_id = key_digest(key) if is_gone and namespace == V2_METADATA else None
+    if diff_id is not None:
+        handle.execute(statements.REMOVE_ASSOCIATIONS, (diff_id,))
+    return is_gone
+
+
+def remove(handle: AnyHandle, doomed: Doomed) -> bool:
+    """Remove or shorten an entry, inside a transaction, if it is what it was; tell whether it was."""
+    record, kept = doomed
+    if kept is not None:
+        if handle.first(statements.IS_UNCHANGED, record) is None:
+            return False
+        write(handle, record._replace(value=kept))
+        return True
+    digest = key_digest(record.key)
+    if record.namespace == DIFF_IDS and handle.first(statements.LAYERS_OF_DIGEST, (digest,)) is not None:
+        return False
+    handle.execute(statements.DELETE_UNCHANGED, record)
+    if not _changes(handle):
+        return False
+    if record.namespace == V2_METADATA:
+        handle.execute(statements.REMOVE_ASSOCIATIONS, (digest,))
+    return True
+
+
+def rederive(handle: AnyHandle, diff_id: str | bytes) -> None:
+    """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them."""
+    # What another program wrote need not even be text, and the rows that are there need not be readable.
+    is_text = isinstance(diff_id, str)
+    handle.execute(
+        statements.REMOVE_ASSOCIATIONS if is_text else statements.REMOVE_RAW_ASSOCIATIONS,
+        (diff_id,) if is_text else (diff_id, diff_id),
+    )
+    key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
+    row = handle.first(statements.GET, (V2_METADATA, key)) if key else None
+    if row is not None:
+        _derive(handle, key, derived.listed(row[0]))
+
+
+def set_aside(handle: AnyHandle, entries: Iterable[SetAside]) -> None:
+    """Keep bytes in quarantine, inside a transaction. Exactly the same again is kept once."""
+    for entry in entries:
+        if handle.first(statements.IS_QUARANTINED, entry) is None:
+            handle.execute(statements.QUARANTINE, (*entry, time.time_ns()))
+
+
+def _derive(handle: AnyHandle, key: str, entries: Sequence[V2Metadata]) -> None:
+    """Write the difference between the rows that are there and those that a list wants."""
+    diff_id = key_digest(key)
+    if diff_id is None:
+        return
+    there: list[Any] = handle.execute(statements.ASSOCIATIONS, (diff_id,))
+    stale, new = derived.difference(there, entries)
+    for position in stale:
+        handle.execute(statements.REMOVE_ASSOCIATION, (diff_id, position))
+    for row in new:
+        handle.execute(statements.ADD_ASSOCIATION, (diff_id, *row))
+
+
+def _changes(handle: AnyHandle) -> int:
+    return int(handle.first("SELECT changes()")[0])
