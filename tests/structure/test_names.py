@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -100,3 +102,17 @@ def test_functions_of_the_public_classes_are_documented():
 
 def test_the_package_says_that_it_is_typed():
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_a_program_without_logging_gets_no_warnings_of_ours(tmp_path):
+    """Python's last resort would print them on standard error."""
+    program = f"""
+from layerstore import FSMetadataStore, V2Metadata, V2MetadataService
+store = FSMetadataStore({str(tmp_path / "distribution")!r})
+layer = "sha256:" + "0" * 64
+store.set("v2metadata-by-diffid", layer.replace(":", "/"), b"{{")
+V2MetadataService(store).add(layer, V2Metadata(layer))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert (done.stdout, done.stderr) == ("", "")
