@@ -60,8 +60,8 @@ def test_the_screen_of_output_is_real(checkout: Path):
         assert answer(line).replace(str(checkout), HOME) == shown, line
 
 
-def test_the_library_example_runs_and_prints_what_is_said(checkout: Path):
-    (program,) = blocks("python")
+@pytest.mark.parametrize("program", blocks("python"))
+def test_each_library_example_runs_and_prints_what_is_said(checkout: Path, program: str):
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert f"prints `{run.stdout.strip()}`" in README
     assert run.stdout
