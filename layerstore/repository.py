@@ -53,6 +53,14 @@ class Repository(NamedTuple):
         """The canonical name: `docker.io/library/busybox`."""
         return f"{self.domain}/{self.path}" if self.domain else self.path
 
+    @property
+    def familiar_name(self) -> str:
+        """The name without what people leave out: `busybox`. Source: distribution's `reference.FamiliarName`."""
+        if self.domain != DEFAULT_DOMAIN:
+            return self.name
+        rest = self.path.removeprefix(_OFFICIAL)
+        return self.path if "/" in rest else rest
+
 
 class Reference(NamedTuple):
     """An image's name in its parts; what is not there is empty."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -277,8 +278,7 @@ def test_a_path_stands_for_what_is_there(sql_file: SQLMetadataStore, files: FSMe
     put_layer(sql_file, 1, 11)
     put_layer(files, 1, 11)
     root = tmp_path / "root" / "image" / "vfs"
-    root.mkdir(parents=True)
-    (root / "distribution").symlink_to(files.path, target_is_directory=True)
+    shutil.copytree(files.path, root / "distribution")
 
     for path in (str(sql_file.path), files.path, str(tmp_path / "root")):
         report = verify(path)
