@@ -30,6 +30,7 @@ from layerstore.records import (
     digest_key,
     encode_list,
 )
+from layerstore.repository import warn_if_not_canonical
 from layerstore.store import Store, get_many, is_utf8, read_modify_write, set_aside
 
 _log = logging.getLogger("layerstore")
@@ -112,7 +113,8 @@ class V2MetadataService:
         The association becomes the newest of the layer's list; an equal one is moved. The list keeps the newest
         50; the digests of older ones still resolve. The digest maps to this layer from now on; where it was
         another layer's a warning is logged. A list that is absent is begun; one that is not JSON is begun anew,
-        its old bytes go to quarantine if the store has one, and a warning is logged.
+        its old bytes go to quarantine if the store has one, and a warning is logged. So is one of a repository whose
+        name is not canonical (`canonical_repository`), once for a name: no push will mount from it.
 
         One transaction on a store that has them; other writers wait.
 
@@ -130,6 +132,7 @@ class V2MetadataService:
         store = self._store
         DiffID.check(diff_id)
         _check(metadata)
+        warn_if_not_canonical(metadata.source_repository)
         list_key, mapping_key = digest_key(diff_id), digest_key(metadata.digest)
         with self._read_modify_write():
             entries = [entry for entry in self._list_or_nothing(store, list_key) if entry != metadata]

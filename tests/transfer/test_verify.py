@@ -96,6 +96,12 @@ def twice(store: AnyStore) -> None:
     store.set(LISTS, layer_key(1), entries(11, 11))
 
 
+def names_as_typed(store: AnyStore) -> None:
+    v2 = V2MetadataService(store)
+    for name in ("", "busybox", "localhost/app:1", "docker.io/library/busybox"):
+        v2.add(sha256(1), V2Metadata(sha256(11), name))
+
+
 FINDINGS: dict[Callable[[AnyStore], None], dict[str, tuple[str, int]]] = {
     no_json: {"unreadable": ("error", 1)},
     empty_mapping: {"unreadable": ("error", 1)},
@@ -108,6 +114,7 @@ FINDINGS: dict[Callable[[AnyStore], None], dict[str, tuple[str, int]]] = {
     evicted: {"not-listed": ("info", 3)},
     list_gone: {"not-listed": ("info", 1)},
     twice: {"duplicates": ("info", 1)},
+    names_as_typed: {"not-canonical": ("info", 2)},
 }
 
 
