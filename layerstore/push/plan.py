@@ -12,7 +12,7 @@ from typing import Final
 
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
-from layerstore.push.layers import KnownLayer, LayerCandidates, explain, known_layers
+from layerstore.push.layers import KnownLayer, LayerCandidates, candidates_of, known_layers
 from layerstore.records import V2Metadata
 from layerstore.repository import parse_normalized, split_reference
 from layerstore.store import Store
@@ -105,7 +105,7 @@ def plan_push(
 
 
 def _plan_layer(known: KnownLayer, size: int, target: str, hmac_key: bytes | None) -> PlannedLayer:
-    candidates = explain(known, target, hmac_key=hmac_key, size=size)
+    candidates = candidates_of(known, target, hmac_key=hmac_key, size=size)
     in_target = {entry.digest for entry in known.entries if entry.source_repository == target}
 
     def exists(entry: V2Metadata) -> bool:
