@@ -123,6 +123,18 @@ def parse_normalized(name: str) -> Repository:
     return Repository(match["domain"] or "", match["path"])
 
 
+def parse_reference(text: str) -> Repository:
+    """Take an image's name as people type it, and return its repository: a tag or digest is checked, and dropped.
+
+    Raises:
+        InvalidRepositoryError: as `canonical_repository`.
+    """
+    match = _match(text)
+    if match is None or len(match["path"]) > MAX_PATH_LENGTH or not _is_registered(match["digest"]):
+        raise _invalid(text, match)
+    return Repository(match["domain"] or "", match["path"])
+
+
 def canonical_repository(name: str) -> str:
     """Return the name of a repository as Docker records it: `docker.io/library/busybox` for `busybox`.
 
@@ -139,10 +151,7 @@ def canonical_repository(name: str) -> str:
 
     Source: distribution's `reference.ParseNormalizedNamed` and `reference.TrimNamed`.
     """
-    match = _match(name)
-    if match is None or len(match["path"]) > MAX_PATH_LENGTH or not _is_registered(match["digest"]):
-        raise _invalid(name, match)
-    return Repository(match["domain"] or "", match["path"]).name
+    return parse_reference(name).name
 
 
 def why_not_canonical(name: str) -> str | None:
