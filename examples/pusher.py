@@ -44,7 +44,7 @@ from layerstore import (
     mount_candidates,
     push_attempts,
 )
-from layerstore.repository import DEFAULT_DOMAIN, Repository, parse_normalized, split_reference
+from layerstore.repository import DEFAULT_DOMAIN, Repository, parse_normalized, parse_reference, split_reference
 
 INDEXES: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -225,7 +225,7 @@ class Pusher:
 
         opened = None
         for candidate in mount_candidates(known, self.target.name, hmac_key=self._key, limit=attempts.mounts):
-            source = parse_normalized(split_reference(candidate.source_repository).name).path
+            source = parse_reference(candidate.source_repository).path
             answer = self.registry.start(mount=candidate.digest, **{"from": source})
             if answer.status_code == httpx.codes.CREATED:
                 self._learn(diff_id, candidate.digest)

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from layerstore.push.plan import PushPlan as PushPlan
     from layerstore.push.plan import plan_push as plan_push
     from layerstore.records import V2Metadata as V2Metadata
+    from layerstore.repository import canonical_repository as canonical_repository
     from layerstore.sql.store import SQLMetadataStore as SQLMetadataStore
     from layerstore.store import Store as Store
     from layerstore.transfer.diffing import DiffReport as DiffReport
@@ -107,6 +108,7 @@ _MODULES = {
     "push.plan": ("PushPlan", "plan_push"),
     "push.candidates": ("PushAttempts", "existence_candidates", "mount_candidates", "push_attempts"),
     "records": ("V2Metadata",),
+    "repository": ("canonical_repository",),
     "sql.store": ("SQLMetadataStore",),
     "store": ("Store",),
     "transfer.diffing": ("DiffReport", "diff"),

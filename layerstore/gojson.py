@@ -20,6 +20,7 @@ _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r":
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SCALAR = re.compile(r"(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)|true|false|null")
+_FOLDS_TO_ASCII = {0x017F: "s", 0x212A: "k"}
 _WORDS = {"true": True, "false": False, "null": None}
 _string_at = json.JSONDecoder().raw_decode
 
@@ -59,7 +60,9 @@ def _byte_by_byte(error: UnicodeError) -> tuple[str, int]:
     return "\ufffd" * (error.end - error.start), error.end
 
 
-codecs.register_error("layerstore.gojson", _byte_by_byte)
+REPLACE: Final = "layerstore.gojson"
+"""How bytes that are not UTF-8 are decoded: as Go does when it writes them as JSON, or reads them."""
+codecs.register_error(REPLACE, _byte_by_byte)
 
 
 def parse(data: bytes) -> Any:
@@ -76,7 +79,35 @@ def parse(data: bytes) -> Any:
 
     Source: Go's `json.Unmarshal`.
     """
-    text = data.decode("utf-8", "layerstore.gojson")
+    text = data.decode("utf-8", REPLACE)
+    value, end = _value(text)
+    at = _skip(text, end)
+    if at != len(text):
+        raise _unexpected(text, at)
+    return value
+
+
+def parse_first(data: bytes) -> Any:
+    """Read the first JSON value as `parse` does, and nothing of what follows it.
+
+    Raises:
+        ValueError: there is none, or it is not JSON.
+
+    Source: Go's `json.Decoder.Decode`.
+    """
+    return _value(data.decode("utf-8", REPLACE))[0]
+
+
+def field(name: str) -> str:
+    """Return what all names of an object have in common that Go takes for the same field: it looks at no case.
+
+    Source: Go's `foldName`, which knows two characters outside ASCII that fold onto ASCII letters.
+    """
+    return name.translate(_FOLDS_TO_ASCII).lower()
+
+
+def _value(text: str) -> tuple[Any, int]:
+    """Return the first value, and where it ends."""
     root: list[Any] = []
     container = root
     outer: list[list[Any]] = []
@@ -109,10 +140,7 @@ def parse(data: bytes) -> Any:
             container = outer.pop()
             at += 1
         else:
-            at = _skip(text, at)
-            if at != len(text):
-                raise _unexpected(text, at)
-            return root[0]
+            return root[0], at
 
 
 def _skip(text: str, at: int) -> int:

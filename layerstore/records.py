@@ -74,8 +74,6 @@ _decode = msgspec.json.Decoder(list[V2Metadata]).decode
 # several bytes.
 _OTHERWISE_IN_GO = (b"\\", b"<", b">", b"&", b"\xe2")
 _FIELDS = {"digest": "digest", "sourcerepository": "source_repository", "hmac": "hmac"}
-# The two characters outside ASCII that Go folds onto ASCII letters.
-_FOLDS_TO_ASCII = {0x017F: "s", 0x212A: "k"}
 
 
 def encode_list(entries: Sequence[V2Metadata]) -> bytes:
@@ -141,7 +139,7 @@ def _association(element: object) -> V2Metadata:
         # A ValueError, as the bytes are wrong, not the caller's argument.
         raise ValueError("the array holds something that is not an object")  # noqa: TRY004
     for name, value in element.members():
-        field = _FIELDS.get(name.translate(_FOLDS_TO_ASCII).lower())
+        field = _FIELDS.get(gojson.field(name))
         if field is None or value is None:
             continue
         if type(value) is not str:

@@ -10,7 +10,9 @@ project's reference specification, with IPv6 hosts; what Docker reads its own wa
 
 from __future__ import annotations
 
+import logging
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from layerstore.digest import is_digest
@@ -19,6 +21,17 @@ from layerstore.errors import InvalidRepositoryError
 DEFAULT_DOMAIN: Final = "docker.io"
 MAX_PATH_LENGTH: Final = 255
 """Characters that a path may have. Source: distribution's `RepositoryNameTotalLengthMax`."""
+
+_KEPT_NAMES: Final = 4096
+"""Names of which it is kept in memory that they are canonical."""
+_KEPT_LENGTH: Final = 1024
+"""Characters of the longest name that is kept."""
+_WARNINGS: Final = 100
+"""Names that are warned of, so that neither the log nor memory fills when every name is another wrong one."""
+
+_log = logging.getLogger("layerstore")
+_canonical: set[str] = set()
+_warned: set[str] = set()
 
 _LEGACY_DOMAIN = "index.docker.io"
 _OFFICIAL = "library/"
@@ -52,6 +65,14 @@ class Repository(NamedTuple):
     def name(self) -> str:
         """The canonical name: `docker.io/library/busybox`."""
         return f"{self.domain}/{self.path}" if self.domain else self.path
+
+    @property
+    def familiar_name(self) -> str:
+        """The name without what people leave out: `busybox`. Source: distribution's `reference.FamiliarName`."""
+        if self.domain != DEFAULT_DOMAIN:
+            return self.name
+        rest = self.path.removeprefix(_OFFICIAL)
+        return self.path if "/" in rest else rest
 
 
 class Reference(NamedTuple):
@@ -94,11 +115,71 @@ def parse_normalized(name: str) -> Repository:
     Differs: a tag or digest is an error. Docker 20.10 has an older grammar: no IPv6 hosts, no host known by its
     upper-case letters alone, and 255 characters for host and path together.
     """
-    is_name = isinstance(name, str) and _is_identifier(name) is None
-    match = _reference(_normalized(name)) if is_name else None
+    match = _match(name)
     if match is None or match["tag"] or match["digest"] or len(match["path"]) > MAX_PATH_LENGTH:
-        raise InvalidRepositoryError(f"not a repository name: {name!r}: {_why_not(name, match)}")
+        raise _invalid(name, match)
     return Repository(match["domain"] or "", match["path"])
+
+
+def parse_reference(text: str) -> Repository:
+    """Take an image's name as people type it, and return its repository: a tag or digest is checked, and dropped.
+
+    Raises:
+        InvalidRepositoryError: as `canonical_repository`.
+    """
+    match = _match(text)
+    if match is None or len(match["path"]) > MAX_PATH_LENGTH or not _is_registered(match["digest"]):
+        raise _invalid(text, match)
+    return Repository(match["domain"] or "", match["path"])
+
+
+def canonical_repository(name: str) -> str:
+    """Return the name of a repository as Docker records it: `docker.io/library/busybox` for `busybox`.
+
+    What people leave out is filled in, `index.docker.io` becomes `docker.io`, and a tag or digest is dropped. A name
+    that is canonical already is returned as it is. Only under such a name is an association found as a place to mount
+    a layer from.
+
+    Args:
+        name: such as `busybox`, `team/app:1.0`, `localhost:5000/team/app@sha256:…`.
+
+    Raises:
+        InvalidRepositoryError: it is not text, empty, has a scheme (`https://…`), upper case, spaces, or a tag or
+            digest that cannot be one, or is an image's ID. The message says which.
+
+    Source: distribution's `reference.ParseNormalizedNamed` and `reference.TrimNamed`.
+    """
+    return parse_reference(name).name
+
+
+def why_not_canonical(name: str) -> str | None:
+    """Say why a source repository is not canonical, and what would be; `None` when it is, or is empty: not known."""
+    return _kept_why_not(name) if len(name) <= _KEPT_LENGTH else _kept_why_not.__wrapped__(name)
+
+
+@lru_cache(maxsize=_KEPT_NAMES)
+def _kept_why_not(name: str) -> str | None:
+    try:
+        canonical = canonical_repository(name) if name else name
+    except InvalidRepositoryError as error:
+        return str(error)
+    return None if canonical == name else f"{name!r} is not canonical: record {canonical!r}"
+
+
+def warn_if_not_canonical(name: str) -> None:
+    """Log a warning of a source repository that no push would mount from: once for a name, of 100 names at most."""
+    if name in _canonical or name in _warned or len(_warned) >= _WARNINGS:
+        return
+    reason = why_not_canonical(name)
+    kept = name[:_KEPT_LENGTH]
+    if reason is None:
+        if len(_canonical) < _KEPT_NAMES and kept == name:
+            _canonical.add(name)
+        return
+    if kept in _warned:
+        return
+    _warned.add(kept)
+    _log.warning("no push will mount layers from this source repository: %s", reason[:_KEPT_LENGTH])
 
 
 def canonical_domain(name: str) -> str | None:
@@ -122,6 +203,10 @@ def canonical_domain(name: str) -> str | None:
     return match["domain"] or ""
 
 
+def _match(name: object) -> re.Match[str] | None:
+    return _reference(_normalized(name)) if isinstance(name, str) and _is_identifier(name) is None else None
+
+
 def _normalized(name: str) -> str:
     """Put host and `library/` before a name where they are left out. The name need not be a valid one."""
     first, slash, rest = name.partition("/")
@@ -141,18 +226,23 @@ def _is_registered(digest: str | None) -> bool:
     return digest is None or (digest.startswith(_DIGEST_ALGORITHMS) and is_digest(digest))
 
 
+def _invalid(name: object, match: re.Match[str] | None) -> InvalidRepositoryError:
+    return InvalidRepositoryError(f"not a repository name: {name!r}: {_why_not(name, match)}")
+
+
 def _why_not(name: object, match: re.Match[str] | None) -> str:
     if not isinstance(name, str):
         return f"text is needed, not {type(name).__name__}"
     if _is_identifier(name):
         return "64 hex digits are an image's ID; put the registry's host before a repository of that name"
-    if match is not None and (match["tag"] or match["digest"]):
-        return "it has a tag or digest; give the repository alone"
-    if match is not None:
+    if match is not None and len(match["path"]) > MAX_PATH_LENGTH:
         return f"its path has {len(match['path'])} characters, {MAX_PATH_LENGTH} are allowed"
+    if match is not None:
+        return "it has a tag or digest; give the repository alone"
     if _reference(_normalized(name.lower())) is not None:
         return "only the host may have upper-case letters"
+    scheme = "leave out the scheme; " if "://" in name else ""
     return (
-        "the form is [host[:port]/]component[/component]…, each component of lower-case letters and digits"
+        f"{scheme}the form is [host[:port]/]component[/component]…, each component of lower-case letters and digits"
         " with single '.', '_', '__' or dashes between them"
     )

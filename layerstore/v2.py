@@ -31,6 +31,7 @@ from layerstore.records import (
     encode_list,
     key_digest,
 )
+from layerstore.repository import warn_if_not_canonical
 from layerstore.store import Address, Change, SetAside, Store, Write, changing, get_many, is_utf8
 
 _log = logging.getLogger("layerstore")
@@ -113,7 +114,8 @@ class V2MetadataService:
         The association becomes the newest of the layer's list; an equal one is moved. The list keeps the newest
         50; the digests of older ones still resolve. The digest maps to this layer from now on; where it was
         another layer's a warning is logged. A list that is absent is begun; one that is not JSON is begun anew,
-        its old bytes go to quarantine if the store has one, and a warning is logged.
+        its old bytes go to quarantine if the store has one, and a warning is logged. So is one of a repository whose
+        name is not canonical (`canonical_repository`), once for a name: no push will mount from it.
 
         One transaction on a store that has them; other writers wait.
 
@@ -130,6 +132,7 @@ class V2MetadataService:
             return
         DiffID.check(diff_id)
         _check(metadata)
+        warn_if_not_canonical(metadata.source_repository)
         layer, blob = (V2_METADATA, digest_key(diff_id)), (DIFF_IDS, digest_key(metadata.digest))
         mapped = diff_id.encode()
         known: bytes | None = None

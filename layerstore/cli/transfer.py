@@ -182,7 +182,9 @@ def _target(path: str | None, data_root: str | None, driver: str | None) -> str:
     assert driver is not None
     if "/" in driver or driver in ("", ".", ".."):
         raise click.UsageError(f"not the name of a storage driver: {driver!r}")
-    return os.path.join(data_root, "image", driver, "distribution")
+    from layerstore.docker.dataroot import distribution_of
+
+    return distribution_of(data_root, driver)
 
 
 def _export_tar(settings: Settings, target: str, *, quiet: bool, as_json: bool) -> None:

@@ -1,31 +1,96 @@
-"""Which directories of a Docker host hold its metadata, and whether one is what was meant."""
+"""The layout of a Docker data root: its storage drivers, and their directories of metadata. Only this module knows it.
+
+    <data root>[/<uid>.<gid>]/image/<driver>/distribution       metadata
+                                             repositories.json  names
+                                             imagedb, layerdb   images, layers
+
+`<uid>.<gid>` is there with remapped users. One policy for links: the path that a person gives may be one; nothing below
+a data root is reached through one, and one that is in the way is an error.
+Source: Docker's daemon/daemon.go, image/fs.go, layer/filestore.go.
+"""
 
 from __future__ import annotations
 
-import glob
+import errno
 import os
 import re
+import stat
+from typing import NamedTuple
 
 from layerstore.docker.daemon import running_on
 from layerstore.errors import TransferError
+from layerstore.files import tree
 from layerstore.records import KNOWN_NAMESPACES
 
-_remapped = re.compile(r"\d+\.\d+").fullmatch
+_remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
 
 
-def has_namespaces(directory: str) -> bool:
-    """Tell whether a directory has one of Docker's namespaces."""
-    return any(os.path.isdir(os.path.join(directory, namespace)) for namespace in KNOWN_NAMESPACES)
+class Driver(NamedTuple):
+    """A storage driver's directory: the data root, and the way down from it."""
+
+    root: str
+    segments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The driver: `overlay2`, `vfs`."""
+        return self.segments[-1]
+
+    def path(self, *below: str) -> str:
+        """Return the absolute path of the directory, or of what is below it."""
+        return os.path.join(self.root, *self.segments, *below)
+
+    def has(self, *below: str) -> bool:
+        """Tell whether a directory is there. Raises TransferError if a link is, or if that cannot be told."""
+        return _is_directory(self.path(*below))
+
+    def names(self, *below: str) -> list[str]:
+        """Return the names in a directory, sorted; none if it is not there. Raises TransferError."""
+        try:
+            with tree.directory(self.root, (*self.segments, *below)) as here:
+                return sorted(os.listdir(here))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unreadable(error, self.path(*below)) from error
+
+    def read(self, *path: str, limit_bytes: int) -> bytes | None:
+        """Return a file's bytes, `None` if there is none. Raises TransferError."""
+        *below, name = path
+        try:
+            with tree.directory(self.root, (*self.segments, *below)) as here:
+                return tree.read(here, name, limit_bytes=limit_bytes)[0]
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(error, self.path(*path)) from error
+
+
+def drivers(data_root: str) -> list[Driver]:
+    """Return the directories of a data root's storage drivers, then those of its remapped users.
+
+    There are none where nothing has been stored yet, and in a directory that is no data root.
+
+    Raises:
+        TransferError: it is no directory, or cannot be read; or a link is in the place of one of these directories.
+    """
+    root = os.path.abspath(data_root)
+    if not os.path.isdir(root):
+        what = "it is no directory" if os.path.lexists(root) else "there is no such directory"
+        raise TransferError(f"{what}: give a Docker data root, such as /var/lib/docker", root)
+    users = [(name,) for name in _names(root) if _remapped(name) and _is_directory(os.path.join(root, name))]
+    images = [(*above, "image") for above in ((), *users) if _is_directory(os.path.join(root, *above, "image"))]
+    every = [Driver(root, (*image, name)) for image in images for name in _names(os.path.join(root, *image))]
+    return [driver for driver in every if driver.has()]
 
 
 def distributions(path: str) -> list[str]:
     """Return the metadata directories that a directory stands for.
 
-    That is itself, if it has one of Docker's namespaces; else those of a data root, `image/*/distribution`, with
-    remapped users `<uid>.<gid>/image/*/distribution`; else itself.
+    That is itself, if it has one of Docker's namespaces; else those of a data root's drivers; else itself.
 
     Raises:
-        TransferError: a data root without any metadata, or no directory.
+        TransferError: a data root without any metadata, or with a link in the way to it; or no directory.
     """
     base = os.path.abspath(path)
     if not os.path.isdir(base):
@@ -33,16 +98,31 @@ def distributions(path: str) -> list[str]:
         raise TransferError(f"{what}: give a `distribution` directory or a Docker data root", base)
     if has_namespaces(base):
         return [base]
-    roots = [base, *(os.path.join(base, name) for name in sorted(os.listdir(base)) if _remapped(name))]
-    images = [os.path.join(root, "image") for root in roots if os.path.isdir(os.path.join(root, "image"))]
-    if not images:
-        refuse_above_a_distribution(base)
-        return [base]
-    found = [os.path.join(image, driver, "distribution") for image in images for driver in sorted(os.listdir(image))]
-    found = [directory for directory in found if os.path.isdir(directory)]
-    if not found:
+    every = drivers(base)
+    found = [driver.path("distribution") for driver in every if driver.has("distribution")]
+    if not found and (every or _is_directory(os.path.join(base, "image"))):
         raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", base)
-    return found
+    if not found:
+        refuse_above_a_distribution(base)
+    return found or [base]
+
+
+def distribution_of(data_root: str, driver: str) -> str:
+    """Return the metadata directory of a storage driver, which need not be there yet.
+
+    Raises:
+        TransferError: there is a link in the way to it.
+    """
+    path = os.path.abspath(data_root)
+    for segment in ("image", driver, "distribution"):
+        path = os.path.join(path, segment)
+        _is_directory(path)  # raises if it is a link
+    return path
+
+
+def has_namespaces(directory: str) -> bool:
+    """Tell whether a directory has one of Docker's namespaces."""
+    return any(os.path.isdir(os.path.join(directory, namespace)) for namespace in KNOWN_NAMESPACES)
 
 
 def refuse_above_a_distribution(directory: str) -> None:
@@ -53,13 +133,12 @@ def refuse_above_a_distribution(directory: str) -> None:
     """
     if has_namespaces(directory) or not os.path.isdir(directory):
         return
-    patterns = ("distribution", "*/distribution", "image/*/distribution", "*.*/image/*/distribution")
-    meant = [found for pattern in patterns for found in glob.glob(os.path.join(glob.escape(directory), pattern))]
-    meant = sorted(found for found in meant if os.path.isdir(found))
-    if meant:
-        raise TransferError(f"it is a directory above the metadata: give {meant[0]}", directory)
-    there = set(os.listdir(directory))
-    if {"image", "containers", "volumes"} <= there or {"imagedb", "layerdb"} & there:
+    there = _names(directory)
+    meant = [os.path.join(directory, *below, "distribution") for below in ((), *((name,) for name in there))]
+    meant += [driver.path("distribution") for driver in drivers(directory)]
+    for found in filter(os.path.isdir, meant):
+        raise TransferError(f"it is a directory above the metadata: give {found}", directory)
+    if {"image", "containers", "volumes"} <= set(there) or {"imagedb", "layerdb"} & set(there):
         raise TransferError("it is a part of a Docker data root: give its image/<driver>/distribution", directory)
 
 
@@ -72,3 +151,36 @@ def refuse_under_a_daemon(directory: str) -> None:
     daemon = running_on(directory)
     if daemon is not None:
         raise TransferError(f"a Docker daemon runs on it ({daemon}): stop it first, or use --force", directory)
+
+
+def _names(directory: str) -> list[str]:
+    """Return the names in a directory, sorted; none if there is no directory."""
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(error, directory) from error
+
+
+def _is_directory(path: str) -> bool:
+    """Tell whether a directory is at a path below a data root, where a link is refused."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(error, path) from error
+    if stat.S_ISLNK(mode):
+        raise TransferError(
+            "it is a link, and below a data root none is followed:"
+            f" give the directory itself, {os.path.realpath(path)}, or mount it here",
+            path,
+        )
+    return stat.S_ISDIR(mode)
+
+
+def _unreadable(error: OSError, path: str) -> TransferError:
+    no_such_kind = error.errno in (errno.ELOOP, errno.ENOTDIR) or error.errno is None
+    why = "a link, or no regular file or directory" if no_such_kind else error.strerror
+    return TransferError(f"cannot be read: {why}", path)

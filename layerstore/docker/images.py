@@ -1,35 +1,32 @@
-"""The images of a Docker data root: from a name to the layers, as the daemon's own files tell.
+"""The images of a storage driver: from a name to the layers, as the daemon's own files tell.
 
-    <data root>[/<uid>.<gid>]/image/<driver>/repositories.json                  names
-                                             imagedb/content/sha256/<image ID>  configurations
-                                             layerdb/sha256/<chain ID>/size     sizes
+    repositories.json                  names
+    imagedb/content/sha256/<image ID>  configurations
+    layerdb/sha256/<chain ID>/size     sizes
 
-Nothing here knows metadata, and nothing is written. Below the data root no link is followed.
+Nothing here knows metadata, and nothing is written. `layerstore.docker.dataroot` knows where a driver's directory is.
 Source: Docker's reference/store.go, image/fs.go and layer/filestore.go; OCI image-spec, config.md.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from layerstore.digest import is_digest
+from layerstore.docker.dataroot import Driver, drivers
 from layerstore.errors import ImageNotFoundError, InvalidInputError, InvalidRepositoryError, TransferError
-from layerstore.files import tree, walking
-from layerstore.repository import DEFAULT_DOMAIN, Repository, parse_normalized, split_reference
+from layerstore.repository import parse_normalized, split_reference
 
 MAX_JSON_BYTES: Final = 64 << 20
 """A larger file is not read, as no file of an archive is."""
 MAX_TEXT_BYTES: Final = 4096
 
-_remapped = re.compile(r"\d+\.\d+").fullmatch
 _image_id = re.compile("(?:sha256:)?([0-9a-f]{64})").fullmatch
 _is_prefix = re.compile("[0-9a-f]{1,64}").fullmatch
 _is_tag = re.compile(r"\w[\w.-]{0,127}", re.ASCII).fullmatch
@@ -79,32 +76,6 @@ class Image:
         return tuple(chain)
 
 
-class _Place(NamedTuple):
-    """A driver's directory: the data root, and the way down from it."""
-
-    root: str
-    segments: tuple[str, ...]
-
-    @property
-    def driver(self) -> str:
-        return self.segments[-1]
-
-    @property
-    def path(self) -> str:
-        return os.path.join(self.root, *self.segments)
-
-    def read(self, *path: str, limit_bytes: int) -> bytes | None:
-        """Return a file's bytes, `None` if there is none. Raises TransferError."""
-        *below, name = path
-        try:
-            with tree.directory(self.root, (*self.segments, *below)) as here:
-                return tree.read(here, name, limit_bytes=limit_bytes)[0]
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise TransferError(f"cannot be read: {_why(error)}", os.path.join(self.path, *path)) from error
-
-
 def find_image(data_root: str | os.PathLike[str], name: str, *, driver: str | None = None) -> Image:
     """Find an image by its name, as the daemon does: a tag or digest of a repository, an image's ID, or its beginning.
 
@@ -124,18 +95,18 @@ def find_image(data_root: str | os.PathLike[str], name: str, *, driver: str | No
     Source: Docker's `ImageService.GetImage`.
     """
     root = os.path.abspath(os.fspath(data_root))
-    places = _places(root, driver)
-    found = [(place, image_id) for place in places if (image_id := _resolve(place, name)) is not None]
+    every = _with_images(root, driver)
+    found = [(one, image_id) for one in every if (image_id := _resolve(one, name)) is not None]
     if not found:
         _check_name(name)
         raise ImageNotFoundError(root, name)
     if len(found) > 1:
-        where = ", ".join(os.path.join(*place.segments) for place, _ in found)
+        where = ", ".join(os.path.join(*one.segments) for one, _ in found)
         raise InvalidInputError(
             f"{name!r} is an image in {where} of {root}: choose with --driver, or give <uid>.<gid> as the data root"
         )
-    place, image_id = found[0]
-    return Image(image_id, place.driver, root, "/".join(place.segments), _diff_ids(place, image_id))
+    one, image_id = found[0]
+    return Image(image_id, one.name, root, "/".join(one.segments), _diff_ids(one, image_id))
 
 
 def layer_sizes(image: Image) -> list[int]:
@@ -146,12 +117,12 @@ def layer_sizes(image: Image) -> list[int]:
 
     Source: Docker's layerdb, `diff` and `size`; `Layer.DiffSize`.
     """
-    place = _Place(image.data_root, tuple(image.directory.split("/")))
+    driver = _driver(image)
     sizes = []
     for diff_id, chain_id in zip(image.diff_ids, image.chain_ids, strict=True):
         folder = ("layerdb", *chain_id.split(":", 1))
-        path = os.path.join(place.path, *folder)
-        texts = [place.read(*folder, name, limit_bytes=MAX_TEXT_BYTES) for name in ("diff", "size")]
+        path = driver.path(*folder)
+        texts = [driver.read(*folder, name, limit_bytes=MAX_TEXT_BYTES) for name in ("diff", "size")]
         if None in texts:
             raise TransferError(f"the image's layer {diff_id} is not there: the daemon cannot push it either", path)
         diff, size = (text.decode("utf-8", "backslashreplace") for text in texts if text is not None)
@@ -167,79 +138,58 @@ def metadata_directory(image: Image) -> str | None:
     """Return the directory of the metadata beside an image, `None` if its daemon has recorded nothing yet.
 
     Raises:
-        TransferError: it is a link, or no directory.
+        TransferError: it is a link.
     """
-    segments = (*image.directory.split("/"), "distribution")
-    path = os.path.join(image.data_root, *segments)
-    try:
-        with tree.directory(image.data_root, segments):
-            return path
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise TransferError(f"cannot be read: {_why(error)}", path) from error
+    driver = _driver(image)
+    return driver.path("distribution") if driver.has("distribution") else None
 
 
-def _places(root: str, driver: str | None) -> list[_Place]:
-    if not os.path.isdir(root):
-        what = "it is no directory" if os.path.lexists(root) else "there is no such directory"
-        raise TransferError(f"{what}: give a Docker data root, such as /var/lib/docker", root)
-    names = [name for name in _listing(root, ()) if _remapped(name)]
-    every = [
-        _Place(root, (*above, "image", name))
-        for above in ((), *((name,) for name in names))
-        for name in _listing(root, (*above, "image"))
-        if driver in (None, name)
-    ]
-    # What has no imagedb is no driver's directory.
-    places = [place for place in every if "imagedb" in _listing(root, place.segments)]
-    if not places:
-        which = f"no image/{driver}/imagedb" if driver else "no image/*/imagedb"
+def _driver(image: Image) -> Driver:
+    return Driver(image.data_root, tuple(image.directory.split("/")))
+
+
+def _with_images(root: str, name: str | None) -> list[Driver]:
+    found = [driver for driver in drivers(root) if name in (None, driver.name) and driver.has("imagedb")]
+    if not found:
+        which = f"no image/{name}/imagedb" if name else "no image/*/imagedb"
         raise TransferError(f"{which} here: give a Docker data root, and one of its storage drivers", root)
-    return places
+    return found
 
 
-def _listing(root: str, segments: tuple[str, ...]) -> list[str]:
-    """Return the names of the directories in a directory, sorted; none if it is not there, or no directory."""
-    try:
-        with tree.directory(root, segments) as here:
-            return [os.fsdecode(name[:-1]) for name in walking.names(here) if name.endswith(b"/")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise TransferError(f"cannot be read: {_why(error)}", os.path.join(root, *segments)) from error
-
-
-def _resolve(place: _Place, name: str) -> str | None:
+def _resolve(driver: Driver, name: str) -> str | None:
     """Return the ID that a name stands for at one driver."""
     whole = _image_id(name)
     if whole is not None:
-        there = place.read("imagedb", "content", "sha256", whole[1], limit_bytes=MAX_JSON_BYTES) is not None
+        there = driver.read("imagedb", "content", "sha256", whole[1], limit_bytes=MAX_JSON_BYTES) is not None
         return f"sha256:{whole[1]}" if there else None
-    named = _by_name(place, name)
+    named = _by_name(driver, name)
     if named is not None:
         return named
     digits = name.removeprefix("sha256:")
     if _is_prefix(digits) is None:
         return None
-    begun = [found for found in _image_ids(place) if found.startswith(digits)]
+    begun = [
+        found
+        for found in driver.names("imagedb", "content", "sha256")
+        if _is_prefix(found) and found.startswith(digits)
+    ]
     if len(begun) > 1:
         raise InvalidInputError(f"several images begin with {name!r}: {', '.join(begun[:5])}: give more digits")
     return f"sha256:{begun[0]}" if begun else None
 
 
-def _by_name(place: _Place, name: str) -> str | None:
+def _by_name(driver: Driver, name: str) -> str | None:
     reference = split_reference(name)
     try:
         repository = parse_normalized(reference.name)
     except InvalidRepositoryError:
         return None
-    content = place.read("repositories.json", limit_bytes=MAX_JSON_BYTES)
+    content = driver.read("repositories.json", limit_bytes=MAX_JSON_BYTES)
     if content is None:
         return None
-    path = os.path.join(place.path, "repositories.json")
+    path = driver.path("repositories.json")
     known = _decode(content, _Repositories, path).Repositories or {}
-    familiar = _familiar(repository)
+    familiar = repository.familiar_name
     # As Docker: the digest decides where there are both, as a tag may be another image by now.
     key = f"{familiar}@{reference.digest}" if reference.digest else f"{familiar}:{reference.tag or 'latest'}"
     image_id = known.get(familiar, {}).get(key)
@@ -248,29 +198,10 @@ def _by_name(place: _Place, name: str) -> str | None:
     return image_id
 
 
-def _familiar(repository: Repository) -> str:
-    """Return a repository's name without what people leave out. Source: distribution's `reference.FamiliarName`."""
-    if repository.domain != DEFAULT_DOMAIN:
-        return repository.name
-    rest = repository.path.removeprefix("library/")
-    return repository.path if "/" in rest else rest
-
-
-def _image_ids(place: _Place) -> Iterator[str]:
-    try:
-        with tree.directory(place.root, (*place.segments, "imagedb", "content", "sha256")) as here:
-            yield from (os.fsdecode(name) for name in walking.names(here) if _is_prefix(os.fsdecode(name)))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        path = os.path.join(place.path, "imagedb", "content", "sha256")
-        raise TransferError(f"cannot be read: {_why(error)}", path) from error
-
-
-def _diff_ids(place: _Place, image_id: str) -> tuple[str, ...]:
+def _diff_ids(driver: Driver, image_id: str) -> tuple[str, ...]:
     below = ("imagedb", "content", *image_id.split(":", 1))
-    path = os.path.join(place.path, *below)
-    content = place.read(*below, limit_bytes=MAX_JSON_BYTES)
+    path = driver.path(*below)
+    content = driver.read(*below, limit_bytes=MAX_JSON_BYTES)
     if content is None:
         raise TransferError("the image has a name, and no configuration: the daemon cannot use it either", path)
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != image_id:
@@ -297,9 +228,3 @@ def _check_name(name: str) -> None:
         parse_normalized(reference.name)
         if reference.tag and _is_tag(reference.tag) is None:
             raise InvalidInputError(f"not an image's tag: {reference.tag!r}")
-
-
-def _why(error: OSError) -> str:
-    if error.errno in (errno.ELOOP, errno.ENOTDIR) or error.errno is None:
-        return "a link, or no regular file or directory"
-    return error.strerror or str(error)

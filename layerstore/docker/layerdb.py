@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 
 from layerstore.digest import is_digest
+from layerstore.docker.dataroot import Driver, drivers
 from layerstore.errors import TransferError
 
 _is_chain_id = re.compile("[0-9a-f]{64}").fullmatch
-_is_remapped = re.compile(r"\d+\.\d+").fullmatch
 _LONGEST = 4096
 
 
@@ -29,62 +29,33 @@ def layers_of(data_root: str | os.PathLike[str], *, force: bool = False) -> froz
     Source: Docker's layer/filestore.go: `image/<driver>/layerdb/sha256/<chain id>/diff` holds the DiffID.
     """
     root = os.path.abspath(os.fspath(data_root))
-    try:
-        places = list(_layerdbs(root))
-        if not places:
-            raise TransferError("no image/*/layerdb is there: give the data root of a Docker daemon", root)
-        found = frozenset(diff_id for place in places for diff_id in _diff_ids(place, force=force))
-    except OSError as error:
-        raise TransferError(f"cannot be read: {error.strerror}", os.fsdecode(error.filename or root)) from error
+    there = [driver for driver in drivers(root) if driver.has("layerdb")]
+    if not there:
+        raise TransferError("no image/*/layerdb is there: give the data root of a Docker daemon", root)
+    found = frozenset(diff_id for driver in there for diff_id in _diff_ids(driver, force=force))
     if not found and not force:
         raise TransferError("it has no layers at all, so that everything would go: if that is meant, use --force", root)
     return found
 
 
-def _layerdbs(root: str) -> Iterator[str]:
-    users = [os.path.join(root, name) for name in sorted(os.listdir(root)) if _is_remapped(name)]
-    for base in (root, *users):
-        image = os.path.join(base, "image")
-        for driver in _listed(image):
-            layerdb = os.path.join(image, driver, "layerdb")
-            if _is_there(layerdb):
-                yield layerdb
-
-
-def _diff_ids(layerdb: str, *, force: bool) -> Iterator[str]:
-    folder = os.path.join(layerdb, "sha256")
+def _diff_ids(driver: Driver, *, force: bool) -> Iterator[str]:
     # A layer that is being removed has another name, and the daemon does not know it any more.
-    for name in filter(_is_chain_id, _listed(folder)):
-        layer = os.path.join(folder, name)
+    for name in filter(_is_chain_id, driver.names("layerdb", "sha256")):
+        layer = ("layerdb", "sha256", name)
         try:
-            with open(os.path.join(layer, "diff"), "rb") as file:
-                text = file.read(_LONGEST).decode("utf-8", "backslashreplace").strip()
-        except FileNotFoundError:
-            if not _is_there(layer):
-                continue  # removed while this looked
-            text = ""
+            value = driver.read(*layer, "diff", limit_bytes=_LONGEST)
+        except TransferError:
+            if not force:
+                raise
+            continue
+        if value is None and not driver.has(*layer):
+            continue  # removed while this looked
+        text = (value or b"").decode("utf-8", "backslashreplace").strip()
         if is_digest(text):
             yield text
         elif not force:
             raise TransferError(
                 "the file `diff` of this layer is missing or holds no DiffID, so that it is not known which layers"
                 " there are: mend or remove the layer, or use --force to leave it out",
-                layer,
+                driver.path(*layer),
             )
-
-
-def _listed(folder: str) -> list[str]:
-    """Return the names in a folder; none if it is not there, as before the first layer."""
-    try:
-        return sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-
-
-def _is_there(path: str) -> bool:
-    """Tell whether a path is there; an error other than its absence is raised."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True

@@ -7,16 +7,16 @@ Source: docker/cli's cli/config, cli/config/credentials and cli/command/registry
 from __future__ import annotations
 
 import base64
-import binascii
 import errno
 import logging
 import os
+import re
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
 
-import msgspec
-
+from layerstore import gojson
 from layerstore.errors import TransferError
 from layerstore.hmac import AuthConfig
 from layerstore.repository import DEFAULT_DOMAIN
@@ -28,26 +28,28 @@ PROGRAM_TIMEOUT_S: Final = 30.0
 _NOT_FOUND = "credentials not found in native keychain"
 _TOKEN = "<token>"  # noqa: S105  # the user name that says that the secret is a token
 
+_JSON_SPACE = b" \t\r\n"
+_is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?").fullmatch
+# What Go's url.Parse takes, as far as a registry's host may be in it; control characters are nowhere.
+_url = re.compile(
+    r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#\x00-\x20\x7f]*@)?"
+    r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._~-]+)(?::(?P<port>[0-9]*))?(?:[/?#][^\x00-\x1f\x7f]*)?"
+).fullmatch
+
 _log = logging.getLogger("layerstore")
 
 
-class _Auth(msgspec.Struct):
-    username: str = ""
-    password: str = ""
-    auth: str = ""
-    identitytoken: str = ""
-    registrytoken: str = ""
+_AUTH = ("username", "password", "auth", "identitytoken", "registrytoken")
+_Auth = dict[str, str]
 
 
-class _Config(msgspec.Struct, rename={"creds_store": "credsStore", "cred_helpers": "credHelpers"}):
-    auths: dict[str, _Auth] | None = None
-    creds_store: str | None = None
-    cred_helpers: dict[str, str] | None = None
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """What of the client's configuration says which credentials are sent."""
 
-
-class _Answer(msgspec.Struct, rename={"username": "Username", "secret": "Secret"}):
-    username: str = ""
-    secret: str = ""
+    auths: dict[str, _Auth] = field(default_factory=dict)
+    helpers: dict[str, str] = field(default_factory=dict)
+    store: str = ""
 
 
 def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None = None) -> AuthConfig:
@@ -73,11 +75,11 @@ def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None =
     """
     path, loaded = _load(config)
     server = DOCKER_HUB if registry == DEFAULT_DOMAIN else registry
-    decoded = {address: _auth_config(auth, path) for address, auth in (loaded.auths or {}).items()}
+    decoded = {address: _auth_config(auth, path) for address, auth in loaded.auths.items()}
     known = decoded.get(server)
     if known is None:
         known = next((auth for address, auth in decoded.items() if server == _host(address)), AuthConfig())
-    suffix = (loaded.cred_helpers or {}).get(server, loaded.creds_store)
+    suffix = loaded.helpers.get(server, loaded.store)
     return _ask(suffix, server, known) if suffix else known
 
 
@@ -93,14 +95,66 @@ def _load(config: str | os.PathLike[str] | None) -> tuple[str, _Config]:
         if not named and error.errno == errno.ENOENT:
             return path, _Config()
         raise TransferError(f"Docker's configuration cannot be read: {error.strerror}", path) from error
-    if not content.strip():
+    if not content.strip(_JSON_SPACE):
         return path, _Config()  # as Docker's client takes it
     try:
-        return path, msgspec.json.decode(content, type=_Config)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # msgspec names the place and the type, never the value; what Python says of bytes is not passed on.
-        why = str(error) if isinstance(error, msgspec.DecodeError) else "it is not JSON"
+        return path, _decode(content)
+    except ValueError as error:
+        # What is said of JSON that is none may show a part of it.
+        why = str(error) if isinstance(error, _FieldError) else "it is not JSON"
         raise TransferError(f"not a configuration of Docker's client: {why}", path) from None
+
+
+class _FieldError(ValueError):
+    """A field is not of its type. The message names the field, never its value."""
+
+
+def _decode(content: bytes) -> _Config:
+    """Source: docker/cli's `ConfigFile.LoadFromReader`, and what Go's encoding/json does with its types."""
+    auths: dict[str, _Auth] = {}
+    helpers: dict[str, str] = {}
+    store = ""
+    for name, value in _members(gojson.parse_first(content), "it"):
+        match gojson.field(name):
+            # A map that comes twice has the entries of both; `null` empties it.
+            case "auths":
+                more = {
+                    address: _strings(entry, _AUTH, "an entry of `auths`") for address, entry in _members(value, name)
+                }
+                auths = {} if value is None else {**auths, **more}
+            case "credhelpers":
+                named = {
+                    address: _string("" if program is None else program, name)
+                    for address, program in _members(value, name)
+                }
+                helpers = {} if value is None else {**helpers, **named}
+            case "credsstore" if value is not None:
+                store = _string(value, name)
+    return _Config(auths, helpers, store)
+
+
+def _members(value: object, what: str) -> list[tuple[str, object]]:
+    if value is None:
+        return []
+    if not isinstance(value, gojson.Object):
+        raise _FieldError(f"{what} is not an object")
+    return value.members()
+
+
+def _string(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise _FieldError(f"{what} is not a string")
+    return value
+
+
+def _strings(value: object, names: Sequence[str], what: str) -> dict[str, str]:
+    """Read the named fields of an object, empty where they are not there: `null` leaves a field as it is."""
+    found = dict.fromkeys(names, "")
+    for name, text in _members(value, what):
+        folded = gojson.field(name)
+        if folded in found and text is not None:
+            found[folded] = _string(text, f"`{folded}` of {what}")
+    return found
 
 
 def _default_directory() -> str:
@@ -109,30 +163,39 @@ def _default_directory() -> str:
 
 def _auth_config(auth: _Auth, path: str) -> AuthConfig:
     """Source: docker/cli's `LoadFromReader`, which clears `auth` after it has taken it apart."""
-    username, password = auth.username, auth.password
-    if auth.auth:
-        try:
-            username, colon, password = base64.b64decode(auth.auth, validate=True).decode().partition(":")
-        except (binascii.Error, ValueError):
-            username = colon = ""
+    username, password = auth["username"], auth["password"]
+    if auth["auth"]:
+        decoded = _base64(auth["auth"])
+        username, colon, password = (decoded or b"").decode("utf-8", gojson.REPLACE).partition(":")
         if not username or not colon:
-            raise TransferError("an `auth` in it is not the base64 of user:password", path) from None
+            raise TransferError("an `auth` in it is not the base64 of user:password", path)
         password = password.strip("\0")
     return AuthConfig(
-        username=username, password=password, identity_token=auth.identitytoken, registry_token=auth.registrytoken
+        username=username,
+        password=password,
+        identity_token=auth["identitytoken"],
+        registry_token=auth["registrytoken"],
     )
+
+
+def _base64(text: str) -> bytes | None:
+    """Decode base64, `None` if it is none.
+
+    Source: Go's `base64.StdEncoding`. Line breaks do not count, padding does, and what the last digit has too much does
+    not.
+    """
+    joined = text.translate({ord("\r"): None, ord("\n"): None})
+    return base64.b64decode(joined) if _is_base64(joined) else None
 
 
 def _host(address: str) -> str:
     """Return the host and port of an address. Source: docker/cli's `ConvertToHostname`."""
-    if "://" in address:
-        try:
-            netloc = urlsplit(address).netloc.rpartition("@")[2]
-        except ValueError:
-            netloc = ""
-        if netloc:
-            return netloc
-    return address.partition("/")[0]
+    match = _url(address) if "://" in address else None
+    if match is None:
+        return address.partition("/")[0]
+    host, port = match["host"], match["port"]
+    # As Go's `Hostname`, which has no brackets, and `JoinHostPort`, which puts them back.
+    return f"{host}:{port}" if port else host.strip("[]")
 
 
 class _ProgramError(ValueError):
@@ -165,11 +228,12 @@ def _ask(suffix: str, server: str, known: AuthConfig) -> AuthConfig:
             return AuthConfig(registry_token=known.registry_token)
         if done.returncode != 0:
             raise _ProgramError(f"it ended with {done.returncode}")
-        answer = msgspec.json.decode(done.stdout, type=_Answer)
-    except (OSError, ValueError, RecursionError, subprocess.TimeoutExpired, msgspec.DecodeError) as error:
+        answer = _strings(gojson.parse_first(done.stdout), ("username", "secret"), "the answer")
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         why = _why_not(error)
         _log.warning("no credentials for %s from %s: %s; going on as Docker does, without", server, program, why)
         return known
-    if answer.username == _TOKEN:
-        return AuthConfig(identity_token=answer.secret, registry_token=known.registry_token)
-    return AuthConfig(username=answer.username, password=answer.secret, registry_token=known.registry_token)
+    username, secret = answer["username"], answer["secret"]
+    if username == _TOKEN:
+        return AuthConfig(identity_token=secret, registry_token=known.registry_token)
+    return AuthConfig(username=username, password=secret, registry_token=known.registry_token)

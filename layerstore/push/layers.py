@@ -1,6 +1,6 @@
 """What a store knows of a layer, and what a push would ask a registry about it: in which order, and why.
 
-The choice itself is `layerstore.push.candidates`'s; this module reads the store, and gives each place its reason.
+The choice itself is `layerstore.push.candidates`'s; this module reads the store, and gives each step its reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from layerstore.records import V2_METADATA, V2Metadata, decode_list, digest_key
 from layerstore.repository import Repository, canonical_domain, parse_normalized
 from layerstore.store import Store, get_many
 
-_Known = tuple[dict[str, bytes], dict[str, list[str]]]
+_ListsAndDigests = tuple[dict[str, bytes], dict[str, list[str]]]
+"""Layers' lists by their keys, and the digests that map to each layer."""
 
 CHECK = "check"
 """Ask whether the target has a digest (`HEAD`)."""
@@ -113,9 +114,9 @@ def known_layers(store: Store, diff_ids: Iterable[str]) -> dict[str, KnownLayer]
         StoreError: the store failed.
     """
     wanted = list(dict.fromkeys(map(DiffID.parse, diff_ids)))
-    both: Callable[[list[DiffID]], _Known] | None = getattr(store, "known_layers", None)
-    if both is not None:
-        lists, digests = both(wanted)
+    lookup: Callable[[list[DiffID]], _ListsAndDigests] | None = getattr(store, "known_layers", None)
+    if lookup is not None:
+        lists, digests = lookup(wanted)
     else:
         lists, digests = get_many(store, V2_METADATA, map(digest_key, wanted)), {}
     return {
@@ -160,10 +161,10 @@ def layer_candidates(
     known = known_layers(store, [diff_id])[diff_id]
     if known.unreadable is not None:
         raise CorruptRecordError(V2_METADATA, digest_key(diff_id), known.unreadable)
-    return explain(known, target_repository, hmac_key=hmac_key, size=size)
+    return candidates_of(known, target_repository, hmac_key=hmac_key, size=size)
 
 
-def explain(
+def candidates_of(
     known: KnownLayer, target_repository: str, *, hmac_key: bytes | None = None, size: int | None = None
 ) -> LayerCandidates:
     """Do the same as `layer_candidates` with what a store has of the layer.
@@ -184,11 +185,11 @@ def explain(
         checked=[entry.digest for entry in first],
         limit=attempts.existence_checks - len(first),
     )
-    order = _Order(entries, target, hmac_key)
+    rank = _Rank(entries, target, hmac_key)
     steps = [
-        *(Step(CHECK, entry.digest, entry.source_repository, order.place(entry)) for entry in first),
-        *(Step(MOUNT, entry.digest, entry.source_repository, order.place(entry)) for entry in mounts),
-        *(Step(CHECK, entry.digest, entry.source_repository, order.place(entry)) for entry in last),
+        *(Step(CHECK, entry.digest, entry.source_repository, rank.reason(entry)) for entry in first),
+        *(Step(MOUNT, entry.digest, entry.source_repository, rank.reason(entry)) for entry in mounts),
+        *(Step(CHECK, entry.digest, entry.source_repository, rank.reason(entry)) for entry in last),
     ]
     newest_first = list(dict.fromkeys(reversed(entries)))
     left_out = [
@@ -222,15 +223,15 @@ def document(found: LayerCandidates) -> dict[str, Any]:
     }
 
 
-class _Order:
-    """The three things that give an association its place, in their order, as words."""
+class _Rank:
+    """The three things by which associations are ordered, in their order, as words."""
 
     def __init__(self, entries: tuple[V2Metadata, ...], target: Repository, hmac_key: bytes | None) -> None:
         self._ages = {entry: len(entries) - at for at, entry in enumerate(entries)}
         self._components = target.name.split("/")
         self._key = hmac_key
 
-    def place(self, entry: V2Metadata) -> str:
+    def reason(self, entry: V2Metadata) -> str:
         if check_hmac(entry, self._key):
             credentials = "the same credentials"
         else:

@@ -12,9 +12,9 @@ from typing import Final
 
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
-from layerstore.push.layers import KnownLayer, LayerCandidates, explain, known_layers
+from layerstore.push.layers import KnownLayer, LayerCandidates, candidates_of, known_layers
 from layerstore.records import V2Metadata
-from layerstore.repository import parse_normalized, split_reference
+from layerstore.repository import parse_normalized, parse_reference
 from layerstore.store import Store
 
 EXISTS: Final = "exists"
@@ -46,7 +46,7 @@ class PlannedLayer:
     def status(self) -> str:
         """What the daemon prints of the layer when it is done."""
         if self.action == MOUNT and self.source_repository is not None:
-            return f"Mounted from {parse_normalized(split_reference(self.source_repository).name).path}"
+            return f"Mounted from {parse_reference(self.source_repository).path}"
         return "Layer already exists" if self.action == EXISTS else "Pushed"
 
 
@@ -105,7 +105,7 @@ def plan_push(
 
 
 def _plan_layer(known: KnownLayer, size: int, target: str, hmac_key: bytes | None) -> PlannedLayer:
-    candidates = explain(known, target, hmac_key=hmac_key, size=size)
+    candidates = candidates_of(known, target, hmac_key=hmac_key, size=size)
     in_target = {entry.digest for entry in known.entries if entry.source_repository == target}
 
     def exists(entry: V2Metadata) -> bool:

@@ -64,6 +64,11 @@ _KINDS = {
     "not-listed": _Kind(
         "info", "a digest maps to a layer whose list does not hold it: evicted, or removed", "none is needed"
     ),
+    "not-canonical": _Kind(
+        "info",
+        "a list holds a repository name that is not canonical: no push mounts from it",
+        "record layers under the name that `canonical_repository` returns",
+    ),
     "duplicates": _Kind("info", "a list holds an entry twice, as Docker 1.12 writes them", "none is needed"),
     "temporary": _Kind("info", "a file that a write left behind", "`prune --temporary` removes it when no daemon runs"),
     "quarantined": _Kind(

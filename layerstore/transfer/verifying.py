@@ -26,6 +26,7 @@ from layerstore.records import (
     key_digest,
     why_unreadable,
 )
+from layerstore.repository import why_not_canonical
 from layerstore.sql.sqlite.errors import noting_damage
 from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName, Snapshot
 from layerstore.sql.store import SQLMetadataStore
@@ -181,19 +182,7 @@ def _is_fit(record: Record, findings: Findings) -> bool:
 
 def _check_lists(lists: Sequence[Record], content: Readable, findings: Findings) -> None:
     """Check lists for themselves, and that each of their digests maps to a layer."""
-    digests: list[tuple[str, str]] = []
-    for record in lists:
-        entries = decode_list(record.value)
-        place = f"{record.namespace}/{record.key}"
-        if len(entries) > MAX_METADATA:
-            findings.add("over-the-cap", f"{place}: {len(entries)} entries")
-        if len(set(entries)) < len(entries):
-            findings.add("duplicates", place)
-        for digest in dict.fromkeys(entry.digest for entry in entries):
-            if is_digest(digest):
-                digests.append((digest, record.key))
-            else:
-                findings.add("odd-digest", f"{place}: {digest!r}")
+    digests = [(digest, record.key) for record in lists for digest in _check_list(record, findings)]
     mapped = _look_up(content, DIFF_IDS, [digest_key(digest) for digest, _ in digests])
     for digest, key in digests:
         value = mapped.get(digest_key(digest))
@@ -202,6 +191,24 @@ def _check_lists(lists: Sequence[Record], content: Readable, findings: Findings)
             findings.add_place("unmapped", f"{digest} in {V2_METADATA}/{key}", digest, key)
         elif diff_id is not None and value != diff_id.encode():
             findings.add("other-layer", f"{digest} in {V2_METADATA}/{key}")
+
+
+def _check_list(record: Record, findings: Findings) -> Iterator[str]:
+    """Check a list for itself, and yield its digests."""
+    entries = decode_list(record.value)
+    place = f"{record.namespace}/{record.key}"
+    if len(entries) > MAX_METADATA:
+        findings.add("over-the-cap", f"{place}: {len(entries)} entries")
+    if len(set(entries)) < len(entries):
+        findings.add("duplicates", place)
+    for repository in dict.fromkeys(entry.source_repository for entry in entries):
+        if (reason := why_not_canonical(repository)) is not None:
+            findings.add("not-canonical", f"{place}: {reason}")
+    for digest in dict.fromkeys(entry.digest for entry in entries):
+        if is_digest(digest):
+            yield digest
+        else:
+            findings.add("odd-digest", f"{place}: {digest!r}")
 
 
 def _check_mappings(mappings: Sequence[Record], content: Readable, findings: Findings) -> None:

@@ -20,6 +20,7 @@ from layerstore import (
     check_hmac,
     compute_hmac,
     compute_hmac_key,
+    repository,
 )
 from tests.conftest import AnyStore
 from tests.strategies import sha256
@@ -111,16 +112,57 @@ def test_a_digest_that_was_another_layer_is_mapped_anew_with_a_warning(
     store: AnyStore, caplog: pytest.LogCaptureFixture
 ):
     v2 = V2MetadataService(store)
-    v2.add(LAYER, V2Metadata(sha256(1), "r"))
-    v2.add(LAYER, V2Metadata(sha256(1), "s"))
+    v2.add(LAYER, V2Metadata(sha256(1), "localhost/r"))
+    v2.add(LAYER, V2Metadata(sha256(1), "localhost/s"))
     assert caplog.record_tuples == []
-    v2.add(OTHER_LAYER, V2Metadata(sha256(1), "r"))
+    v2.add(OTHER_LAYER, V2Metadata(sha256(1), "localhost/r"))
 
     assert v2.get_diff_id(sha256(1)) == OTHER_LAYER
-    assert v2.get_metadata(LAYER) == [V2Metadata(sha256(1), "r"), V2Metadata(sha256(1), "s")]
+    assert v2.get_metadata(LAYER) == [V2Metadata(sha256(1), "localhost/r"), V2Metadata(sha256(1), "localhost/s")]
     [(logger, level, message)] = caplog.record_tuples
     assert (logger, level) == ("layerstore", logging.WARNING)
     assert all(text in message for text in (sha256(1), LAYER, OTHER_LAYER))
+
+
+@pytest.fixture
+def warned_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which names were warned of is known for as long as the process lives."""
+    monkeypatch.setattr(repository, "_warned", set())
+
+
+@pytest.mark.usefixtures("warned_of_nothing")
+def test_a_repository_that_no_push_mounts_from_is_warned_of_once(store: AnyStore, caplog: pytest.LogCaptureFixture):
+    v2 = V2MetadataService(store)
+    for name in ("", "docker.io/library/busybox", "localhost:5000/team/app", "localhost/a/b"):
+        v2.add(LAYER, V2Metadata(sha256(1), name))
+    assert caplog.record_tuples == []
+
+    for name in ("busybox", "https://localhost/app", "busybox", "localhost/app:1", "localhost/app:1"):
+        v2.add(LAYER, V2Metadata(sha256(1), name))
+    v2.tag_and_add(LAYER, b"key", V2Metadata(sha256(1), "busybox"))
+
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    assert [record.name for record in caplog.records] == ["layerstore"] * 3
+    for message, name, remedy in zip(
+        caplog.messages,
+        ("busybox", "https://localhost/app", "localhost/app:1"),
+        ("record 'docker.io/library/busybox'", "leave out the scheme", "record 'localhost/app'"),
+        strict=True,
+    ):
+        assert repr(name) in message
+        assert remedy in message
+
+
+@pytest.mark.usefixtures("warned_of_nothing")
+def test_so_are_100_repositories_at_most_and_long_names_are_cut(store: AnyStore, caplog: pytest.LogCaptureFixture):
+    v2 = V2MetadataService(store)
+    v2.add(LAYER, V2Metadata(sha256(1), "X" * 1_000_000))
+    for number in range(150):
+        v2.add(LAYER, V2Metadata(sha256(1), f"app{number}"))
+
+    assert len(caplog.records) == 100
+    assert max(map(len, caplog.messages)) < 2_000
+    assert max(map(len, repository._warned)) < 2_000
 
 
 def test_remove_goes_through_the_digests_mapping_and_keeps_it(store: AnyStore):

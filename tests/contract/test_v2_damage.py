@@ -21,7 +21,7 @@ from tests.strategies import sha256
 LAYER, OTHER_LAYER = sha256(0xA), sha256(0xB)
 LIST_KEY, MAPPING_KEY = f"sha256/{0xA:064x}", f"sha256/{1:064x}"
 LISTS, DIFF_IDS = "v2metadata-by-diffid", "diffid-by-digest"
-NEW = V2Metadata(sha256(1), "r")
+NEW = V2Metadata(sha256(1), "localhost/r")
 UNREADABLE = {
     "empty": b"",
     "zeros": b"\0" * 120,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.transfer.conftest import GOLDEN
 __all__ = ["database", "run", "run_process"]  # fixtures of the neighbours
 
 Start = Callable[..., int]
+Become = Callable[..., int]
 Lock = Callable[[Path], None]
 
 # Until its standard input ends; a builtin of the shell, so that the process keeps its name and arguments.
@@ -33,8 +35,10 @@ sys.stdin.read()
 
 @contextmanager
 def _running(arguments: list[str], *, executable: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    # Python looks for its library beside the name that it is given, which may be a daemon's.
+    environment = {**os.environ, "PYTHONHOME": sys.base_prefix}
     with subprocess.Popen(
-        arguments, executable=executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd
+        arguments, executable=executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd, env=environment
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -54,6 +58,19 @@ def start() -> Iterator[Start]:
             return stack.enter_context(running).pid
 
         yield start_one
+
+
+@pytest.fixture
+def become() -> Iterator[Become]:
+    """Start processes that run some Python first, and then look like a daemon; they end with the test."""
+    with ExitStack() as stack:
+
+        def become_one(code: str, *arguments: object, name: str = "dockerd") -> int:
+            whole = f"import ctypes, os, sys\n{code}\nprint('ready', flush=True)\nsys.stdin.read()"
+            running = _running([name, "-c", whole, *map(str, arguments)], executable=sys.executable)
+            return stack.enter_context(running).pid
+
+        yield become_one
 
 
 @pytest.fixture

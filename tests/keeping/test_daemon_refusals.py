@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tests.transfer.conftest import LISTS, entries, files_of, layer_key, write_f
 def busy(request: pytest.FixtureRequest, root: Path, start: Start, lock: Lock) -> Path:
     """A metadata directory under a daemon, with an entry that no store has and one that cannot be read."""
     if request.param == "pid file":
-        (root / "docker.pid").write_text(str(os.getpid()))
+        (root / "docker.pid").write_text(str(start("dockerd")))
     elif request.param == "command line":
         start("dockerd", f"--data-root={root}")
     else:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, TransferError, prune
-from layerstore.docker import layerdb
+from layerstore.docker import dataroot
+from layerstore.docker.dataroot import Driver
 from layerstore.docker.layerdb import layers_of
 from tests.prune.conftest import a_list, fill, make_layerdb
 from tests.strategies import sha256
@@ -116,16 +117,43 @@ def test_a_layerdb_that_may_not_be_read_is_an_error(tmp_path: Path):
 def test_permission_that_is_denied_is_no_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As root every directory can be read, so the error is made."""
     root = make_layerdb(tmp_path, [1])
-    real = os.stat
+    real = os.lstat
 
-    def stat(path: str) -> os.stat_result:
+    def lstat(path: str) -> os.stat_result:
         if path.endswith("layerdb"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr(layerdb.__dict__["os"], "stat", stat)
+    monkeypatch.setattr(dataroot.__dict__["os"], "lstat", lstat)
     with pytest.raises(TransferError, match="Permission denied"):
         layers_of(root)
+
+
+def a_fifo_as_diff(root: Path) -> None:
+    no_diff(root)
+    os.mkfifo(first_layer(root) / "diff")
+
+
+def a_link_as_diff(root: Path) -> None:
+    diff = first_layer(root) / "diff"
+    diff.rename(root / "diff")
+    diff.symlink_to(root / "diff")
+
+
+def a_large_diff(root: Path) -> None:
+    with (first_layer(root) / "diff").open("ab") as file:
+        file.truncate(1 << 40)  # a hole: it takes no room
+
+
+@pytest.mark.parametrize("damage", [a_fifo_as_diff, a_link_as_diff, a_large_diff], ids=lambda damage: damage.__name__)
+def test_what_is_no_small_regular_file_is_neither_waited_for_nor_read(tmp_path: Path, damage: Callable[[Path], None]):
+    root = make_layerdb(tmp_path / "docker", [1, 2])
+    damage(root)
+
+    with pytest.raises(TransferError) as caught:
+        layers_of(root)
+    assert caught.value.path == str(first_layer(root) / "diff")
+    assert layers_of(root, force=True) == {sha256(2)}
 
 
 def test_forced_a_broken_layer_is_left_out_and_a_root_without_layers_taken(tmp_path: Path):
@@ -143,13 +171,13 @@ def test_forced_a_broken_layer_is_left_out_and_a_root_without_layers_taken(tmp_p
 
 def test_a_layer_that_is_removed_while_it_is_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = make_layerdb(tmp_path, [1, 2])
-    real = layerdb._listed
+    real = Driver.names
 
-    def listed(folder: str) -> list[str]:
-        found = real(folder)
-        if folder.endswith("sha256"):
+    def names(self: Driver, *below: str) -> list[str]:
+        found = real(self, *below)
+        if below[-1] == "sha256":
             shutil.rmtree(first_layer(root))
         return found
 
-    monkeypatch.setattr(layerdb, "_listed", listed)
+    monkeypatch.setattr(Driver, "names", names)
     assert layers_of(root) == {sha256(2)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -103,11 +104,25 @@ def test_the_default_place_is_the_clients_and_may_be_empty(
         b'{"auths":{"host":{"auth":"s3cr!"}}}',
         b'{"auths":{"host":{"auth":"' + base64.b64encode(b"s3cr") + b'"}}}',
         b'{"auths":{"host":{"auth":"' + base64.b64encode(b":s3cr") + b'"}}}',
-        b'{"auths":{"host":{"auth":"' + base64.b64encode(b"\xffs3cr:x") + b'"}}}',
+        b'{"auths":{"host":{"auth":"' + base64.b64encode(b"\xffs3cr") + b'"}}}',
         b'{"auths":{"host":{"auth":"\xff s3cr"}}}',
         b'{"auths":{"host":{"x":' + b"[" * 100_000,
+        b'{"auths":{"host":{',
+        b'\xef\xbb\xbf{"auths":"s3cr"}',
+        b"\x0b",
+        b"5",
+        b'"s3cr"',
+        b'{"credsStore":5}',
+        b'{"credHelpers":{"host":[]}}',
+        b'{"auths":{"host":{"auth":"dTpzM2Ny="}}}',
+        b'{"auths":{"host":{"auth":"dTpzM2N"}}}',
+        b'{"auths":{"host":{"auth":"dTp=M2Ny"}}}',
+        b'{"auths":{"host":{"auth":"dTp zM2Ny"}}}',
+        b'{"auths":{"host":{"auth":"dTpz\\tM2Ny"}}}',
+        b'{"auths":{"host":{"auth":"dT-_M2Ny"}}}',
+        b'{"auths":{"host":{"auth":"dTpz\xd9\xa3M2N"}}}',
     ],
-    ids=range(11),
+    ids=range(25),
 )
 def test_a_configuration_that_cannot_be_one_is_an_error_that_shows_no_secret(config: Path, content: bytes):
     config.write_bytes(content)
@@ -205,3 +220,102 @@ def test_a_credential_program_that_fails_is_told_and_the_file_counts_as_for_the_
 
 def test_nothing_shows_the_credentials():
     assert SECRET not in repr(AuthConfig(username="user", password=SECRET))
+
+
+AS_GO_READS = {
+    # "dTpw" is u:p; then the user and the password
+    "field names in any case": (b'{"AUTHS":{"host":{"aUtH":"dTpw"}}}', "u", "p"),
+    "the two letters outside ASCII that are the same": ('{"auth\u017f":{"host":{"auth":"dTpw"}}}'.encode(), "u", "p"),
+    "others are not": ('{"\u00e4uths":{"host":{"auth":"dTpw"}}}'.encode(), "", ""),
+    "the whole is null": (b"null", "", ""),
+    "something behind null": (b"nullx", "", ""),
+    "auths are null": (b'{"auths":null}', "", ""),
+    "an entry is null": (b'{"auths":{"other":null,"host":{"auth":"dTpw"}}}', "u", "p"),
+    "the entry is null": (b'{"auths":{"https://host":{"auth":"dTpw"},"host":null}}', "", ""),
+    "auth is null": (b'{"auths":{"host":{"auth":null,"username":"u","password":"p"}}}', "u", "p"),
+    "null leaves a string": (b'{"auths":{"host":{"username":"u","username":null,"password":"p"}}}', "u", "p"),
+    "the last of a field": (b'{"auths":{"host":{"username":"x","Username":"u","password":"p"}}}', "u", "p"),
+    "the last of an entry, alone": (b'{"auths":{"host":{"username":"x"},"host":{"password":"p"}}}', "", "p"),
+    "two maps are one": (b'{"auths":{"host":{"auth":"dTpw"}},"Auths":{"other":{}}}', "u", "p"),
+    "null empties a map": (b'{"auths":{"host":{"auth":"dTpw"}},"auths":null}', "", ""),
+    "text behind the value": (b'{"auths":{"host":{"auth":"dTpw"}}}}]garbage\xff', "u", "p"),
+    "unknown fields of any type": (b'{"x":[{"y":1e999}],"auths":{"host":{"auth":"dTpw","z":[]}}}', "u", "p"),
+    "a lone surrogate elsewhere": (b'{"x":"\\ud800","auths":{"host":{"auth":"dTpw"}}}', "u", "p"),
+    "a lone surrogate": (b'{"auths":{"host":{"username":"\\udc00u","password":"\\ud800"}}}', "\ufffdu", "\ufffd"),
+    "a pair of surrogates": (b'{"auths":{"host":{"username":"\\ud83d\\ude00"}}}', "\U0001f600", ""),
+    "bytes that are not UTF-8": (
+        b'{"auths":{"host":{"username":"\xe9u","password":"\xe2\x82"}}}',
+        "\ufffdu",
+        "\ufffd" * 2,
+    ),
+    "Latin-1 in base64": (
+        b'{"auths":{"host":{"auth":"' + base64.b64encode(b"\xe9:p\xe9") + b'"}}}',
+        "\ufffd",
+        "p\ufffd",
+    ),
+    "line breaks in base64": (b'{"auths":{"host":{"auth":"\\ndT\\r\\npw\\n"}}}', "u", "p"),
+    "line breaks in the padding": (b'{"auths":{"host":{"auth":"dTpwcA=\\n=\\n"}}}', "u", "pp"),
+    "bits behind the end": (b'{"auths":{"host":{"auth":"dTpwcB=="}}}', "u", "pp"),
+    "NUL around a password": (
+        b'{"auths":{"host":{"auth":"' + base64.b64encode(b"u:\0p:\0q\0\0") + b'"}}}',
+        "u",
+        "p:\0q",
+    ),
+    "no password": (b'{"auths":{"host":{"auth":"dTo="}}}', "u", ""),
+}
+
+
+@pytest.mark.parametrize(("content", "user", "password"), AS_GO_READS.values(), ids=AS_GO_READS)
+def test_a_configuration_is_read_as_go_reads_it(config: Path, content: bytes, user: str, password: str):
+    """By encoding/json's `Decoder` and base64's `StdEncoding`, as in Docker's client."""
+    config.write_bytes(content)
+    assert docker_credentials("host", config=config) == AuthConfig(username=user, password=password)
+
+
+def test_the_key_is_of_what_the_daemon_gets_to_read(config: Path):
+    """The client sends JSON, so that of a byte that is not UTF-8 the daemon sees U+FFFD, and writes it as it is."""
+    config.write_text(json.dumps({"auths": {"host": {"auth": base64.b64encode(b"u:p\xe9\xe9").decode()}}}))
+    document = b'{"username":"u","password":"p\xef\xbf\xbd\xef\xbf\xbd"}'
+
+    key = compute_hmac_key(docker_credentials("host", config=config))
+
+    assert key == f"sha256:{hashlib.sha256(document).hexdigest()}".encode()
+
+
+@pytest.mark.parametrize(
+    ("registry", "address", "is_found"),
+    [
+        ("host", "https://user:x@host/v1/?a#b", True),
+        ("host", "//host/x://", True),
+        ("host", "https://host:", True),
+        ("host:5000", "HTTP+x://host:5000?x", True),
+        ("host", "https://ho\nst/", False),
+        ("host", "https://host/\x7f", False),
+        ("[::1]", "https://[::1]/", False),  # Go's `Hostname` has no brackets
+        ("[::1]:5000", "https://[::1]:5000", True),
+        ("host:5000", "host:5000/x://y", True),
+        ("host", "1http://host", False),
+        ("host", "https:///host", False),
+    ],
+)
+def test_the_host_of_a_url_is_what_go_takes_for_it(config: Path, registry: str, address: str, *, is_found: bool):
+    config.write_text(json.dumps({"auths": {address: basic("user", SECRET)}}))
+    assert (docker_credentials(registry, config=config) != AuthConfig()) is is_found
+
+
+def test_a_helper_that_is_null_or_empty_stands_for_the_file_alone(config: Path, caplog: pytest.LogCaptureFixture):
+    for helper in (None, ""):
+        config.write_text(
+            json.dumps({"auths": {"host": basic("u", "p")}, "credsStore": "absent", "CREDHELPERS": {"host": helper}})
+        )
+        assert docker_credentials("host", config=config).username == "u"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("answer", ['{"USERNAME":"user","secret":"x"} trailing', '{"Username":"user","Secret":null}'])
+def test_the_answer_of_a_credential_program_is_read_as_go_reads_it(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+):
+    put_program(tmp_path, monkeypatch, f"echo '{answer}'")
+    config.write_text(json.dumps({"credsStore": "test"}))
+    assert docker_credentials("host", config=config).username == "user"

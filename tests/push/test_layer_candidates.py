@@ -27,7 +27,7 @@ from layerstore import (
     mount_candidates,
     push_attempts,
 )
-from layerstore.push.layers import CHECK, MOUNT, KnownLayer, explain
+from layerstore.push.layers import CHECK, MOUNT, KnownLayer, candidates_of
 from layerstore.store import Store
 from tests.conftest import AnyStore
 from tests.strategies import sha256
@@ -213,7 +213,7 @@ def test_each_place_says_credentials_likeness_and_age():
         entry(2, "localhost:5000/b", OTHERS_KEY),
         entry(3, "localhost:5000/team/c"),
     )
-    steps = explain(KnownLayer(LAYER, entries), TARGET, hmac_key=KEY, size=MIDDLE).steps
+    steps = candidates_of(KnownLayer(LAYER, entries), TARGET, hmac_key=KEY, size=MIDDLE).steps
     assert [step.reason for step in steps if step.action == MOUNT] == [
         "the same credentials; 2 of 3 parts of the name in common; number 3 from the newest",
         "no HMAC, as of a pull; 2 of 3 parts of the name in common; the newest",
@@ -231,7 +231,7 @@ def test_each_omission_says_why():
         entry(6, "localhost:5000/team/c"),
         entry(6, "localhost:5000/team/d"),
     )
-    found = explain(KnownLayer(LAYER, entries), TARGET, size=SMALL)
+    found = candidates_of(KnownLayer(LAYER, entries), TARGET, size=SMALL)
     assert reasons(found, MOUNT) == {
         "": "its repository is not known",
         "busybox": "the name is not canonical",
@@ -267,7 +267,7 @@ def test_every_association_is_asked_about_or_left_out_by_each_action(
     """And the order is that of the pure functions, called one after the other."""
     entries = tuple(dict.fromkeys(random_entry(draw) for _ in range(draw.randrange(20))))
     target = draw.choice(["t/a", f"{HOST}/t/a", "x"])
-    found = explain(KnownLayer(LAYER, entries), target, hmac_key=key, size=size)
+    found = candidates_of(KnownLayer(LAYER, entries), target, hmac_key=key, size=size)
 
     attempts = push_attempts(size)
     first = existence_candidates(entries, target, hmac_key=key, limit=1)

@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore import InvalidRepositoryError
-from layerstore.repository import MAX_PATH_LENGTH, Repository, canonical_domain, parse_normalized
+from layerstore import InvalidRepositoryError, V2Metadata, canonical_repository, mount_candidates
+from layerstore.repository import (
+    MAX_PATH_LENGTH,
+    Repository,
+    canonical_domain,
+    parse_normalized,
+    why_not_canonical,
+)
 
 HEX_64 = "1a3f5e7d9c1b3a5f7e9d1c3b5a7f9e1d3c5b7a9f1e3d5d7c9b1a3f5e7d9c1b3a"
 DIGEST = f"sha256:{HEX_64}"
@@ -53,7 +59,7 @@ NORMALIZED = [
 
 INVALID = {
     # What distribution's own tests of the reference package refuse (normalize_test.go).
-    "https://github.com/docker/docker": "the form is",
+    "https://github.com/docker/docker": "leave out the scheme; the form is",
     "docker/Docker": "upper-case",
     "docker.io/docker/Docker": "upper-case",
     "-docker": "the form is",
@@ -191,3 +197,47 @@ def test_a_canonical_name_without_tag_is_one_that_normalizing_keeps(name):
     except InvalidRepositoryError as error:
         kept = domain is not None and "tag or digest" in str(error)
     assert kept == (domain is not None)
+
+
+@pytest.mark.parametrize(("name", "domain", "path"), NORMALIZED)
+@pytest.mark.parametrize("suffix", ["", ":latest", ":V1.0_x-y", f"@{DIGEST}", f":1@{DIGEST}"])
+def test_the_canonical_name_of_a_reference_is_that_of_its_repository(name, domain, path, suffix):
+    assert canonical_repository(name + suffix) == Repository(domain, path).name
+
+
+def test_a_port_that_no_repository_follows_is_a_tag():
+    """As for `docker pull localhost:5000`."""
+    assert canonical_repository("localhost:5000") == "docker.io/library/localhost"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name, reason in INVALID.items() if reason != "tag or digest"),
+        *("https://index.docker.io/v1/", "http://localhost:5000/app", "Team/App", "a b", " busybox", "busybox "),
+        *("busybox:", "busybox:a b", "busybox:-x", f"busybox:{'t' * 129}", "busybox@", "busybox@x", "busybox@md5:12"),
+        *(f"busybox@{DIGEST[:-1]}", f"busybox@{DIGEST}:1", None, b"busybox"),
+    ],
+)
+def test_what_is_no_reference_has_no_canonical_name(name):
+    # A first part with upper-case letters is a registry's host, of which `App` is no repository, but `app` would be.
+    with pytest.raises(InvalidRepositoryError, match="not a repository name"):
+        canonical_repository(name)
+
+
+@given(names)
+def test_a_canonical_name_is_its_own_and_the_only_one_that_nothing_is_said_of(name):
+    try:
+        canonical = canonical_repository(name)
+    except InvalidRepositoryError:
+        assert name == "" or why_not_canonical(name) is not None
+        return
+    assert canonical_repository(canonical) == canonical == parse_normalized(canonical).name
+    assert (why_not_canonical(name) is None) == (name == canonical)
+
+
+@given(names)
+def test_what_nothing_is_said_of_can_be_mounted_from(name):
+    domain = canonical_domain(name)
+    if name and domain and why_not_canonical(name) is None:
+        assert mount_candidates([V2Metadata(DIGEST, name)], f"{domain}/zz/zz") == [V2Metadata(DIGEST, name)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives.conftest import listing
-from tests.cli.conftest import DONE, USAGE, Run
+from tests.cli.conftest import BAD, DONE, USAGE, Run, assert_one_line_error
 from tests.sources.conftest import fill_database
 from tests.transfer.conftest import directory_modes
 
@@ -64,6 +64,18 @@ def test_a_dry_run_makes_nothing(run: Run, root: Path):
 
     assert (done.code, done.json["written"], done.json["dry_run"]) == (DONE, 1, True)
     assert not root.exists()
+
+
+def test_below_the_data_root_no_link_is_followed(run: Run, root: Path, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (root / "image" / "overlay2").mkdir(parents=True)
+    (root / "image" / "overlay2" / "distribution").symlink_to(tmp_path / "elsewhere")
+
+    done = run("export", "--data-root", root, "--driver", "overlay2")
+
+    assert done.code == BAD
+    assert_one_line_error(done, root / "image" / "overlay2" / "distribution", tmp_path / "elsewhere")
+    assert listing(tmp_path / "elsewhere") == []
 
 
 WRONG = {

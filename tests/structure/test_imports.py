@@ -26,7 +26,7 @@ LAYERS = [
     {"digest", "errors"},
 ]
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]
-WHAT_SERVICES_KNOW = {"digest", "errors", "gojson", "hmac", "records", "store"}
+WHAT_SERVICES_KNOW = {"digest", "errors", "gojson", "hmac", "records", "repository", "store"}
 DATABASE = {"sqlalchemy", "alembic", "sqlite3", "aiosqlite", "psycopg"}
 INNER = sorted(set(MODULES) - {"layerstore"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,12 @@ def twice(store: AnyStore) -> None:
     store.set(LISTS, layer_key(1), entries(11, 11))
 
 
+def names_as_typed(store: AnyStore) -> None:
+    v2 = V2MetadataService(store)
+    for name in ("", "busybox", "localhost/app:1", "docker.io/library/busybox"):
+        v2.add(sha256(1), V2Metadata(sha256(11), name))
+
+
 FINDINGS: dict[Callable[[AnyStore], None], dict[str, tuple[str, int]]] = {
     no_json: {"unreadable": ("error", 1)},
     empty_mapping: {"unreadable": ("error", 1)},
@@ -107,6 +114,7 @@ FINDINGS: dict[Callable[[AnyStore], None], dict[str, tuple[str, int]]] = {
     evicted: {"not-listed": ("info", 3)},
     list_gone: {"not-listed": ("info", 1)},
     twice: {"duplicates": ("info", 1)},
+    names_as_typed: {"not-canonical": ("info", 2)},
 }
 
 
@@ -277,8 +285,7 @@ def test_a_path_stands_for_what_is_there(sql_file: SQLMetadataStore, files: FSMe
     put_layer(sql_file, 1, 11)
     put_layer(files, 1, 11)
     root = tmp_path / "root" / "image" / "vfs"
-    root.mkdir(parents=True)
-    (root / "distribution").symlink_to(files.path, target_is_directory=True)
+    shutil.copytree(files.path, root / "distribution")
 
     for path in (str(sql_file.path), files.path, str(tmp_path / "root")):
         report = verify(path)
