@@ -45,7 +45,7 @@ def test_the_pid_file_of_a_living_daemon_is_a_sign(root: Path, metadata: Path, b
     assert running_on(str(beside)) is None
 
 
-@pytest.mark.parametrize("number", [os.getpid(), 1])
+@pytest.mark.parametrize("number", [os.getpid(), 1], ids=["this process", "the first one"])
 def test_a_number_in_a_pid_file_that_another_program_has_by_now_is_no_sign(number: int, root: Path, metadata: Path):
     """After a reboot it is soon given again."""
     (root / "docker.pid").write_text(str(number))
