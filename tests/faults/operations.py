@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -31,8 +32,9 @@ LARGE = b"x" * 300_000
 Operation = Callable[[SQLMetadataStore, Path], object]
 
 
+@functools.cache
 def source() -> SQLMetadataStore:
-    """Return a store to import from."""
+    """Return a store to import from. It is in a file, too: the limits of a test must come later."""
     store = SQLMetadataStore(":memory:")
     store.set_many(("n", f"imported/{number}", LARGE[:999]) for number in range(300))
     return store
@@ -123,6 +125,7 @@ def run_all(path: Path, folder: Path, operations: Mapping[str, Operation], **opt
 def under(path: Path, folder: Path, begin: Callable[[], object], end: Callable[[], object]) -> dict[str, object]:
     """Write and copy between `begin` and `end`, always with the same store; tell what came of it, and what is left."""
     found: dict[str, object] = {}
+    source()
     with SQLMetadataStore(path) as store:
         for name, operation in {**WRITES, **COPIES}.items():
             before = list(store.entries())

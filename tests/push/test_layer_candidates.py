@@ -28,6 +28,7 @@ from layerstore import (
     push_attempts,
 )
 from layerstore.push.layers import CHECK, MOUNT, KnownLayer, candidates_of
+from layerstore.sql.sqlite.handles import Handle
 from layerstore.store import Store
 from tests.conftest import AnyStore
 from tests.strategies import sha256
@@ -69,13 +70,13 @@ def test_a_layer_without_a_list_is_known_by_its_digests(sql_store: SQLMetadataSt
 def test_lists_and_digests_come_in_one_statement(sql_store: SQLMetadataStore, monkeypatch: pytest.MonkeyPatch):
     fill(sql_store, [V2Metadata(sha256(1), TARGET)])
     statements = []
-    run = sql_store.run
+    execute = Handle.execute
 
-    def counted(statement: str, parameters: Sequence[object] = ()) -> list[object]:
+    def counted(handle: Handle, statement: str, parameters: Sequence[object] = ()) -> list[object]:
         statements.append(statement)
-        return run(statement, parameters)
+        return execute(handle, statement, parameters)
 
-    monkeypatch.setattr(sql_store, "run", counted)
+    monkeypatch.setattr(Handle, "execute", counted)
     monkeypatch.setattr(sql_store, "get_many", None)
     monkeypatch.setattr(sql_store, "get", None)
     assert len(layer_candidates(sql_store, LAYER, TARGET).steps) == 1

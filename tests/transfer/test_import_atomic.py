@@ -10,6 +10,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, import_directory
 from layerstore.records import Association, associations
+from layerstore.sql.sqlite import writing
 from tests.conftest import OpenSQL
 from tests.strategies import sha256
 from tests.transfer.conftest import (
@@ -97,7 +98,7 @@ def test_an_error_while_merging_leaves_the_store_as_it_was(
         raise BrokenError
 
     with monkeypatch.context() as patched:
-        patched.setattr(sql_store, "put", put)
+        patched.setattr(writing, "write", put)
         with pytest.raises(BrokenError):
             import_directory(sql_store, directory)
 

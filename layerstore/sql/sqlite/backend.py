@@ -16,7 +16,6 @@ from layerstore.sql.backend import Doomed, Incoming, Known, Loaded, Quarantined,
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
 from layerstore.sql.sqlite.connections import Connections
-from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.sqlite.file import Durability
 from layerstore.sql.sqlite.objects import OBJECTS
 from layerstore.sql.sqlite.snapshot import Snapshot, fetch_many
@@ -193,13 +192,9 @@ class SQLite:
         """Copy the whole database, as it was last committed, to another one.
 
         In one step, as a copy in steps begins anew at every write; on a connection of its own, as SQLite waits for
-        ever for a connection to end its own transaction.
+        ever for a connection to end its own transaction. What the driver raises of the other one comes as it is.
         """
-        with (
-            closing(self._connections.new_handle(read_only=True)) as handle,
-            mapping(self._connections.shown),
-            handle.driver() as reader,
-        ):
+        with closing(self._connections.new_handle(read_only=True)) as handle, handle.driver() as reader:
             reader.backup(connection)
 
     def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:

@@ -72,7 +72,7 @@ class Connections:
             path, durability = os.path.join(folder, "memory.db"), "off"
         self.path = path
         self.read_only = read_only
-        self._file = File(path, durability=durability, read_only=read_only, timeout_s=timeout_s, shown=self.shown)
+        self._file = File(path, durability=durability, read_only=read_only, timeout_s=timeout_s)
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._engine: Engine | None = None
         self.local: _PerThread | _Closed = _PerThread(self)

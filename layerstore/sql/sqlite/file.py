@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from layerstore.errors import InvalidInputError, StoreError
+from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
 from layerstore.files import tree
 from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
 from layerstore.sql.sqlite.place import Identity, Place, changed, identity
@@ -87,16 +87,12 @@ class File:
 
     Attributes:
         path: its absolute path.
-        shown: what errors call it; `None` for a store in memory.
         read_only: whether it is opened to read only.
         closed: whether the store on it was closed.
     """
 
-    def __init__(
-        self, path: str, *, durability: Durability, read_only: bool, timeout_s: float, shown: str | None
-    ) -> None:
+    def __init__(self, path: str, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
         self.path = path
-        self.shown = shown
         self.read_only = read_only
         self.closed = False
         self._durability = durability
@@ -116,10 +112,12 @@ class File:
         - journal_size_limit: a log that one large transaction made long gets short again.
         - mmap_size 0: a file that is truncated meanwhile is an error, not a signal that ends the process.
         """
+        if self.closed:
+            raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self.path)
         if self.path in _unusable or _is_in_a_call:
             what = "another thread used a store" if _is_in_a_call else "the file was in use"
             raise StoreError(
-                f"this process was forked while {what}: fork before that, or start processes by spawn", self.shown
+                f"this process was forked while {what}: fork before that, or start processes by spawn", self.path
             )
         connection = self._connect()
         try:

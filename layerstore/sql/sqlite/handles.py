@@ -58,7 +58,7 @@ class Handle:
         try:
             self.connection = self._file.connect()
         except sqlite3.Error as error:
-            raise mapped(error, self._file.shown, closed=self._file.closed) from error
+            raise mapped(error, self._file.path, closed=self._file.closed) from error
         self._pid = os.getpid()
         self._cursors = 1
         self._idle = [self.connection.cursor()]
@@ -244,7 +244,7 @@ class Handle:
                 cursor.execute("ROLLBACK")
         elif not self.connection.in_transaction or self._pid != os.getpid():
             raise StoreError(
-                "the transaction around this write was rolled back: leave it, then write again", self._file.shown
+                "the transaction around this write was rolled back: leave it, then write again", self._file.path
             )
 
     def _committed(self) -> None:
@@ -298,7 +298,7 @@ class Handle:
         if not self.end(commit=True):
             raise StoreError(
                 "rolled back, as a write in the transaction had failed or the store was closed: write it all again",
-                self._file.shown,
+                self._file.path,
             )
 
     def abandon(self) -> None:
@@ -310,4 +310,4 @@ class Handle:
     def _fail(self, error: Exception) -> NoReturn:
         if not isinstance(error, sqlite3.Error):
             raise InvalidInputError(str(error)) from error
-        raise mapped(error, self._file.shown, closed=self._file.closed) from error
+        raise mapped(error, self._file.path, closed=self._file.closed) from error

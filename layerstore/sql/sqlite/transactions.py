@@ -131,7 +131,7 @@ class Held:
         return self.handle
 
     def _refuse(self, why: str) -> NoReturn:
-        raise StoreError(why, self._file.shown)
+        raise StoreError(why, self._file.path)
 
 
 AnyHandle = Handle | Held
