@@ -16,6 +16,7 @@ from layerstore.cli.output import printable
 
 Row = Sequence[Any]
 _MEASURED = 1000  # rows that a table's widths are taken from
+_MEASURED_CHARACTERS = 1_000_000  # or fewer, if they are long
 
 
 def readable(value: Any) -> Any:
@@ -39,8 +40,13 @@ def _texts(row: Row) -> list[str]:
 
 def _table(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
     """A column is as wide as the widest of the first thousand rows, to the right if they are numbers."""
-    first = list(islice(rows, _MEASURED))
-    texts = [[printable(text) for text in _texts(row)] for row in first]
+    first, texts, length = [], [], 0
+    for row in islice(rows, _MEASURED):
+        first.append(row)
+        texts.append([printable(text) for text in _texts(row)])
+        length += sum(map(len, texts[-1]))
+        if length > _MEASURED_CHARACTERS:
+            break
     names = [printable(name) for name in columns]
     widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
     right = [all(isinstance(v, int | float | None) for v in values) for values in zip(*first, strict=True)]

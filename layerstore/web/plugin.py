@@ -10,7 +10,7 @@ from datasette import hookimpl
 from datasette.utils.asgi import Response
 
 from layerstore import __version__
-from layerstore.sql.query.query import confine
+from layerstore.sql.sqlite.confined import confine
 from layerstore.web import cells, pages, words
 from layerstore.web.describing import DATABASE, QUERY, questions
 from layerstore.web.guard import App, Guard

@@ -16,14 +16,11 @@ from datasette.app import Datasette
 from datasette.database import Database, QueryInterrupted
 
 from layerstore.errors import InvalidInputError, StoreError
-from layerstore.sql.query.query import lose_errors_of_callbacks
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.web import guard, plugin
 from layerstore.web.describing import DATABASE, SETTINGS, metadata
 from layerstore.web.guard import App
 from layerstore.web.site import Site
-
-lose_errors_of_callbacks()  # importing Datasette has them printed, in the whole process
 
 _HERE: Final = Path(__file__).parent
 _COUNT: Final = "select count(*) from "

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -136,18 +133,6 @@ def test_what_other_plugins_there_are_is_not_asked(sample: Path, show: Show):
     assert pm.list_plugin_distinfo() == []
     names = {name for name, registered in pm.list_name_plugin() if registered is not None}
     assert names == {*DEFAULT_PLUGINS, plugin.__name__}
-
-
-def test_datasette_does_not_change_what_becomes_of_errors_in_callbacks(monkeypatch: pytest.MonkeyPatch):
-    """Importing it has them printed in the whole process, an interrupt of `layerstore.sql.query.query` among them."""
-    printed: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", printed.append)
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.set_progress_handler(lambda: 1 // 0, 1)
-        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
-            connection.execute("SELECT 1")
-
-    assert printed == []
 
 
 def test_neither_the_file_nor_datasettes_own_database_is_given_away(sample: Path, show: Show):
