@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -75,7 +76,12 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
             if open_it:
                 _open(address)
 
-        server.serve(site, listening, host, ready)
+        def give_up() -> None:
+            site.stop()
+            if source is not None:
+                shutil.rmtree(os.path.dirname(database), ignore_errors=True)
+
+        server.serve(site, listening, host, ready, give_up)
 
 
 @contextmanager
