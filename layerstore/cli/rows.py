@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from layerstore.cli.output import printable
+from layerstore.cli.output import json_text, printable
 
 Row = Sequence[Any]
 _MEASURED = 1000  # rows that a table's widths are taken from
@@ -99,7 +98,7 @@ def _shown(texts: list[str]) -> list[str]:
 def _json_lines(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
     names = _distinct(columns)
     for row in rows:
-        yield _json_text(dict(zip(names, map(_json_value, row), strict=True))) + "\n"
+        yield json_text(dict(zip(names, map(_json_value, row), strict=True))) + "\n"
 
 
 def _json(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
@@ -108,15 +107,6 @@ def _json(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
         yield before + line.rstrip("\n")
         before = ",\n  "
     yield "[]\n" if before == "[\n  " else "\n]\n"
-
-
-def _json_text(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text if text.isprintable() else json.dumps(value)
 
 
 def _json_value(value: Any) -> Any:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import click
 
 from layerstore.cli.options import Settings, database_option, settings_argument
-from layerstore.cli.output import say
+from layerstore.cli.output import printable, say
 from layerstore.errors import LayerstoreError, StoreOpenError
 
 
@@ -59,7 +59,7 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
         ) from error
     if not guard.is_loopback(host):
         click.echo(
-            f"layerstore: warning: whoever reaches {host} may read everything in the store;"
+            f"layerstore: warning: whoever reaches {printable(host)} may read everything in the store;"
             " without --host only this machine does",
             err=True,
         )

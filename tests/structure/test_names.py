@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 
 import pytest
 
@@ -100,3 +101,14 @@ def test_functions_of_the_public_classes_are_documented():
 
 def test_the_package_says_that_it_is_typed():
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_no_sql_has_a_parameter_with_a_number():
+    """Python 3.12.0 to 3.12.3 take `?1` for a name, and warn where a sequence has its value (python/cpython#117995)."""
+    texts = [
+        (name, node.value)
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert [name for name, text in texts if re.search(r"(?<![\w)\]])\?[1-9]", text) and "`?1`" not in text] == []

@@ -42,9 +42,9 @@ _ROOM: Final = 330
 
 # How many fillers there are; how far they are apart, by their first 15 hex digits; and what makes them long.
 _FILLERS: Final = (
-    "WITH RECURSIVE filler(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM filler WHERE number + 1 < ?1)"
+    "WITH RECURSIVE filler(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM filler WHERE number + 1 < ?)"
 )
-_DIGEST: Final = "printf('sha256:%015x', number * ?2) || ?3"
+_DIGEST: Final = "printf('sha256:%015x', number * ?) || ?"
 
 
 class _Filled(NamedTuple):

@@ -89,10 +89,13 @@ RAW_RECORDS_OF: Final = _sql(
 )
 AFTER: Final = " LIMIT -1 OFFSET ?"
 
-# By a name in bytes, whether it is stored as text or as bytes.
-_raw_here = " AND ".join(f"{name} IN (?{at}, CAST(?{at} AS TEXT))" for at, name in ((1, "namespace"), (2, "key")))
-GET_RAW: Final = f"SELECT CAST(value AS BLOB) FROM metadata WHERE {_raw_here}"
-DELETE_RAW: Final = f"DELETE FROM metadata WHERE {_raw_here}"
+# By a name in bytes, whether it is stored as text or as bytes. A parameter stands once: Python 3.12.0 to 3.12.3 take a
+# number (`?1`) for a name (python/cpython#117995).
+_either = "IN (SELECT {0} FROM wanted UNION ALL SELECT CAST({0} AS TEXT) FROM wanted)"
+_raw = "WITH wanted(namespace, key) AS (SELECT ?, ?)"
+_raw_here = f"namespace {_either.format('namespace')} AND key {_either.format('key')}"
+GET_RAW: Final = f"{_raw} SELECT CAST(value AS BLOB) FROM metadata WHERE {_raw_here}"
+DELETE_RAW: Final = f"{_raw} DELETE FROM metadata WHERE {_raw_here}"
 
 KEYS: Final = _sql(
     select(*_name).order_by(metadata.c.namespace, metadata.c.key),
@@ -104,10 +107,10 @@ GET_RECORD: Final = _sql(select(*_record).where(_here), "namespace", "key")
 # One text for any number of keys, so that it is prepared once: the keys come as one JSON array. In SQL, as Core has no
 # CROSS JOIN: it keeps SQLite from sorting the array first, which takes as long as all the rest.
 _get_many = (
-    "SELECT metadata.key, CAST(metadata.value AS BLOB) FROM json_each(?1) AS wanted CROSS JOIN metadata"
+    "SELECT metadata.key, CAST(metadata.value AS BLOB) FROM json_each(?) AS wanted CROSS JOIN metadata"
     " WHERE metadata.namespace = {namespace} AND metadata.key = CAST(wanted.value AS TEXT)"
 )
-GET_MANY: Final = _get_many.format(namespace="?2")
+GET_MANY: Final = _get_many.format(namespace="?")
 # A bound namespace decides whether a partial index can serve: SQLite prepares the statement anew at each run.
 GET_MANY_OF: Final = {name: _get_many.format(namespace=f"'{name}'") for name in KNOWN_NAMESPACES}
 
@@ -143,7 +146,9 @@ LAYERS_OF_DIGEST: Final = _sql(
     select(v2_metadata.c.diff_id).distinct().where(v2_metadata.c.digest == bindparam("digest")), "digest"
 )
 RAW_LAYERS_WITH_ROWS: Final = _sql(select(cast(v2_metadata.c.diff_id, LargeBinary)).distinct())
-REMOVE_RAW_ASSOCIATIONS: Final = "DELETE FROM v2_metadata WHERE diff_id IN (?1, CAST(?1 AS TEXT))"
+REMOVE_RAW_ASSOCIATIONS: Final = (
+    f"WITH wanted(diff_id) AS (SELECT ?) DELETE FROM v2_metadata WHERE diff_id {_either.format('diff_id')}"
+)
 COUNT_QUARANTINED: Final = _sql(select(func.count()).select_from(quarantine))
 _set_aside = (
     quarantine.c.id,
