@@ -11,7 +11,7 @@ from layerstore.cli.options import Settings, database_option, json_option, setti
 from layerstore.cli.output import columns, print_json, say, utc
 
 if TYPE_CHECKING:
-    from layerstore.sql.reading.stats import Stats
+    from layerstore.sql.reading.totals import Stats
 
 _BAR = 40
 
@@ -27,7 +27,7 @@ def stats(settings: Settings, as_json: bool) -> None:
     Docker's directory would, and the ten largest repositories. Reads every index once: a second or more for a million
     layers.
     """
-    from layerstore.sql.reading.stats import stats as count
+    from layerstore.sql.reading.totals import stats as count
 
     with settings.reading() as store:
         found = count(store)

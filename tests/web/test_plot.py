@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
-from layerstore.sql.reading.overview import BINS, WIDTHS, Timeline, overview
+from layerstore.sql.reading.totals import BINS, WIDTHS, Timeline, overview
 from layerstore.web import words
 from layerstore.web.plot import HEIGHT, WIDTH, plot
 from tests.strategies import sha256
