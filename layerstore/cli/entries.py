@@ -7,7 +7,8 @@ import sys
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
-from layerstore.cli.output import json_text, print_value, printable, utc
+from layerstore.cli.output import json_text, print_value, printable
+from layerstore.words import utc
 
 _NAMESPACES = ("diffid-by-digest", "v1id", "v2metadata-by-diffid")
 

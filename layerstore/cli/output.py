@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,17 +90,6 @@ def print_value(value: bytes) -> None:
 def report_json(report: DataclassInstance) -> None:
     """Print a report's fields, and whether it is `ok`."""
     print_json({**dataclasses.asdict(report), "ok": getattr(report, "ok")})  # noqa: B009  # reports have it, dataclasses not
-
-
-def utc(time_ns: int | None) -> str:
-    """Return a time as UTC text, to the second."""
-    if time_ns is None:
-        return "-"
-    try:
-        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ns} ns"
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, print_value, say, utc
+from layerstore.cli.output import columns, print_json, print_value, say
+from layerstore.words import utc
 
 
 @click.group()

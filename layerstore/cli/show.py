@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, printable, say, utc
+from layerstore.cli.output import columns, print_json, printable, say
+from layerstore.words import utc
 
 if TYPE_CHECKING:
     from layerstore.sql.reading.layers import Association, Blob, Layer, V1Image

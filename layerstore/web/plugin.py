@@ -11,10 +11,10 @@ from datasette.database import QueryInterrupted
 from datasette.utils.asgi import Response
 from datasette.views.base import DatasetteError
 
-from layerstore import __version__
+from layerstore import __version__, words
 from layerstore.errors import LayerstoreError
 from layerstore.sql.sqlite.confined import confine
-from layerstore.web import cells, pages, words
+from layerstore.web import cells, pages
 from layerstore.web.describing import DATABASE, QUERY, questions
 from layerstore.web.guard import App, Guard
 
