@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import threading
@@ -252,6 +253,9 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Give what is being answered its time, and SQL half of it."""
+        logging.getLogger("uvicorn.error").disabled = True  # it tells of each request that it cancels, with a traceback
+        asyncio.get_running_loop().call_later(_GRACE_S / 2, self._database.end)
         await super().shutdown(sockets)
         self._database.end()
 

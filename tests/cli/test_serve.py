@@ -82,6 +82,8 @@ def test_it_stops_while_somebody_is_connected_and_a_query_runs(sample: Path):
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0  # the query never ends by itself
             assert idle.recv(1) == b""
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
 
 
 def test_it_stops_while_a_thread_never_ends_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
