@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from layerstore.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.sandbox import Value
+
+_LONGEST = 1024 * 1024
 
 
 def _complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -118,10 +121,15 @@ def _read(file: str) -> str:
     name = "standard input" if file == "-" else file
     try:
         if file == "-":
-            raw = sys.stdin.buffer.read()
+            raw = sys.stdin.buffer.read(_LONGEST + 1)
         else:
-            with open(file, "rb") as stream:
-                raw = stream.read()
+            # A pipe into which nobody writes ends at once, and does not hold this up.
+            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+            with open(descriptor, "rb") as stream:
+                raw = stream.read(_LONGEST + 1)
+        if len(raw) > _LONGEST:
+            raise InvalidInputError(f"{name} is longer than {_LONGEST} bytes, which is the limit for SQL")
         return raw.decode("utf-8-sig")
     except OSError as error:
         raise InvalidInputError(f"{name} cannot be read: {error.strerror}") from error

@@ -30,7 +30,7 @@ Examples:
     metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
-    help="Listen here. On another address than this machine's own, whoever reaches it may read everything.",
+    help="Listen here. On an address that other machines reach, everybody there can read everything.",
 )
 @click.option(
     "--port",
@@ -48,7 +48,7 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
     """Show the store in a browser.
 
     Shows the database, or PATH: a database file, or Docker's directory, whose metadata is taken into a temporary
-    database. Only reads, whatever a request says; what writers do meanwhile is there at the next load of a page.
+    database. Only reads, whatever a request says. Reload a page to see new writes.
     Prints the address when it answers, and stops at Ctrl-C. Needs the extra: pip install 'layerstore[web]'.
     """
     try:

@@ -152,6 +152,27 @@ def test_a_file_that_cannot_be_read_is_said(run: Run, small: Path, tmp_path: Pat
     assert small.exists()
 
 
+def test_a_pipe_without_a_writer_and_a_file_without_end_are_refused(run_process: Run, small: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for file, said in ((tmp_path / "pipe", "no SQL is given"), (Path("/dev/zero"), "longer than 1048576 bytes")):
+        result = run_process("query", "--file", file)
+        assert (result.code, result.raw) == (BAD, b"")
+        assert said in result.err
+    assert small.exists()
+
+
+def test_sql_comes_from_a_pipe(small: Path):
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -m layerstore query --file <(sleep 0.2; echo "SELECT 1 AS one")', sys.executable],
+        cwd=ROOT,
+        env={**os.environ, "LAYERSTORE_DB": str(small)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "one\n---\n  1\n"
+
+
 def test_an_error_says_what_is_wrong_in_one_line(run: Run, small: Path, tmp_path: Path):
     (tmp_path / "q.sql").write_text("SELECT digest\n\tFROM v2_metadta\n")
     result = run("query", "--file", tmp_path / "q.sql")
