@@ -24,7 +24,7 @@ from benchmarks import large
 from layerstore import SQLMetadataStore
 from layerstore.sql.query.plans import whole_reads
 from layerstore.sql.query.questions import QUESTIONS
-from layerstore.sql.reading.stats import stats
+from layerstore.sql.reading.totals import stats
 from layerstore.sql.schema import schema
 from tests.docs.sql import ANSWERS, LOOKUPS, asked_for
 

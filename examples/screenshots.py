@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks import large
 from layerstore import SQLMetadataStore
-from layerstore.sql.reading import browsing
+from layerstore.sql.reading import layers as reading_layers
 
 LAYERS = 20_000
 WIDTH = 1040
@@ -37,9 +37,9 @@ class Shot(NamedTuple):
 def shots(path: Path) -> list[Shot]:
     """Choose pages with something to see: a layer of several digests and repositories, a repository of that layer."""
     with SQLMetadataStore(path, read_only=True) as store:
-        pages = (browsing.layer(store, large.digest(f"layer {number}")) for number in range(LAYERS))
-        layer = next(page for page in pages if page and len(page.digests) > 1 and len(page.places) == 5)
-    repository = next(place.source_repository for place in layer.places if place.source_repository)
+        pages = (reading_layers.layer(store, large.digest(f"layer {number}")) for number in range(LAYERS))
+        layer = next(page for page in pages if page and len(page.digests) > 1 and len(page.associations) == 5)
+    repository = next(place.source_repository for place in layer.associations if place.source_repository)
     target = f"{repository.partition('/')[0]}/team-new/service"
     return [
         Shot("home", "/", 1000, "light"),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from layerstore.errors import InvalidV1IDError as InvalidV1IDError
     from layerstore.errors import LayerstoreError as LayerstoreError
     from layerstore.errors import NotFoundError as NotFoundError
+    from layerstore.errors import QueryError as QueryError
+    from layerstore.errors import QueryStoppedError as QueryStoppedError
     from layerstore.errors import SchemaVersionError as SchemaVersionError
     from layerstore.errors import StoreBusyError as StoreBusyError
     from layerstore.errors import StoreClosedError as StoreClosedError
@@ -92,6 +94,8 @@ _MODULES = {
         "InvalidV1IDError",
         "LayerstoreError",
         "NotFoundError",
+        "QueryError",
+        "QueryStoppedError",
         "SchemaVersionError",
         "StoreBusyError",
         "StoreClosedError",

@@ -7,7 +7,8 @@
     │  ├─ InvalidKeyError
     │  ├─ InvalidDigestError
     │  ├─ InvalidV1IDError
-    │  └─ InvalidRepositoryError
+    │  ├─ InvalidRepositoryError
+    │  └─ QueryError
     ├─ CorruptRecordError                  namespace, key, reason
     ├─ StoreError                          path
     │  ├─ StoreOpenError
@@ -16,6 +17,7 @@
     │  ├─ StoreReadOnlyError
     │  ├─ StoreClosedError
     │  ├─ StoreBusyError (TimeoutError)
+    │  ├─ QueryStoppedError (TimeoutError)
     │  └─ SchemaVersionError
     └─ TransferError                       path
 
@@ -37,6 +39,8 @@ __all__ = [
     "InvalidV1IDError",
     "LayerstoreError",
     "NotFoundError",
+    "QueryError",
+    "QueryStoppedError",
     "SchemaVersionError",
     "StoreBusyError",
     "StoreClosedError",
@@ -100,6 +104,10 @@ class InvalidV1IDError(InvalidInputError):
 
 class InvalidRepositoryError(InvalidInputError):
     """A repository name that cannot be stored or compared."""
+
+
+class QueryError(InvalidInputError):
+    """SQL that cannot be run: it is wrong, would write, lacks a parameter's value, or needs more than a query may."""
 
 
 class CorruptRecordError(LayerstoreError):
@@ -166,6 +174,10 @@ class StoreClosedError(StoreError):
 
 class StoreBusyError(StoreError, TimeoutError):
     """Another writer held the store for longer than `timeout_s`; nothing was written, try again."""
+
+
+class QueryStoppedError(StoreError, TimeoutError):
+    """A query took longer than it may."""
 
 
 class SchemaVersionError(StoreError):

@@ -56,7 +56,7 @@ def main() -> None:
     except LayerstoreError as error:
         code = _fail(error, BAD)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted; nothing is half written, run it again", 130)
@@ -73,6 +73,15 @@ def _fail(error: object, code: int) -> int:
     from layerstore.cli.output import fail
 
     return fail(error, code)
+
+
+def _show(error: click.ClickException) -> None:
+    """Print click's own error, which may hold any argument, without what would steer a terminal."""
+    from layerstore.cli.output import printable
+
+    said = io.StringIO()
+    error.show(said)
+    click.echo("\n".join(map(printable, said.getvalue().split("\n"))), nl=False, err=True)
 
 
 def _prepare() -> None:

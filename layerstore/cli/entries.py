@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
-from layerstore.cli.output import printable, utc
+from layerstore.cli.output import json_text, print_value, printable
+from layerstore.words import utc
 
 _NAMESPACES = ("diffid-by-digest", "v1id", "v2metadata-by-diffid")
 
@@ -57,7 +57,7 @@ def list_(settings: Settings, namespace: str | None, as_json: bool) -> None:
                 "value": record.value.decode("utf-8", "backslashreplace"),
                 "modified_at_ns": record.modified_at_ns,
             }
-            click.echo(f"{separator}\n  {json.dumps(entry, ensure_ascii=False)}", nl=False)
+            click.echo(f"{separator}\n  {json_text(entry)}", nl=False)
             separator = ","
         if as_json:
             click.echo("[]" if separator == "[" else "\n]")
@@ -75,12 +75,11 @@ Example:
 def get(settings: Settings, namespace: str, key: str) -> None:
     """Print an entry.
 
-    Its bytes as they are. Exits with 1 if there is none.
+    Its bytes as they are; on a terminal, control characters are escaped. Exits with 1 if there is none.
     """
     with settings.reading() as store:
         value = store.get(namespace, key)
-    sys.stdout.buffer.write(value)
-    sys.stdout.buffer.flush()
+    print_value(value)
 
 
 @click.command(

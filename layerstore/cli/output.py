@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,30 +59,37 @@ def columns(rows: Iterable[Sequence[str]], *, indent: str = "") -> None:
         click.echo((indent + "  ".join(padded)).rstrip())
 
 
-def print_json(value: object) -> None:
-    """Print one JSON document, escaped where the output's encoding needs it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+_not_ascii = re.compile(r"[^\n -~]")
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """Return JSON in which every character that could steer a terminal is escaped, so that it reads the same."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        text = json.dumps(value, indent=2, default=str)
-    click.echo(text)
+        return json.dumps(value, indent=indent, default=str)
+    return _not_ascii.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    click.echo(json_text(value, indent=2))
+
+
+def print_value(value: bytes) -> None:
+    """Print bytes as they are; on a terminal, what would steer it is escaped."""
+    if sys.stdout.isatty():
+        lines = value.decode("utf-8", "backslashreplace").split("\n")
+        click.echo("\n".join(map(printable, lines)), nl=False)
+    else:
+        sys.stdout.buffer.write(value)
+    sys.stdout.flush()
 
 
 def report_json(report: DataclassInstance) -> None:
     """Print a report's fields, and whether it is `ok`."""
     print_json({**dataclasses.asdict(report), "ok": getattr(report, "ok")})  # noqa: B009  # reports have it, dataclasses not
-
-
-def utc(time_ns: int | None) -> str:
-    """Return a time as UTC text, to the second."""
-    if time_ns is None:
-        return "-"
-    try:
-        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ns} ns"
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @contextmanager

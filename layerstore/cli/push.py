@@ -127,7 +127,8 @@ def plan(
 def _whole(store: SQLMetadataStore, text: str) -> str | None:
     """Return the layer that hex digits begin, `None` if they begin none; any other text as it is."""
     from layerstore.digest import is_digest
-    from layerstore.sql.reading.lookup import Layer, look_up
+    from layerstore.sql.reading.layers import Layer
+    from layerstore.sql.reading.search import look_up
 
     if is_digest(text) or not re.fullmatch(r"(?:sha(?:256|384|512):)?[0-9a-f]+", text):
         return text

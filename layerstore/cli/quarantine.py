@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, say, utc
+from layerstore.cli.output import columns, print_json, print_value, say
+from layerstore.words import utc
 
 
 @click.group()
@@ -66,14 +65,13 @@ def list_(settings: Settings, as_json: bool) -> None:
 def show(settings: Settings, number: int) -> None:
     """Print a value that was set aside.
 
-    Its bytes as they are. Exits with 1 if there is none.
+    Its bytes as they are; on a terminal, control characters are escaped. Exits with 1 if there is none.
     """
     from layerstore.sql.quarantine import one_quarantined
 
     with settings.reading() as store:
         value = one_quarantined(store, number).value
-    sys.stdout.buffer.write(value)
-    sys.stdout.buffer.flush()
+    print_value(value)
 
 
 @quarantine.command(epilog="\b\nExample:\n  layerstore quarantine restore 3")

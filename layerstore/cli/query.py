@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,12 +12,14 @@ from click.shell_completion import CompletionItem
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
 from layerstore.cli.output import columns as print_columns
-from layerstore.cli.output import fail, print_json, printable, say
+from layerstore.cli.output import print_json, say
 from layerstore.cli.rows import FORMATS, print_rows
 from layerstore.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from layerstore.sql.query.parameters import Value
+    from layerstore.sql.sqlite.sandbox import Value
+
+_LONGEST = 1024 * 1024
 
 
 def _complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -46,7 +49,7 @@ Examples:
 @click.argument("arguments", nargs=-1, metavar="SQL|@NAME|- [PARAM...]", shell_complete=_complete)
 @click.option("--file", metavar="FILE", help="Read the SQL from a file; - is standard input.")
 @click.option("--list", "list_them", is_flag=True, help="List the queries that have a name, with their questions.")
-@click.option("--explain", is_flag=True, help="Show the query's plan instead of its rows, and what it reads whole.")
+@click.option("--explain", is_flag=True, help="Show the query plan, and mark full scans.")
 @click.option(
     "--format", "form", type=click.Choice(list(FORMATS)), default="table", show_default=True, help="How rows look."
 )
@@ -87,20 +90,13 @@ def query(  # noqa: PLR0917  # click gives them by name
     sql, parameters, defaults = _what(arguments, file)
     from layerstore.sql.query.parameters import given
     from layerstore.sql.query.query import ask
-    from layerstore.sql.query.tokens import QueryError
 
-    try:
-        values = given(sql, parameters, defaults)
-        with ask(settings.path, sql, values, timeout_s=timeout_s, explain=explain) as answer:
-            if explain and form == "table":
-                _show_plan(answer.rows)
-            else:
-                print_rows(answer.columns, answer.rows, form)
-    except QueryError as error:
-        code = fail(error, 3)
-        for line in error.excerpt.splitlines():
-            click.echo(f"  {printable(line.replace(chr(9), ' '))}", err=True)
-        return code
+    values = given(sql, parameters, defaults)
+    with ask(settings.path, sql, values, timeout_s=timeout_s, explain=explain) as answer:
+        if explain and form == "table":
+            _show_plan(answer.rows)
+        else:
+            print_rows(answer.columns, answer.rows, form)
     return 0
 
 
@@ -125,10 +121,15 @@ def _read(file: str) -> str:
     name = "standard input" if file == "-" else file
     try:
         if file == "-":
-            raw = sys.stdin.buffer.read()
+            raw = sys.stdin.buffer.read(_LONGEST + 1)
         else:
-            with open(file, "rb") as stream:
-                raw = stream.read()
+            # A pipe into which nobody writes ends at once, and does not hold this up.
+            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+            with open(descriptor, "rb") as stream:
+                raw = stream.read(_LONGEST + 1)
+        if len(raw) > _LONGEST:
+            raise InvalidInputError(f"{name} is longer than {_LONGEST} bytes, which is the limit for SQL")
         return raw.decode("utf-8-sig")
     except OSError as error:
         raise InvalidInputError(f"{name} cannot be read: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +11,11 @@ from typing import Any
 
 import click
 
-from layerstore.cli.output import printable
+from layerstore.cli.output import json_text, printable
 
 Row = Sequence[Any]
 _MEASURED = 1000  # rows that a table's widths are taken from
+_MEASURED_CHARACTERS = 1_000_000  # or fewer, if they are long
 
 
 def readable(value: Any) -> Any:
@@ -39,8 +39,13 @@ def _texts(row: Row) -> list[str]:
 
 def _table(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
     """A column is as wide as the widest of the first thousand rows, to the right if they are numbers."""
-    first = list(islice(rows, _MEASURED))
-    texts = [[printable(text) for text in _texts(row)] for row in first]
+    first, texts, length = [], [], 0
+    for row in islice(rows, _MEASURED):
+        first.append(row)
+        texts.append([printable(text) for text in _texts(row)])
+        length += sum(map(len, texts[-1]))
+        if length > _MEASURED_CHARACTERS:
+            break
     names = [printable(name) for name in columns]
     widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
     right = [all(isinstance(v, int | float | None) for v in values) for values in zip(*first, strict=True)]
@@ -93,7 +98,7 @@ def _shown(texts: list[str]) -> list[str]:
 def _json_lines(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
     names = _distinct(columns)
     for row in rows:
-        yield _json_text(dict(zip(names, map(_json_value, row), strict=True))) + "\n"
+        yield json_text(dict(zip(names, map(_json_value, row), strict=True))) + "\n"
 
 
 def _json(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
@@ -102,15 +107,6 @@ def _json(columns: Sequence[str], rows: Iterator[Row]) -> Iterator[str]:
         yield before + line.rstrip("\n")
         before = ",\n  "
     yield "[]\n" if before == "[\n  " else "\n]\n"
-
-
-def _json_text(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text if text.isprintable() else json.dumps(value)
 
 
 def _json_value(value: Any) -> Any:

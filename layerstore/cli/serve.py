@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 import click
 
 from layerstore.cli.options import Settings, database_option, settings_argument
-from layerstore.cli.output import say
+from layerstore.cli.output import printable, say
 from layerstore.errors import LayerstoreError, StoreOpenError
 
 
@@ -29,7 +30,7 @@ Examples:
     metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
-    help="Listen here. On another address than this machine's own, whoever reaches it may read everything.",
+    help="Listen here. On an address that other machines reach, everybody there can read everything.",
 )
 @click.option(
     "--port",
@@ -47,7 +48,7 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
     """Show the store in a browser.
 
     Shows the database, or PATH: a database file, or Docker's directory, whose metadata is taken into a temporary
-    database. Only reads, whatever a request says; what writers do meanwhile is there at the next load of a page.
+    database. Only reads, whatever a request says. Reload a page to see new writes.
     Prints the address when it answers, and stops at Ctrl-C. Needs the extra: pip install 'layerstore[web]'.
     """
     try:
@@ -58,7 +59,7 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
         ) from error
     if not guard.is_loopback(host):
         click.echo(
-            f"layerstore: warning: whoever reaches {host} may read everything in the store;"
+            f"layerstore: warning: whoever reaches {printable(host)} may read everything in the store;"
             " without --host only this machine does",
             err=True,
         )
@@ -75,7 +76,12 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
             if open_it:
                 _open(address)
 
-        server.serve(site, listening, host, ready)
+        def give_up() -> None:
+            site.stop()
+            if source is not None:
+                shutil.rmtree(os.path.dirname(database), ignore_errors=True)
+
+        server.serve(site, listening, host, ready, give_up)
 
 
 @contextmanager

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, printable, say, utc
+from layerstore.cli.output import columns, print_json, printable, say
+from layerstore.words import utc
 
 if TYPE_CHECKING:
-    from layerstore.sql.reading.lookup import Association, Blob, Layer, Repository, V1Image
+    from layerstore.sql.reading.layers import Association, Blob, Layer, V1Image
+    from layerstore.sql.reading.repositories import Held, Repository
+    from layerstore.sql.reading.search import Found
+
+_ASSOCIATION = ("diff_id", "digest", "source_repository", "hmac")
 
 
 @click.command(
@@ -38,12 +43,13 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
         return _show_image(settings, what, data_root, driver, as_json)
     if driver is not None:
         raise click.UsageError("--driver goes with --data-root")
-    from layerstore.sql.reading.lookup import Blob, Layer, V1Image, look_up
+    from layerstore.sql.reading.layers import Blob, Layer, V1Image
+    from layerstore.sql.reading.search import look_up
 
     with settings.reading() as store:
         found = look_up(store, what)
     if as_json:
-        print_json([{"kind": type(one).__name__.lower(), **dataclasses.asdict(one)} for one in found])
+        print_json([{"kind": type(one).__name__.lower(), **_document(one)} for one in found])
     for number, one in enumerate(() if as_json else found):
         if number:
             say()
@@ -62,17 +68,14 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
 
 def _show_image(settings: Settings, name: str, data_root: str, driver: str | None, as_json: bool) -> int:
     from layerstore.docker.images import find_image
-    from layerstore.sql.reading.lookup import Layer, look_up
+    from layerstore.sql.reading.layers import layer as layer_of
 
     image = find_image(data_root, name, driver=driver)
     with settings.reading() as store:
-        found = {
-            diff_id: next((one for one in look_up(store, diff_id) if isinstance(one, Layer)), None)
-            for diff_id in dict.fromkeys(image.diff_ids)
-        }
+        found = {diff_id: layer_of(store, diff_id, most=None) for diff_id in dict.fromkeys(image.diff_ids)}
     if as_json:
         layers = [
-            {"diff_id": diff_id, "known": layer is not None, **(dataclasses.asdict(layer) if layer else {})}
+            {"diff_id": diff_id, "known": layer is not None, **(_document(layer) if layer else {})}
             for diff_id, layer in found.items()
         ]
         print_json([{"kind": "image", "image_id": image.image_id, "driver": image.driver, "layers": layers}])
@@ -88,14 +91,29 @@ def _show_image(settings: Settings, name: str, data_root: str, driver: str | Non
     return 0 if any(found.values()) else 1
 
 
+def _document(found: Found) -> dict[str, Any]:
+    """Return what JSON has: of a layer's digests the names, of a repository the associations."""
+    data = dataclasses.asdict(found)
+    if "digests" in data:
+        data["digests"] = sorted(one["digest"] for one in data["digests"])
+    if "held" in data:
+        name = data["source_repository"]
+        data = {"source_repository": name, "associations": [{**one, "source_repository": name} for one in data["held"]]}
+    if "associations" in data:
+        data["associations"] = [{name: one[name] for name in _ASSOCIATION} for one in data["associations"]]
+    return data
+
+
 def _show_layer(layer: Layer) -> None:
     say(f"layer {layer.diff_id}")
     say(f"  list modified {utc(layer.modified_at_ns)}" if layer.modified_at_ns is not None else "  no list")
+    if layer.unreadable is not None:
+        say(f"  its list cannot be read: {layer.unreadable}")
     if layer.associations:
         say(f"  can be had from, the newest first ({len(layer.associations)}):")
         columns([(_repository(a), a.digest, _credentials(a)) for a in layer.associations], indent="    ")
     listed = {association.digest for association in layer.associations}
-    unlisted = [digest for digest in layer.digests if digest not in listed]
+    unlisted = sorted(one.digest for one in layer.digests if one.digest not in listed)
     if unlisted:
         say(f"  is also these blobs, which its list does not hold ({len(unlisted)}):")
         columns([(digest,) for digest in unlisted], indent="    ")
@@ -124,16 +142,15 @@ def _show_v1_image(image: V1Image) -> None:
 
 
 def _show_repository(repository: Repository) -> None:
-    layers = {association.diff_id for association in repository.associations}
     say(f"repository {repository.source_repository}")
-    say(f"  has {len(layers)} layers in {len(repository.associations)} associations (layer, blob):")
-    columns([(a.diff_id, a.digest, _credentials(a)) for a in repository.associations], indent="    ")
+    say(f"  has {repository.layers} layers in {repository.associations} associations (layer, blob):")
+    columns([(held.diff_id, held.digest, _credentials(held)) for held in repository.held], indent="    ")
 
 
 def _repository(association: Association) -> str:
     return association.source_repository or "(unknown repository)"
 
 
-def _credentials(association: Association) -> str:
+def _credentials(association: Association | Held) -> str:
     """Say whether an association is tied to credentials; the HMAC itself tells a person nothing."""
     return f"HMAC {association.hmac[:8]}…" if association.hmac else "no HMAC"

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, say, utc
+from layerstore.cli.output import columns, print_json, say
+from layerstore.words import size, utc
 
 if TYPE_CHECKING:
-    from layerstore.sql.reading.stats import Stats
+    from layerstore.sql.reading.totals import Stats
 
 _BAR = 40
 
@@ -27,7 +28,7 @@ def stats(settings: Settings, as_json: bool) -> None:
     Docker's directory would, and the ten largest repositories. Reads every index once: a second or more for a million
     layers.
     """
-    from layerstore.sql.reading.stats import stats as count
+    from layerstore.sql.reading.totals import stats as count
 
     with settings.reading() as store:
         found = count(store)
@@ -53,10 +54,10 @@ def _show(found: Stats) -> None:
             ("V1 IDs", f"{found.v1_ids:,}"),
             ("oldest list", utc(found.oldest_ns)),
             ("newest list", utc(found.newest_ns)),
-            ("file", f"{_size(found.file_bytes)} and {_size(found.wal_bytes)} of write-ahead log{ratio}"),
+            ("file", f"{size(found.file_bytes)} and {size(found.wal_bytes)} of write-ahead log{ratio}"),
             (
                 "as a directory",
-                f"{_size(directory.bytes)}: {_size(directory.block_bytes)} in blocks of 4 KiB,"
+                f"{size(directory.bytes)}: {size(directory.block_bytes)} in blocks of 4 KiB,"
                 f" {directory.files:,} files and {directory.directories:,} directories with an inode each",
             ),
             ("quarantine", f"{found.quarantined:,}"),
@@ -74,10 +75,3 @@ def _show(found: Stats) -> None:
             ],
             indent="    ",
         )
-
-
-def _size(count: int) -> str:
-    for unit, bytes_each in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= bytes_each:
-            return f"{count / bytes_each:.1f} {unit}"
-    return f"{count} bytes"

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup, escape
 
 from layerstore.digest import is_digest
-from layerstore.web.words import short, short_hmac
+from layerstore.words import short, short_hmac
 
 _WRAPPED_FROM = 40
 _FOLDED_FROM = 200

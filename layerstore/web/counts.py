@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from layerstore.errors import LayerstoreError
-from layerstore.sql.reading.overview import Overview, overview, version
+from layerstore.sql.reading.totals import Overview, overview, version
 from layerstore.sql.store import SQLMetadataStore
 
 WAIT_S: Final = 0.15

@@ -32,7 +32,7 @@ SETTINGS: Final = {
 # Only what an index puts in order: all else would sort a million rows for the first fifty.
 _TABLES: Final[dict[str, dict[str, Any]]] = {
     "metadata": {
-        "description": "The truth: Docker's files, a row each. All other tables but quarantine are derived from it.",
+        "description": "The truth: one row per file of Docker's. All other tables but quarantine are derived from it.",
         "sortable_columns": [],
         "columns": {
             "namespace": "the directory that the file is in",
@@ -42,19 +42,19 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "v2_metadata": {
-        "description": "A row an association: a layer, one of its blobs, and where that can be had.",
+        "description": "One row per association: a layer, one of its blobs, and a repository that has the blob.",
         "sortable_columns": ["digest", "source_repository"],
         "facets": ["source_repository"],
         "columns": {
             "diff_id": "the layer",
             "position": "rises from the layer's oldest to its newest, with gaps",
             "digest": "the blob",
-            "source_repository": "where it can be had, empty if that is not known",
-            "hmac": "ties it to credentials, empty if nothing does",
+            "source_repository": "the repository that has it; empty if that is not known",
+            "hmac": "ties the entry to credentials; empty if it was recorded without any",
         },
     },
     "quarantine": {
-        "description": "What a write or an import had to set aside.",
+        "description": "Invalid values that a write or an import set aside.",
         "sortable_columns": ["id"],
         "columns": {
             "namespace": "where it was, with key",
@@ -74,30 +74,30 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
         "columns": {"registry": "its registry", "v1_id": "64 hex digits", "diff_id": "the layer"},
     },
     "layers": {
-        "description": "A row a layer with a list.",
+        "description": "One row per layer that has a list.",
         "sortable_columns": ["modified_at_ns"],
         "columns": {
             "diff_id": "the layer",
             "modified_at": "when its list was last written",
             "modified_at_ns": "the same, to sort and compare by",
             "associations": "how many its list has",
-            "repositories": "from how many it can be had",
+            "repositories": "how many repositories have it",
         },
     },
     "repositories": {
-        "description": "A row a repository, by name.",
+        "description": "One row per repository, by name.",
         "sortable_columns": [],
         "facets": ["registry"],
         "columns": {
             "source_repository": "its name",
             "registry": "the part before the first /",
-            "layers": "how many can be had from it",
+            "layers": "how many layers it has",
             "associations": "in how many entries of lists",
             "modified_at": "when the newest of these lists was last written",
         },
     },
     "registries": {
-        "description": "A row a registry, of repositories and of V1 images.",
+        "description": "One row per registry, of repositories and of V1 images.",
         "sortable_columns": [],
         "columns": {
             "registry": "its host",
@@ -106,7 +106,7 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "shared_layers": {
-        "description": "A row a layer that two repositories or more have.",
+        "description": "One row per layer that two or more repositories have.",
         "sortable_columns": [],
         "columns": {
             "diff_id": "the layer",
@@ -115,7 +115,7 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "unlisted_digests": {
-        "description": "A row a blob that is in no list, because it was removed or fell out behind 50 others.",
+        "description": "One row per blob that is in no list, because it was removed or evicted (a list keeps 50).",
         "sortable_columns": [],
         "columns": {
             "digest": "the blob",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
@@ -108,10 +109,12 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if self._names is not None:
-            hosts = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
+            hosts = _headers(scope, b"host")
             if len(hosts) != 1 or _name(hosts[0]) not in self._names:
                 asked_for = hosts[0] if hosts else "no host"
                 return 403, f"this server answers as localhost only, not as {asked_for}: see `layerstore serve --host`"
+        if _is_from_elsewhere(scope):
+            return 403, "another site asked for this: its pages may lead here by a link, and no more"
         if scope["method"] not in METHODS:
             return 405, f"the store is read only here: {' and '.join(METHODS)} are all that is answered"
         # As Datasette finds its routes: by the path as it was sent.
@@ -121,8 +124,25 @@ class Guard:
         return None
 
 
+_host = re.compile(r"(\[[0-9a-f]*:[0-9a-f:.]*\]|[0-9a-z._-]+)(?::[0-9]{1,5})?", re.IGNORECASE).fullmatch
+
+
 def _name(host: str) -> str:
-    """Return a Host header without its port, and an address without brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    """Return a Host header without its port, and an address without brackets; nothing if it is none."""
+    match = _host(host)
+    return "" if match is None else match[1].strip("[]").lower()
+
+
+def _headers(scope: Scope, wanted: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == wanted]
+
+
+def _is_from_elsewhere(scope: Scope) -> bool:
+    """Tell whether a page of another site, or of another port of this machine, asked, but for a link that leads here.
+
+    Source: www.w3.org/TR/fetch-metadata; a browser that sends none of these headers is not known by it.
+    """
+    sites = _headers(scope, b"sec-fetch-site")
+    if all(site in ("same-origin", "none") for site in sites):
+        return False
+    return _headers(scope, b"sec-fetch-mode") != ["navigate"] or _headers(scope, b"sec-fetch-dest") != ["document"]

@@ -11,9 +11,13 @@ from layerstore.errors import InvalidInputError, LayerstoreError
 from layerstore.hmac import AuthConfig, compute_hmac_key
 from layerstore.push import layers as candidates
 from layerstore.repository import split_reference
-from layerstore.sql.reading import browsing
-from layerstore.sql.reading.overview import Registry
+from layerstore.sql.reading import layers as reading_layers
+from layerstore.sql.reading.layers import Key, newest_layers
+from layerstore.sql.reading.layers import layer as layer_of
+from layerstore.sql.reading.repositories import repositories as repositories_of
+from layerstore.sql.reading.repositories import repository as repository_of
 from layerstore.sql.reading.search import Match, search
+from layerstore.sql.reading.totals import Registry
 from layerstore.web.cells import layer_url, repository_url
 from layerstore.web.plot import plot
 from layerstore.web.site import Site
@@ -69,7 +73,7 @@ async def home(site: Site, _arguments: Arguments) -> Answer:
 async def layers(site: Site, arguments: Arguments) -> Answer:
     """The newest layers, all of them or those of a registry."""
     registry = arguments.get("registry") or None
-    found = await site.ask(browsing.newest_layers, site.store, registry=registry, after=_key(arguments.get("after")))
+    found = await site.ask(newest_layers, site.store, registry=registry, after=_key(arguments.get("after")))
     counted, _ = await site.glance()
     registries = () if counted.overview is None else counted.overview.registries
     return Page(
@@ -81,21 +85,21 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
             "registries": registries,
             "largest": _largest(registries, registry),
             "counted": counted,
-            "looked_through": browsing.LOOKED_THROUGH,
+            "looked_through": reading_layers.LOOKED_THROUGH,
         },
     )
 
 
 async def repositories(site: Site, arguments: Arguments) -> Answer:
     """The repositories by name."""
-    found = await site.ask(browsing.repositories, site.store, after=arguments.get("after", ""))
+    found = await site.ask(repositories_of, site.store, after=arguments.get("after", ""))
     return Page("repositories.html", asdict(found), {"found": found})
 
 
 async def registry(site: Site, arguments: Arguments) -> Answer:
     """The repositories of a registry by name, and the largest of them."""
     name = arguments.get("name", "")
-    found = await site.ask(browsing.repositories, site.store, registry=name, after=arguments.get("after", ""))
+    found = await site.ask(repositories_of, site.store, registry=name, after=arguments.get("after", ""))
     counted, _ = await site.glance()
     known = () if counted.overview is None else counted.overview.registries
     counts = next((one for one in known if one.registry == name), None)
@@ -111,7 +115,7 @@ async def registry(site: Site, arguments: Arguments) -> Answer:
 async def repository(site: Site, arguments: Arguments) -> Answer:
     """A repository, and its layers."""
     name = arguments.get("name", "")
-    found = await site.ask(browsing.repository, site.store, name, after=_key(arguments.get("after")))
+    found = await site.ask(repository_of, site.store, name, after=_key(arguments.get("after")))
     if found is None:
         return _unknown("repository", name)
     return Page("repository.html", _listed(asdict(found)), {"found": found, "registry": name.partition("/")[0]})
@@ -120,7 +124,7 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
 async def layer(site: Site, arguments: Arguments) -> Answer:
     """A layer: its digests, from where it can be had, and from where a push would mount it."""
     diff_id = arguments["diff_id"]
-    found = await site.ask(browsing.layer, site.store, diff_id)
+    found = await site.ask(layer_of, site.store, diff_id)
     if found is None:
         return _unknown("layer", diff_id)
     target, size = (arguments.get(name, "").strip() for name in ("target", "size"))
@@ -131,11 +135,13 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
             push = await site.ask(_candidates, site, diff_id, target, int(size) if size else None)
         except InvalidInputError as error:
             refused = str(error)
-    wrong = sorted({place.digest for place in found.places if place.maps_to != diff_id})
+    data = asdict(found)
+    data["places"] = data.pop("associations")
+    wrong = sorted({one.digest for one in found.associations if one.maps_to != diff_id})
     return Page(
         "layer.html",
         {
-            **asdict(found),
+            **data,
             "target": target or None,
             "candidates": push and candidates.document(push),
             "target_error": refused,
@@ -149,7 +155,7 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
             "refused": refused,
             "size_refused": size_refused,
             "wrong": wrong,
-            "repositories": len({place.source_repository for place in found.places if place.source_repository}),
+            "repositories": len({one.source_repository for one in found.associations if one.source_repository}),
         },
     )
 
@@ -186,7 +192,7 @@ def _unknown(kind: str, name: str) -> Page:
     )
 
 
-def _key(text: str | None) -> browsing.Key | None:
+def _key(text: str | None) -> Key | None:
     """Read where a page begins: `TIME,NAME`.
 
     Raises:
@@ -204,7 +210,7 @@ def _key(text: str | None) -> browsing.Key | None:
     return key
 
 
-def next_of(key: browsing.Key | str | None) -> str | None:
+def next_of(key: Key | str | None) -> str | None:
     """Write where the following page begins, as `_key` reads it."""
     return f"{key[0]},{key[1]}" if isinstance(key, tuple) else key
 

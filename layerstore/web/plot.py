@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from layerstore.sql.reading.overview import Timeline
+from layerstore.sql.reading.totals import Timeline
 
 WIDTH: Final = 960
 HEIGHT: Final = 160

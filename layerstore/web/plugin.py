@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import unquote, urlencode
 
 from datasette import hookimpl
+from datasette.database import QueryInterrupted
 from datasette.utils.asgi import Response
+from datasette.views.base import DatasetteError
 
-from layerstore import __version__
-from layerstore.sql.query.query import confine
-from layerstore.web import cells, pages, words
+from layerstore import __version__, words
+from layerstore.errors import LayerstoreError
+from layerstore.sql.sqlite.confined import confine
+from layerstore.web import cells, pages
 from layerstore.web.describing import DATABASE, QUERY, questions
 from layerstore.web.guard import App, Guard
 
@@ -62,6 +65,38 @@ def prepare_jinja2_environment(env: Any, datasette: Any) -> None:
 def render_cell(value: Any, column: str, database: str) -> Any:
     """Show a value of the store's."""
     return cells.cell(value, column) if database == DATABASE else None
+
+
+@hookimpl(hookwrapper=True)
+def handle_exception(datasette: Any, request: Any, exception: Exception) -> Iterator[None]:
+    """Answer what Datasette takes for its own fault, and is the address's or the store's."""
+    outcome: Any = yield
+    if (found := _fault(exception, request.path)) is None:
+        return
+    status, reason = found
+
+    async def answer() -> Any:
+        data = {"ok": False, "error": reason, "status": status, "title": None}
+        if request.path.endswith(".json"):
+            return Response.json(data, status=status)
+        body = await datasette.render_template("error.html", data, request=request)
+        return Response.html(body, status=status)
+
+    outcome.force_result([answer])
+
+
+def _fault(exception: Exception, path: str) -> tuple[int, str] | None:
+    """Return the status and the reason of what is not Datasette's fault."""
+    if isinstance(exception, LayerstoreError):
+        return 503, str(exception)
+    if isinstance(exception, QueryInterrupted):
+        return 400, "this takes too long for a page: ask for less, or use `layerstore query`"
+    if isinstance(exception, DatasetteError) and exception.status == 500:
+        return 400, exception.message
+    # Datasette reads parameters (`_through`, `_next`, `_timelimit`, `_ttl`) without a look at what they are.
+    if isinstance(exception, ValueError | TypeError | LookupError) and path.startswith(f"/{DATABASE}"):
+        return 400, f"the address has a parameter that cannot be read: {exception}"
+    return None
 
 
 def _handler(view: pages.View, path: str) -> Callable[..., Awaitable[Any]]:

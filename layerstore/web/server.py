@@ -4,59 +4,128 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 from datasette import plugins
 from datasette.app import Datasette
-from datasette.database import Database, QueryInterrupted
+from datasette.database import Database, QueryInterrupted, Results
+from datasette.utils import sqlite3
 
-from layerstore.errors import InvalidInputError, StoreError
-from layerstore.sql.query.query import lose_errors_of_callbacks
+from layerstore.errors import InvalidInputError, QueryError, QueryStoppedError, StoreError
+from layerstore.sql.sqlite.sandbox import Sandbox
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.web import guard, plugin
+from layerstore.web import connection, guard, plugin
 from layerstore.web.describing import DATABASE, SETTINGS, metadata
-from layerstore.web.guard import App
 from layerstore.web.site import Site
-
-lose_errors_of_callbacks()  # importing Datasette has them printed, in the whole process
 
 _HERE: Final = Path(__file__).parent
 _COUNT: Final = "select count(*) from "
 _COUNTED_AT_MOST: Final = 50_000
 _COUNT_LIMIT_MS: Final = 30
+_MOST_ROWS: Final = 10_000  # of what Datasette asks by itself
+_MOST_BYTES: Final = 16 * 1024 * 1024
+_LONGEST_MS: Final = 1 << 31
 _GRACE_S: Final = 2
+_LAST_S: Final = 4
+"""After a signal, so long until the process ends whatever still runs."""
+
+
+class Row(tuple[Any, ...]):
+    """A row as Datasette takes it: by number, and by the name of a column."""
+
+    places: dict[str, int]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a value.
+
+        Raises:
+            IndexError: there is no such column.
+        """
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        if key not in self.places:
+            raise IndexError(f"no column {key}")
+        return super().__getitem__(self.places[key])
+
+    def keys(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self.places)
 
 
 class StoreDatabase(Database):  # type: ignore[misc]  # Datasette has no types
-    """Datasette's database, which counts rows for a page only up to a number, and no longer than somebody would wait.
+    """Datasette's database, whose SQL runs in processes that can be killed, one for each of Datasette's threads.
 
-    Without a count the page says none. By the address (`?_nocount=1`) it would be in every link, and off for all. A
-    limit of time alone does not do: SQLite counts a whole table in one step that nothing interrupts.
+    It counts rows for a page only up to a number, and no longer than somebody would wait. Without a count the page says
+    none. By the address (`?_nocount=1`) it would be in every link, and off for all.
     """
 
-    async def execute(self, sql: str, params: Any = None, truncate: bool = False, **options: Any) -> Any:
-        """Run SQL; what is asked for by somebody is truncated, Datasette's own counts are not.
+    def __init__(self, datasette: Datasette, path: str) -> None:
+        super().__init__(datasette, path, is_mutable=True)
+        self._own = threading.local()
+        self._sandboxes: list[Sandbox] = []
+
+    async def execute(
+        self,
+        sql: str,
+        params: Any = None,
+        truncate: bool = False,
+        custom_time_limit: int | None = None,
+        page_size: int | None = None,
+        **_: Any,
+    ) -> Results:
+        """Run SQL; a count of Datasette's own is bounded.
 
         Raises:
             sqlite3.Error: the SQL is wrong, or may not be run.
             QueryInterrupted: it took too long, or counted too many, which Datasette takes for the same.
         """
-        if truncate or not sql.startswith(_COUNT):
-            try:
-                return await super().execute(sql, params, truncate=truncate, **options)
-            except Exception as error:
-                guard.note_failure(error)
-                raise
-        bounded = f"{_COUNT}(select 1 from {sql.removeprefix(_COUNT)} limit {_COUNTED_AT_MOST + 1})"
-        found = await super().execute(bounded, params, **{**options, "custom_time_limit": _COUNT_LIMIT_MS})
-        if found.rows[0][0] > _COUNTED_AT_MOST:
+        limit_ms = min(custom_time_limit or _LONGEST_MS, self.ds.sql_time_limit_ms)
+        is_count = not truncate and sql.startswith(_COUNT)
+        if is_count:
+            limit_ms = _COUNT_LIMIT_MS
+            sql = f"{_COUNT}(select 1 from {sql.removeprefix(_COUNT)} limit {_COUNTED_AT_MOST + 1})"
+        most = self.ds.max_returned_rows + (self.ds.max_returned_rows == (page_size or self.ds.page_size))
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self.ds.executor, self._ask, sql, params or {}, limit_ms / 1000, most if truncate else _MOST_ROWS
+            )
+        except QueryStoppedError as error:
+            raise QueryInterrupted(error, sql, params) from error
+        except QueryError as error:
+            guard.note_failure(error)
+            raise sqlite3.OperationalError(str(error)) from error
+        if is_count and found.rows[0][0] > _COUNTED_AT_MOST:
             raise QueryInterrupted(None, sql, params)
         return found
+
+    def end(self) -> None:
+        """End whatever SQL runs."""
+        for sandbox in self._sandboxes:
+            sandbox.kill()
+
+    def close(self) -> None:
+        """Close all connections, and end the processes."""
+        super().close()
+        for sandbox in self._sandboxes:
+            sandbox.close()
+
+    def _ask(self, sql: str, params: Any, timeout_s: float, most_rows: int) -> Results:
+        if not hasattr(self._own, "sandbox"):
+            self._own.sandbox = Sandbox(self.path)
+            self._sandboxes.append(self._own.sandbox)
+        answer = self._own.sandbox.ask(sql, params, timeout_s=timeout_s, most_rows=most_rows, most_bytes=_MOST_BYTES)
+        kind = type("Row", (Row,), {"places": {name: at for at, name in enumerate(answer.columns)}})
+        rows = [kind(row) for row in answer.rows]
+        return Results(rows, answer.truncated, [(name,) for name in answer.columns])
 
 
 class StoreDatasette(Datasette):  # type: ignore[misc]  # Datasette has no types
@@ -65,6 +134,7 @@ class StoreDatasette(Datasette):  # type: ignore[misc]  # Datasette has no types
     Attributes:
         layerstore: the store, as the plugin's pages ask it.
         layerstore_host: the address that is listened on.
+        store_database: the store, as Datasette's own pages ask it.
     """
 
     def __init__(self, site: Site, host: str) -> None:
@@ -82,7 +152,8 @@ class StoreDatasette(Datasette):  # type: ignore[misc]  # Datasette has no types
             static_mounts=[("-/layerstore", str(_HERE / "static"))],
         )
         self.remove_database("_memory")
-        self.add_database(StoreDatabase(self, site.path, is_mutable=True), name=DATABASE)
+        self.store_database = StoreDatabase(self, site.path)
+        self.add_database(self.store_database, name=DATABASE)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -137,22 +208,27 @@ def shown(path: str, *, source: str | None = None, verify: bool = True) -> Itera
             site.stop()
 
 
-def serve(site: Site, listening: socket.socket, host: str, ready: Callable[[], None]) -> None:
+def serve(
+    site: Site, listening: socket.socket, host: str, ready: Callable[[], None], give_up: Callable[[], None]
+) -> None:
     """Answer on a socket until SIGINT or SIGTERM comes; `ready` is called when it does.
 
-    What is being answered gets two seconds to end.
+    What is being answered gets two seconds to end. Where something then still holds the process up, `give_up` is called
+    two seconds later, and the process ends.
     """
-    server = _Server(StoreDatasette(site, host).app(), ready)
+    datasette = StoreDatasette(site, host)
+    server = _Server(datasette, ready, give_up)
     # Uvicorn ends in order, and then gives the signal on to who would have had it.
     with closing(listening), suppress(KeyboardInterrupt):
         asyncio.run(server.serve(sockets=[listening]))
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, app: App, ready: Callable[[], None]) -> None:
+    def __init__(self, datasette: StoreDatasette, ready: Callable[[], None], give_up: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                datasette.app(),
+                http=connection.Connection,
                 log_config=None,
                 access_log=False,
                 ws="none",
@@ -160,8 +236,33 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
+        self._database = datasette.store_database
         self._ready = ready
+        self._give_up = give_up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end, and see to it that it does."""
+        if not self.should_exit:
+            last = threading.Timer(_LAST_S, self._end_at_once)
+            last.daemon = True
+            last.start()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Give what is being answered its time, and SQL half of it."""
+        logging.getLogger("uvicorn.error").disabled = True  # it tells of each request that it cancels, with a traceback
+        asyncio.get_running_loop().call_later(_GRACE_S / 2, self._database.end)
+        await super().shutdown(sockets)
+        self._database.end()
+
+    def _end_at_once(self) -> None:
+        """A thread that is in the middle of SQL or Python cannot be ended, and Python would wait for it."""
+        try:
+            self._database.end()
+            self._give_up()
+        finally:
+            os._exit(0)

@@ -36,6 +36,17 @@ def counted(address: str) -> str:
     return page
 
 
+LONG = "select+instr(zeroblob(8000000),cast(zeroblob(4000000)+as+blob)||x'01')"
+
+
+def ended(process: int) -> bool:
+    """Wait for the end of a process that is not ours."""
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{process}/exe").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not Path(f"/proc/{process}/exe").exists()
+
+
 def children(process: int) -> list[int]:
     """Return the processes that a process has begun and that run."""
     with open(f"/proc/{process}/task/{process}/children") as listed:
@@ -62,17 +73,45 @@ def test_it_says_where_it_is_and_stops_when_it_is_told(sample: Path, signal_numb
 
 
 def test_it_stops_while_somebody_is_connected_and_a_query_runs(sample: Path):
-    long_query = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM x) SELECT max(n) FROM x"
     with serving(sample) as (process, address):
         port = int(address.rstrip("/").rsplit(":", 1)[1])
         there = ("127.0.0.1", port)
         with socket.create_connection(there) as idle, socket.create_connection(there) as busy:
-            sql = long_query.replace(" ", "+")
-            busy.sendall(f"GET /store.json?sql={sql} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            busy.sendall(f"GET /store.json?sql={LONG} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             time.sleep(0.2)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0  # the query never ends by itself
             assert idle.recv(1) == b""
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+
+
+def test_it_stops_while_a_thread_never_ends_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a directory, so that the temporary copy must go too."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    program = (
+        "import sys, threading\n"
+        "from layerstore.cli import main\n"
+        "from layerstore.web import pages\n"
+        "pages.search = lambda *_: threading.Event().wait()\n"
+        f"sys.argv = ['layerstore', 'serve', {str(GOLDEN)!r}, '--port', '0']\n"
+        "main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split()[0].rstrip("/").rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as busy:
+            for query in ("/-/search?q=x", f"/store.json?sql={LONG}"):
+                busy.sendall(f"GET {query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            time.sleep(0.5)
+            begun = children(process.pid)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+    assert os.listdir(tmp_path / "tmp") == []
+    for child in begun:
+        assert not Path(f"/proc/{child}/exe").exists() or ended(child)
 
 
 def test_no_child_is_left_when_it_stops_during_verify(sample: Path, tmp_path: Path):

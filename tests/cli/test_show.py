@@ -181,3 +181,13 @@ def test_control_characters_of_keys_and_paths_do_not_reach_the_terminal(run: Run
         assert "\x1b" not in result.out + result.err
         assert result.err.count("\n") <= 1
     assert database.exists()
+
+
+def test_a_list_that_cannot_be_read_is_said_and_found_by_its_beginning(run: Run, database: Path):
+    with SQLMetadataStore(database) as store:
+        store.set("v2metadata-by-diffid", LAYER.replace(":", "/"), b"nonsense")
+    result = run("show", LAYER[7:27])
+
+    assert result.code == DONE
+    assert "its list cannot be read: " in result.out
+    database.unlink()

@@ -243,6 +243,7 @@ def test_the_tree_is_the_documented_one():
     assert issubclass(StoreBusyError, TimeoutError)
     assert all(issubclass(kind, LayerstoreError) for kind in CLASSES)
     assert {name for name, bases in parents.items() if StoreError in bases} == {
+        "QueryStoppedError",
         "SchemaVersionError",
         "StoreBusyError",
         "StoreClosedError",
@@ -256,6 +257,7 @@ def test_the_tree_is_the_documented_one():
         "InvalidKeyError",
         "InvalidRepositoryError",
         "InvalidV1IDError",
+        "QueryError",
     }
     for kind in CLASSES:
         assert kind.__name__ in (layerstore.errors.__doc__ or "")

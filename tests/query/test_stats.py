@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService, export_directory, import_directory
-from layerstore.sql.reading.stats import INODE_BYTES, stats
+from layerstore.sql.reading.totals import INODE_BYTES, stats
 from tests.cli.conftest import GOLDEN
 from tests.conftest import OpenSQL
 from tests.strategies import sha256

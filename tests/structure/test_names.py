@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 
@@ -116,3 +117,14 @@ V2MetadataService(store).add(layer, V2Metadata(layer))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_no_sql_has_a_parameter_with_a_number():
+    """Python 3.12.0 to 3.12.3 take `?1` for a name, and warn where a sequence has its value (python/cpython#117995)."""
+    texts = [
+        (name, node.value)
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert [name for name, text in texts if re.search(r"(?<![\w)\]])\?[1-9]", text) and "`?1`" not in text] == []

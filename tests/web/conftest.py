@@ -105,6 +105,7 @@ class Shown:
 
     def close(self) -> None:
         self.datasette.executor.shutdown()
+        self.datasette.store_database.close()
         self._runner.close()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreError, V2Metadata, V2MetadataService
-from layerstore.sql.reading.overview import Overview, overview
+from layerstore.sql.reading.totals import Overview, overview
 from layerstore.web import counts as counting
 from layerstore.web.checks import Checks, CheckState
 from layerstore.web.counts import Counts

@@ -191,7 +191,7 @@ def test_the_layers_of_a_repository_are_paged_by_key_also_where_they_are_too_man
 
     twice = [sha256(number) for number in range(120) for _ in range(2)]
     assert all_of_them() == (True, twice[::-1])
-    monkeypatch.setattr("layerstore.sql.reading.browsing.ORDERED_BY_TIME", 100)
+    monkeypatch.setattr("layerstore.sql.reading.repositories.ORDERED_BY_TIME", 100)
     assert all_of_them() == (False, sorted(twice))
 
 
@@ -205,7 +205,7 @@ def test_facets_narrow_layers_down_to_a_registry_and_lead_to_repositories(odd: P
 def test_a_registry_that_is_rare_is_looked_for_a_bounded_way_and_the_next_page_goes_on(
     tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("layerstore.sql.reading.browsing.LOOKED_THROUGH", 10)
+    monkeypatch.setattr("layerstore.sql.reading.layers.LOOKED_THROUGH", 10)
     with SQLMetadataStore(tmp_path / "rare.db") as store:
         v2 = V2MetadataService(store)
         for number in range(25):

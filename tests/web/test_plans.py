@@ -10,25 +10,32 @@ from sqlalchemy import event
 
 from layerstore import SQLMetadataStore
 from layerstore.sql.query.plans import whole_reads
-from layerstore.sql.reading import browsing
-from layerstore.sql.reading.search import search
+from layerstore.sql.reading import layers as reading_layers
+from layerstore.sql.reading import repositories as reading_repositories
+from layerstore.sql.reading.search import look_up, search
 from layerstore.sql.schema import schema
 from tests.strategies import sha256
 from tests.web.conftest import TWO_BLOBS
 
 KEY = (1 << 62, sha256(5))
 QUESTIONS: dict[str, Callable[[SQLMetadataStore], object]] = {
-    "newest layers": browsing.newest_layers,
-    "newest layers, the next page": lambda store: browsing.newest_layers(store, after=KEY),
-    "newest layers of a registry": lambda store: browsing.newest_layers(store, registry="r", after=KEY),
-    "repositories": browsing.repositories,
-    "repositories of a registry": lambda store: browsing.repositories(store, registry="r", after="r/a"),
-    "repository": lambda store: browsing.repository(store, "registry.example.com/a/one"),
-    "repository, the next page": lambda store: browsing.repository(store, "registry.example.com/a/one", after=KEY),
-    "layer": lambda store: browsing.layer(store, TWO_BLOBS),
+    "newest layers": reading_layers.newest_layers,
+    "newest layers, the next page": lambda store: reading_layers.newest_layers(store, after=KEY),
+    "newest layers of a registry": lambda store: reading_layers.newest_layers(store, registry="r", after=KEY),
+    "repositories": reading_repositories.repositories,
+    "repositories of a registry": lambda store: reading_repositories.repositories(store, registry="r", after="r/a"),
+    "repository": lambda store: reading_repositories.repository(store, "registry.example.com/a/one"),
+    "repository, the next page": lambda store: reading_repositories.repository(
+        store, "registry.example.com/a/one", after=KEY
+    ),
+    "repository, whole": lambda store: reading_repositories.repository(store, "registry.example.com/a/one", size=None),
+    "layer": lambda store: reading_layers.layer(store, TWO_BLOBS),
     "search for a digest": lambda store: search(store, TWO_BLOBS),
     "search for digits": lambda store: search(store, "00"),
     "search for a repository": lambda store: search(store, "a/o"),
+    "look up a digest": lambda store: look_up(store, TWO_BLOBS),
+    "look up digits": lambda store: look_up(store, TWO_BLOBS[7:30]),
+    "look up a repository": lambda store: look_up(store, "registry.example.com/a/one"),
     "search for nothing": lambda store: search(store, "zz"),
 }
 
@@ -36,7 +43,7 @@ QUESTIONS: dict[str, Callable[[SQLMetadataStore], object]] = {
 @pytest.mark.parametrize("name", QUESTIONS)
 @pytest.mark.parametrize("ordered_by_time", [0, 2_000])
 def test_no_page_reads_a_table_whole(odd: Path, monkeypatch: pytest.MonkeyPatch, name: str, ordered_by_time: int):
-    monkeypatch.setattr(browsing, "ORDERED_BY_TIME", ordered_by_time)
+    monkeypatch.setattr(reading_repositories, "ORDERED_BY_TIME", ordered_by_time)
     asked: list[tuple[str, object]] = []
     with SQLMetadataStore(odd, read_only=True) as store:
         event.listen(

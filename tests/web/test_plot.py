@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
-from layerstore.sql.reading.overview import BINS, WIDTHS, Timeline, overview
-from layerstore.web import words
+from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, words
+from layerstore.sql.reading.totals import BINS, WIDTHS, Timeline, overview
 from layerstore.web.plot import HEIGHT, WIDTH, plot
 from tests.strategies import sha256
 
@@ -84,7 +83,7 @@ def test_registries_have_their_repositories_and_v1_images(sql_file: SQLMetadataS
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (words.utc(None), "–"),
+        (words.utc(None), "-"),
         (words.utc(1 << 70), f"{1 << 70} ns"),
         (words.utc(1_714_564_800 * SECOND), "2024-05-01 12:00:00 UTC"),
         (words.size(3), "3 bytes"),

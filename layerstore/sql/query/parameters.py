@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from layerstore.sql.query.tokens import QueryError, Token, first_statement, tokens
-
-Value = str | int | float | bytes | None
-Parameters = Sequence[Value] | Mapping[str, Value]
+from layerstore.errors import QueryError
+from layerstore.sql.sqlite.sandbox import Parameters, Value
 
 _is_whole_number = re.compile(r"0|-?[1-9][0-9]{0,17}").fullmatch
+# A name of a parameter, or what only looks like one inside: a text, a quoted name, a comment.
+_names = re.compile(
+    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|[:@$]([^\W\d][\w$]*)", re.DOTALL
+).finditer
 
 
 def given(sql: str, texts: Sequence[str], defaults: Mapping[str, Value] | None = None) -> Parameters:
@@ -25,10 +27,9 @@ def given(sql: str, texts: Sequence[str], defaults: Mapping[str, Value] | None =
         defaults: values for names that are not in `texts`.
 
     Raises:
-        QueryError: more values than parameters.
+        QueryError: more values than parameters, or fewer.
     """
-    statement, _ = first_statement(tokens(sql))
-    names = list(dict.fromkeys(token.text[1:] for token in _parameters(statement) if token.text[0] != "?"))
+    names = list(dict.fromkeys(match[1] for match in _names(sql) if match[1]))
     if not names:
         return [_value(text) for text in texts]
     values: dict[str, Value] = {}
@@ -43,40 +44,11 @@ def given(sql: str, texts: Sequence[str], defaults: Mapping[str, Value] | None =
     if len(rest) > len(open_names):
         surplus = rest[len(open_names)]
         raise QueryError(f"the SQL has no parameter for {surplus!r}: it has {', '.join(names)}")
-    values.update(zip(open_names, map(_value, rest), strict=False))
-    return {**(defaults or {}), **values}
-
-
-def check(sql: str, statement: Sequence[Token], parameters: Parameters) -> None:
-    """Make sure that each parameter of a statement has a value, and each value a parameter.
-
-    Raises:
-        QueryError: it is not so; it points at the parameter.
-    """
-    wanted = _parameters(statement)
-    named = [token for token in wanted if token.text[0] != "?"]
-    if named and len(named) < len(wanted):
-        nameless = next(token for token in wanted if token.text[0] == "?")
-        raise QueryError("parameters with names and without cannot be mixed", sql, nameless)
-    if named or isinstance(parameters, Mapping):
-        values = parameters if isinstance(parameters, Mapping) else {}
-        for token in named:
-            if token.text[1:] not in values:
-                raise QueryError(f"no value is given for {token.text}: {token.text[1:]}=VALUE", sql, token)
-        unknown = sorted(set(values) - {token.text[1:] for token in named})
-        if unknown:
-            raise QueryError(f"the SQL has no parameter :{unknown[0]}")
-        return
-    count = 0
-    for token in wanted:
-        count = max(count, int(token.text[1:]) if token.text[1:] else count + 1)
-    if count != len(parameters):
-        place = wanted[len(parameters)] if len(parameters) < len(wanted) else None
-        raise QueryError(f"parameters of the SQL: {count}; values given: {len(parameters)}", sql, place)
-
-
-def _parameters(statement: Sequence[Token]) -> list[Token]:
-    return [token for token in statement if token.kind == "parameter"]
+    values = {**(defaults or {}), **values, **dict(zip(open_names, map(_value, rest), strict=False))}
+    missing = next((name for name in names if name not in values), None)
+    if missing is not None:
+        raise QueryError(f"no value is given for :{missing}: give {missing}=VALUE")
+    return values
 
 
 def _value(text: str) -> Value:

@@ -1,4 +1,7 @@
-"""Finding things by what somebody types: a digest, the beginning of one, or a repository. Bounded, never a scan."""
+"""Finding things by what somebody types: a digest, the beginning of one, or a repository. Bounded, never a scan.
+
+`search` says what there is, `look_up` all about the one thing that is meant.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,16 @@ from typing import Final, Literal
 from sqlalchemy import Connection, text
 
 from layerstore.digest import is_digest
+from layerstore.errors import InvalidInputError
+from layerstore.sql.reading.layers import Blob, Layer, V1Image, blob, layer, v1_image
+from layerstore.sql.reading.repositories import Repository, repository
 from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 
 MOST: Final = 50
 """How many matches of each kind are found."""
+_LOOKED_UP_FROM: Final = 12  # hex digits
 _REGISTRIES: Final = 100  # the name of a repository is looked for at the first so many
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _hexadecimal = re.compile(r"(?:(sha256|sha384|sha512):)?([0-9a-f]+)").fullmatch
@@ -53,6 +60,39 @@ def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
         if is_digest(term):
             return (*_layers(connection, term, term), *_digests(connection, term, term))
         return (*_by_digits(connection, term), *_repositories(connection, term))
+
+
+Found = Layer | Blob | V1Image | Repository
+
+
+def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
+    """Return all about a digest, DiffID, V1 ID, the beginning of one, or a repository's name.
+
+    One text can be several things, such as a digest that is also a DiffID; nothing found is an empty list.
+
+    Args:
+        store: the store that is asked.
+        term: a whole name, or 12 or more hex digits that only one begins with, with or without `sha256:`.
+
+    Raises:
+        InvalidInputError: several begin with these digits, or they are too few.
+        StoreError: the store failed.
+    """
+    if not term or not is_utf8(term) or "\0" in term:
+        return []
+    match = _hexadecimal(term.lower())
+    too_short = match is not None and len(match[2]) < _LOOKED_UP_FROM
+    names = []
+    if not too_short and (match is not None or is_digest(term)):
+        names = sorted({one.name for one in search(store, term) if one.kind != "repository"})
+    if len(names) > 1:
+        raise InvalidInputError(f"several begin with {term!r}: {', '.join(names[:5])}: give more digits")
+    found: list[Found | None] = [repository(store, term, size=None)]
+    for name in names:
+        found = [layer(store, name, most=None), blob(store, name), v1_image(store, name)]
+    if too_short and found == [None]:
+        raise InvalidInputError(f"{term!r} is too short to look up: give {_LOOKED_UP_FROM} hex digits or more")
+    return [one for one in found if one is not None]
 
 
 def _by_digits(connection: Connection, term: str) -> list[Match]:

@@ -75,6 +75,12 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
     return kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
 
 
+def error_of(code: int | None, said: str, path: str | None) -> StoreError:
+    """Return the error of our tree for SQLite's code and text, which another process was told."""
+    kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
+    return kind(f"{advice} ({said})", path)
+
+
 def _why_not_written() -> tuple[type[StoreError], str]:
     """Say why writing failed; SQLite tells a full disk from everything else alone, and not a limit or a quota."""
     if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:

@@ -1,4 +1,4 @@
-"""How values read on a page: times, sizes, digests."""
+"""How values read for people, on a terminal and on a page: times, sizes, digests, numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHOWN = 12
 def utc(time_ns: int | None) -> str:
     """Return a time as UTC text, to the second."""
     if time_ns is None:
-        return "–"
+        return "-"
     try:
         return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (OverflowError, ValueError, OSError):

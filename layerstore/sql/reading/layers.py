@@ -1,7 +1,6 @@
-"""What is shown to somebody who looks through a store: a page of layers or repositories, one repository, one layer.
+"""Layers, blobs and V1 images: all that a store knows of one, and a page of the newest layers.
 
-Every answer is bounded, goes through an index, and is paged by the key of its last row, so that it costs the same in a
-store of a million layers. All about one thing, whatever its size, is `layerstore.sql.reading.lookup`'s.
+Each goes through an index, and a page is bounded, so that it costs the same in a store of a million layers.
 """
 
 from __future__ import annotations
@@ -15,13 +14,10 @@ from layerstore.digest import is_digest
 from layerstore.records import DIFF_IDS, V2_METADATA, decode_list, digest_key
 from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import is_utf8
 
 PAGE: Final = 50
 LOOKED_THROUGH: Final = 10_000
 """How many of the newest layers one page of a registry's looks at: some 50 ms. The next page goes on behind them."""
-ORDERED_BY_TIME: Final = 2_000
-"""Up to so many associations of a repository are put in order of time, each by a lookup of its own; 20 ms."""
 MOST: Final = 500
 """How many digests or V1 IDs of one layer are shown; Docker lets a layer have any number."""
 
@@ -48,48 +44,11 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedRepository:
-    """A repository in a list of many, and how many layers can be had from it."""
-
-    source_repository: str
-    layers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Repositories:
-    """A page of repositories by name; `next` is the last one's name, `None` on the last page."""
-
-    repositories: tuple[ListedRepository, ...]
-    next: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A layer that can be had from a repository, under one digest. `modified_at_ns` is its list's time."""
-
-    diff_id: str
-    digest: str
-    hmac: str
-    modified_at_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryPage:
-    """A repository and a page of its layers: the newest first, or by DiffID if there are too many to put in order."""
-
-    source_repository: str
-    layers: int
-    associations: int
-    newest_first: bool
-    held: tuple[Held, ...]
-    next: Key | None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """An association of a layer, and what its digest maps to, which Docker looks up by the digest.
+class Association:
+    """A row of a layer's list, and what its digest maps to, which Docker looks up by the digest.
 
     Attributes:
+        diff_id: the layer.
         digest: the blob.
         source_repository: from where it can be had, empty if that is not known.
         hmac: what ties it to credentials, empty if nothing does.
@@ -97,6 +56,7 @@ class Place:
         recorded_at_ns: when that mapping was last written, which every `add` of the digest does.
     """
 
+    diff_id: str
     digest: str
     source_repository: str
     hmac: str
@@ -114,24 +74,41 @@ class LayerDigest:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerPage:
+class Layer:
     """One layer.
 
     Attributes:
         diff_id: the layer.
         modified_at_ns: when its list was last written; `None` without one.
         unreadable: why its list cannot be read; `None` if it can, or if there is none.
-        places: its associations, the newest first.
-        digests: what maps to it, the last written first; the first 500.
-        v1_ids: registry and V1 ID of images that are it; the first 500.
+        associations: its list, the newest first.
+        digests: what maps to it, the last written first.
+        v1_ids: registry and V1 ID of images that are it.
     """
 
     diff_id: str
     modified_at_ns: int | None
     unreadable: str | None
-    places: tuple[Place, ...]
+    associations: tuple[Association, ...]
     digests: tuple[LayerDigest, ...]
     v1_ids: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob: the layer that its digest maps to, and every list that holds it."""
+
+    digest: str
+    diff_id: str | None
+    associations: tuple[Association, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class V1Image:
+    """A V1 image ID: the layer that it is at each registry."""
+
+    v1_id: str
+    layers: tuple[tuple[str, str], ...]
 
 
 _LISTS = f"FROM metadata WHERE namespace = '{V2_METADATA}'"
@@ -185,78 +162,12 @@ def newest_layers(
         return Layers(found, None if end is None else (end.modified_at_ns, end.key.replace("/", ":", 1)))
 
 
-def repositories(
-    store: SQLMetadataStore, *, registry: str | None = None, after: str = "", size: int = PAGE
-) -> Repositories:
-    """Return the repositories that follow a name, all of them or those of a registry, each with its layers counted.
-
-    Raises:
-        StoreError: the store failed.
-    """
-    within = "" if registry is None else " AND source_repository >= :low AND source_repository < :high"
-    query = text(
-        f"SELECT source_repository, layers FROM repositories WHERE source_repository > :after{within} LIMIT :size"
-    )
-    values = {"after": after, "size": size + 1, "low": f"{registry}/", "high": f"{registry}0"}
-    if registry is None:
-        del values["low"], values["high"]
-    with mapping(store.path), store.engine.connect() as connection:
-        rows = connection.execute(query, values).all()
-    found = tuple(ListedRepository(*row) for row in rows[:size])
-    return Repositories(found, found[-1].source_repository if len(rows) > size else None)
-
-
-_HELD = f"""
-    SELECT v.diff_id, v.digest, v.hmac, m.modified_at_ns
-    FROM v2_metadata v LEFT JOIN metadata m ON m.namespace = '{V2_METADATA}'
-      AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
-    WHERE v.source_repository = :name
-"""
-
-
-def repository(
-    store: SQLMetadataStore, name: str, *, after: Key | None = None, size: int = PAGE
-) -> RepositoryPage | None:
-    """Return a repository and a page of its layers, or `None` if nothing can be had from it.
-
-    Raises:
-        StoreError: the store failed.
-    """
-    if not name or not is_utf8(name):
-        return None
-    with mapping(store.path), store.engine.connect() as connection:
-        associations, layers = connection.execute(
-            text("SELECT count(*), count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name"),
-            {"name": name},
-        ).one()
-        if not associations:
-            return None
-        newest_first = associations <= ORDERED_BY_TIME
-        values: dict[str, object] = {"name": name, "size": size + 1}
-        order = "m.modified_at_ns DESC, v.diff_id DESC" if newest_first else "v.diff_id"
-        behind = ""
-        if after is not None:
-            values |= {"time": after[0], "diff_id": after[1]}
-            behind = (
-                "AND (m.modified_at_ns, v.diff_id) < (:time, :diff_id)" if newest_first else "AND v.diff_id > :diff_id"
-            )
-        # All entries of one layer are on one page, as the key of a page is a layer's.
-        rows = connection.execute(text(f"{_HELD} {behind} ORDER BY {order}, v.position DESC LIMIT :size"), values).all()
-    held = [Held(*row) for row in rows]
-    following = None
-    if len(held) > size:
-        cut = held[size].diff_id
-        held = [one for one in held[:size] if one.diff_id != cut] or held[:size]
-        following = (held[-1].modified_at_ns or 0, held[-1].diff_id)
-    return RepositoryPage(name, layers, associations, newest_first, tuple(held), following)
-
-
-_PLACES = f"""
-    SELECT v.digest, v.source_repository, v.hmac,
+_ASSOCIATIONS = f"""
+    SELECT v.diff_id, v.digest, v.source_repository, v.hmac,
       (SELECT diff_id FROM diff_id_by_digest WHERE digest = v.digest),
       (SELECT modified_at_ns FROM metadata WHERE namespace = '{DIFF_IDS}'
         AND key = CAST(replace(v.digest, ':', '/') AS TEXT))
-    FROM v2_metadata v WHERE v.diff_id = :diff_id ORDER BY v.position DESC
+    FROM v2_metadata v WHERE v.{{column}} = :value ORDER BY v.diff_id, v.position DESC
 """
 _DIGESTS = f"""
     SELECT d.digest, m.modified_at_ns,
@@ -268,8 +179,13 @@ _DIGESTS = f"""
 _V1_IDS = "SELECT registry, v1_id FROM v1_ids WHERE diff_id = :diff_id ORDER BY registry, v1_id LIMIT :most"
 
 
-def layer(store: SQLMetadataStore, diff_id: str) -> LayerPage | None:
-    """Return what a page about one layer shows, or `None` if nothing is known of it.
+def layer(store: SQLMetadataStore, diff_id: str, *, most: int | None = MOST) -> Layer | None:
+    """Return all about a layer, or `None` if nothing is known of it.
+
+    Args:
+        store: the store that is asked.
+        diff_id: the layer.
+        most: so many of its digests and V1 IDs; `None` for all.
 
     Raises:
         StoreError: the store failed.
@@ -277,16 +193,46 @@ def layer(store: SQLMetadataStore, diff_id: str) -> LayerPage | None:
     if not is_digest(diff_id):
         return None
     with mapping(store.path), store.engine.connect() as connection:
-        values = {"diff_id": diff_id, "most": MOST}
-        found = LayerPage(
+        values = {"diff_id": diff_id, "most": -1 if most is None else most}
+        found = Layer(
             diff_id,
             *_list_of(connection, diff_id),
-            tuple(Place(*row) for row in connection.execute(text(_PLACES), {"diff_id": diff_id})),
+            _associations(connection, "diff_id", diff_id),
             tuple(LayerDigest(*row) for row in connection.execute(text(_DIGESTS), values)),
             tuple((row.registry, row.v1_id) for row in connection.execute(text(_V1_IDS), values)),
         )
     known = found.modified_at_ns is not None or found.digests or found.v1_ids
     return found if known else None
+
+
+def blob(store: SQLMetadataStore, digest: str) -> Blob | None:
+    """Return all about a blob, or `None` if nothing is known of it.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    with mapping(store.path), store.engine.connect() as connection:
+        mapped = text("SELECT diff_id FROM diff_id_by_digest WHERE digest = :digest")
+        diff_id = connection.execute(mapped, {"digest": digest}).scalar()
+        associations = _associations(connection, "digest", digest)
+    return Blob(digest, diff_id, associations) if diff_id is not None or associations else None
+
+
+def v1_image(store: SQLMetadataStore, v1_id: str) -> V1Image | None:
+    """Return which layer a V1 image is, or `None` if that is not known.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    query = text("SELECT registry, diff_id FROM v1_ids WHERE v1_id = :v1_id ORDER BY registry")
+    with mapping(store.path), store.engine.connect() as connection:
+        layers = tuple((row.registry, row.diff_id) for row in connection.execute(query, {"v1_id": v1_id}))
+    return V1Image(v1_id, layers) if layers else None
+
+
+def _associations(connection: Connection, column: str, value: str) -> tuple[Association, ...]:
+    rows = connection.execute(text(_ASSOCIATIONS.format(column=column)), {"value": value})
+    return tuple(Association(*row) for row in rows)
 
 
 def _list_of(connection: Connection, diff_id: str) -> tuple[int | None, str | None]:

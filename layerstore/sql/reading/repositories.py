@@ -1,0 +1,130 @@
+"""Repositories: a page of them by name, and all about one.
+
+Each goes through an index, and a page is bounded, so that it costs the same in a store of a million layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+
+from layerstore.records import V2_METADATA
+from layerstore.sql.reading.layers import PAGE, Key
+from layerstore.sql.sqlite.errors import mapping
+from layerstore.sql.store import SQLMetadataStore
+from layerstore.store import is_utf8
+
+ORDERED_BY_TIME: Final = 2_000
+"""Up to so many associations of a repository are put in order of time, each by a lookup of its own; 20 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRepository:
+    """A repository in a list of many, and how many layers can be had from it."""
+
+    source_repository: str
+    layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repositories:
+    """A page of repositories by name; `next` is the last one's name, `None` on the last page."""
+
+    repositories: tuple[ListedRepository, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A layer that can be had from a repository, under one digest. `modified_at_ns` is its list's time."""
+
+    diff_id: str
+    digest: str
+    hmac: str
+    modified_at_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository and a page of its layers, or all: the newest first, or by DiffID where they are too many to sort."""
+
+    source_repository: str
+    layers: int
+    associations: int
+    newest_first: bool
+    held: tuple[Held, ...]
+    next: Key | None
+
+
+def repositories(
+    store: SQLMetadataStore, *, registry: str | None = None, after: str = "", size: int = PAGE
+) -> Repositories:
+    """Return the repositories that follow a name, all of them or those of a registry, each with its layers counted.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    within = "" if registry is None else " AND source_repository >= :low AND source_repository < :high"
+    query = text(
+        f"SELECT source_repository, layers FROM repositories WHERE source_repository > :after{within} LIMIT :size"
+    )
+    values = {"after": after, "size": size + 1, "low": f"{registry}/", "high": f"{registry}0"}
+    if registry is None:
+        del values["low"], values["high"]
+    with mapping(store.path), store.engine.connect() as connection:
+        rows = connection.execute(query, values).all()
+    found = tuple(ListedRepository(*row) for row in rows[:size])
+    return Repositories(found, found[-1].source_repository if len(rows) > size else None)
+
+
+_HELD = f"""
+    SELECT v.diff_id, v.digest, v.hmac, m.modified_at_ns
+    FROM v2_metadata v LEFT JOIN metadata m ON m.namespace = '{V2_METADATA}'
+      AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
+    WHERE v.source_repository = :name
+"""
+
+
+def repository(
+    store: SQLMetadataStore, name: str, *, after: Key | None = None, size: int | None = PAGE
+) -> Repository | None:
+    """Return a repository and a page of its layers, or `None` if nothing can be had from it.
+
+    Args:
+        store: the store that is asked.
+        name: the repository.
+        after: where the page begins.
+        size: how many associations a page has; `None` for all, by DiffID.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    if not name or not is_utf8(name):
+        return None
+    with mapping(store.path), store.engine.connect() as connection:
+        associations, layers = connection.execute(
+            text("SELECT count(*), count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name"),
+            {"name": name},
+        ).one()
+        if not associations:
+            return None
+        newest_first = size is not None and associations <= ORDERED_BY_TIME
+        values: dict[str, object] = {"name": name, "size": -1 if size is None else size + 1}
+        order = "m.modified_at_ns DESC, v.diff_id DESC" if newest_first else "v.diff_id"
+        behind = ""
+        if after is not None:
+            values |= {"time": after[0], "diff_id": after[1]}
+            behind = (
+                "AND (m.modified_at_ns, v.diff_id) < (:time, :diff_id)" if newest_first else "AND v.diff_id > :diff_id"
+            )
+        # All entries of one layer are on one page, as the key of a page is a layer's.
+        rows = connection.execute(text(f"{_HELD} {behind} ORDER BY {order}, v.position DESC LIMIT :size"), values).all()
+    held = [Held(*row) for row in rows]
+    following = None
+    if size is not None and len(held) > size:
+        cut = held[size].diff_id
+        held = [one for one in held[:size] if one.diff_id != cut] or held[:size]
+        following = (held[-1].modified_at_ns or 0, held[-1].diff_id)
+    return Repository(name, layers, associations, newest_first, tuple(held), following)

@@ -1,0 +1,285 @@
+"""A store in numbers: how much it holds, what it takes on disk beside Docker's directory, its registries, its times.
+
+What must read whole indexes: a second for a small part of a million layers, some seconds for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappush, heappushpop
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from layerstore.sql.sqlite.errors import mapping
+from layerstore.sql.store import SQLMetadataStore
+
+LARGEST: Final = 10
+"""How many of the largest repositories are named, of all and of each registry."""
+INODE_BYTES: Final = 256
+"""What an inode takes on ext4. Source: mke2fs.conf(5), inode_size."""
+_BLOCK: Final = 4096
+BINS: Final = 48
+_SECOND: Final = 1_000_000_000
+_HOUR: Final = 3600 * _SECOND
+_DAY: Final = 24 * _HOUR
+WIDTHS: Final = (
+    *(_SECOND * seconds for seconds in (1, 5, 15, 60, 300, 900)),
+    *(_HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR),
+    *(_DAY, 2 * _DAY, 7 * _DAY, 14 * _DAY, 28 * _DAY, 91 * _DAY, 364 * _DAY, 3640 * _DAY),
+)
+"""How long a bin can be; the first of them that makes 48 bins at most is taken."""
+
+# Each reads its index once, from end to end; a file's value takes whole blocks.
+_COUNTS: Final = {
+    "layers": "SELECT count(*) FROM (SELECT DISTINCT diff_id FROM v2_metadata)",
+    "associations": "SELECT count(*) FROM v2_metadata",
+    "digests": "SELECT count(*) FROM metadata WHERE namespace = 'diffid-by-digest'",
+    "v1_ids": "SELECT count(*) FROM metadata WHERE namespace = 'v1id'",
+    "registries": "SELECT count(*) FROM (SELECT registry FROM registries)",
+    "quarantined": "SELECT count(*) FROM quarantine",
+}
+_LISTS = "FROM metadata WHERE namespace = 'v2metadata-by-diffid'"
+_TIMES: Final = f"SELECT (SELECT min(modified_at_ns) {_LISTS}), (SELECT max(modified_at_ns) {_LISTS})"
+# The index has the rows of a repository together, so that its layers are counted as they come.
+_REPOSITORIES: Final = (
+    "SELECT source_repository, count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository > ''"
+    " GROUP BY source_repository"
+)
+# '0' is the character after '/'.
+_LAYERS: Final = """
+    SELECT count(DISTINCT diff_id) FROM v2_metadata
+    WHERE source_repository >= :registry || '/' AND source_repository < :registry || '0'
+"""
+_V1_IDS: Final = "SELECT registry, v1_ids FROM registries WHERE v1_ids > 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """What Docker's directory with the same entries takes on disk: its files and directories."""
+
+    files: int
+    directories: int
+    block_bytes: int
+    inode_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return self.block_bytes + self.inode_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A store in numbers.
+
+    `layers` are those with a list that can be read; `oldest_ns` and `newest_ns` are the times of lists, `None` without
+    one. `largest` has up to ten repositories with their layers, the largest first. The sizes are 0 in memory.
+    """
+
+    path: str | None
+    layers: int
+    associations: int
+    digests: int
+    v1_ids: int
+    repositories: int
+    registries: int
+    quarantined: int
+    oldest_ns: int | None
+    newest_ns: int | None
+    file_bytes: int
+    wal_bytes: int
+    directory: Directory
+    largest: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A registry.
+
+    Attributes:
+        registry: its host.
+        repositories: how many are known of it.
+        layers: how many can be had from it.
+        v1_ids: how many V1 images.
+        largest: up to ten of its repositories with their layers, the largest first.
+    """
+
+    registry: str
+    repositories: int
+    layers: int
+    v1_ids: int
+    largest: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """How many lists were last written in each span of time: `counts[n]` in that from `start + n * width` on.
+
+    All in nanoseconds.
+    """
+
+    start_ns: int
+    width_ns: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A store at a glance; `timeline` is `None` without a layer."""
+
+    stats: Stats
+    registries: tuple[Registry, ...]
+    timeline: Timeline | None
+
+
+@dataclass(slots=True)
+class _Repositories:
+    """The repositories of a registry, as they are counted: how many, and the largest."""
+
+    count: int = 0
+    largest: list[tuple[int, _Behind]] = field(default_factory=list)
+
+    def add(self, name: str, layers: int) -> None:
+        self.count += 1
+        if len(self.largest) < LARGEST:
+            heappush(self.largest, (layers, _Behind(name)))
+        else:
+            heappushpop(self.largest, (layers, _Behind(name)))
+
+
+class _Behind(str):
+    """A name of which the later is the smaller: of repositories with as many layers, the first by name stays."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: str) -> bool:
+        return str.__gt__(self, other)
+
+
+def stats(store: SQLMetadataStore) -> Stats:
+    """Count what a store holds, in one snapshot. It reads the indexes once: a second or two for a million layers.
+
+    The directory is computed, not written: each value in whole blocks of 4 KiB, each file and directory with an inode
+    of 256 bytes, and a directory's own blocks by the length of its names, as ext4 has them.
+
+    Raises:
+        StoreError: the store failed or was closed.
+    """
+    with mapping(store.path), store.engine.connect() as connection:
+        return _stats(connection, store.path, _repositories(connection))
+
+
+def overview(store: SQLMetadataStore) -> Overview:
+    """Count what a store holds, also by registry and by time, in one snapshot.
+
+    Raises:
+        StoreError: the store failed or was closed.
+    """
+    with mapping(store.path), store.engine.connect() as connection:
+        repositories = _repositories(connection)
+        counted = _stats(connection, store.path, repositories)
+        return Overview(counted, _registries(connection, repositories), _timeline(connection, counted))
+
+
+def version(store: SQLMetadataStore) -> int:
+    """Return a number that is another one when somebody has written since this thread asked last.
+
+    Source: sqlite.org/pragma.html#pragma_data_version.
+
+    Raises:
+        StoreError: the store failed or was closed.
+    """
+    return store._backend.data_version()
+
+
+def _repositories(connection: Connection) -> dict[str, _Repositories]:
+    """Count the layers of each repository, by registry; without one, before the first `/`, it is of the registry ''."""
+    found: dict[str, _Repositories] = {}
+    for name, layers in connection.execute(text(_REPOSITORIES)):
+        registry = name.partition("/")[0] if "/" in name else ""
+        if registry not in found:
+            found[registry] = _Repositories()
+        found[registry].add(name, layers)
+    return found
+
+
+def _largest(repositories: Iterable[_Repositories]) -> tuple[tuple[str, int], ...]:
+    names = [(str(name), layers) for one in repositories for layers, name in one.largest]
+    return tuple(sorted(names, key=lambda each: (-each[1], each[0]))[:LARGEST])
+
+
+def _stats(connection: Connection, path: str | None, repositories: dict[str, _Repositories]) -> Stats:
+    oldest_ns, newest_ns = connection.execute(text(_TIMES)).one()
+    return Stats(
+        path=path,
+        repositories=sum(one.count for one in repositories.values()),
+        oldest_ns=oldest_ns,
+        newest_ns=newest_ns,
+        file_bytes=_size(path, ""),
+        wal_bytes=_size(path, "-wal"),
+        directory=_directory(connection),
+        largest=_largest(repositories.values()),
+        **{name: int(connection.execute(text(query)).scalar_one()) for name, query in _COUNTS.items()},
+    )
+
+
+def _registries(connection: Connection, repositories: dict[str, _Repositories]) -> tuple[Registry, ...]:
+    v1_ids = {row.registry: int(row.v1_ids) for row in connection.execute(text(_V1_IDS))}
+    found = []
+    for name in {*repositories, *v1_ids} - {""}:
+        its = repositories.get(name, _Repositories())
+        layers = connection.execute(text(_LAYERS), {"registry": name}).scalar_one()
+        found.append(Registry(name, its.count, layers, v1_ids.get(name, 0), _largest([its])))
+    return tuple(sorted(found, key=lambda one: (-one.layers, one.registry)))
+
+
+def _timeline(connection: Connection, counted: Stats) -> Timeline | None:
+    oldest, newest = counted.oldest_ns, counted.newest_ns
+    if oldest is None or newest is None:
+        return None
+    width = next((one for one in WIDTHS if newest // one - oldest // one < BINS), (newest - oldest) // BINS + 1)
+    first = oldest // width
+    # Times before 1970 are rounded down, as Python does and SQLite does not.
+    rows = connection.execute(
+        text(f"SELECT modified_at_ns / :width - (modified_at_ns % :width < 0), count(*) {_LISTS} GROUP BY 1"),
+        {"width": width},
+    )
+    counts = [0] * (newest // width - first + 1)
+    for number, count in rows:
+        counts[number - first] = count
+    return Timeline(first * width, width, tuple(counts))
+
+
+def _size(path: str | None, suffix: str) -> int:
+    try:
+        return 0 if path is None else os.stat(path + suffix).st_size
+    except FileNotFoundError:
+        return 0
+
+
+# Of all files: how many, their blocks, and their entries in directories: 8 bytes and the name, in fours. Source: the
+# kernel's documentation of ext4, "Directory Entries".
+_FILES: Final = f"""
+    SELECT count(*), total((length(CAST(value AS BLOB)) + {_BLOCK - 1}) / {_BLOCK}),
+      total((8 + length(key) - instr(key, '/') + 3) / 4 * 4)
+    FROM metadata
+"""
+# A key without its last segment. The long way round, which costs ten times as much, only for keys of three and more.
+_FOLDERS: Final = """
+    SELECT DISTINCT namespace || '/' || CASE WHEN instr(substr(key, instr(key, '/') + 1), '/') = 0
+      THEN substr(key, 1, instr(key, '/')) ELSE rtrim(key, replace(key, '/', '')) END
+    FROM metadata
+"""
+
+
+def _directory(connection: Connection) -> Directory:
+    files, blocks, name_bytes = connection.execute(text(_FILES)).one()
+    directories = {""}
+    for folder in connection.execute(text(_FOLDERS)).scalars():
+        parts = folder.rstrip("/").split("/")
+        directories.update("/".join(parts[: depth + 1]) for depth in range(len(parts)))
+    all_blocks = int(blocks) + len(directories) + int(name_bytes) // _BLOCK
+    return Directory(files, len(directories), all_blocks * _BLOCK, (files + len(directories)) * INODE_BYTES)
