@@ -13,7 +13,8 @@ import lzma
 import os
 import shlex
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, Final, Protocol
 
 from layerstore.errors import TransferError
@@ -203,8 +204,8 @@ def compressor(path: str) -> Compressor | None:
     return None if make is None else make()
 
 
-class Compressing:
-    """The one method of a file that an archive's writer needs; `finish` writes the end.
+class _Compressing:
+    """The one method of a file that an archive's writer needs.
 
     Not `gzip.GzipFile`: that writes an end also when it is thrown away, and an archive that broke off must have none.
     """
@@ -214,10 +215,16 @@ class Compressing:
         self.name = file.name
 
     def write(self, content: bytes) -> int:
-        """Compress and write."""
         self._file.write(self._compressor.compress(content))
         return len(content)
 
-    def finish(self) -> None:
-        """Write what is left, and the checksum."""
-        self._file.write(self._compressor.flush())
+
+@contextmanager
+def compressing(file: IO[bytes], with_: Compressor | None) -> Iterator[IO[bytes]]:
+    """Open a file that compresses what is written to it; its end is written unless an error is raised meanwhile."""
+    if with_ is None:
+        yield file
+        return
+    compressed: Any = _Compressing(file, with_)
+    yield compressed
+    file.write(with_.flush())
