@@ -118,7 +118,13 @@ Examples:
 @click.argument("path", type=click.Path(allow_dash=True), required=False)
 @click.option("--data-root", metavar="DIR", type=click.Path(), help="Write below this Docker data root.")
 @click.option("--driver", metavar="NAME", help="The storage driver, with --data-root: overlay2, vfs, ...")
-@click.option("--tar", "as_tar", is_flag=True, help="Write PATH as a tar archive; - is standard output.")
+@click.option(
+    "--tar",
+    "as_tar",
+    is_flag=True,
+    help="Write PATH as a tar archive, compressed if it ends in .gz, .bz2 or .xz; - is standard output.",
+)
+@click.option("--overwrite", is_flag=True, help="With --tar: replace the archive if it exists.")
 @click.option("--delete", is_flag=True, help="Remove files that the store does not have.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--force", is_flag=True, help="Delete also in the directory of a running daemon.")
@@ -133,6 +139,7 @@ def export(
     data_root: str | None,
     driver: str | None,
     as_tar: bool,
+    overwrite: bool,
     delete: bool,
     dry_run: bool,
     force: bool,
@@ -152,8 +159,10 @@ def export(
     if as_tar or target == "-":
         if delete or dry_run:
             raise click.UsageError("--delete and --dry-run go with a directory, not with a tar")
-        _export_tar(settings, target, quiet=quiet, as_json=as_json)
+        _export_tar(settings, target, overwrite=overwrite, quiet=quiet, as_json=as_json)
         return
+    if overwrite:
+        raise click.UsageError("--overwrite goes with --tar")
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
         report = export_directory(store, target, delete=delete, dry_run=dry_run, force=force, progress=bar)
     if as_json:
@@ -187,16 +196,17 @@ def _target(path: str | None, data_root: str | None, driver: str | None) -> str:
     return distribution_of(data_root, driver)
 
 
-def _export_tar(settings: Settings, target: str, *, quiet: bool, as_json: bool) -> None:
-    from layerstore.transfer.exporting import export_tar, new_file
+def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool, as_json: bool) -> None:
+    from layerstore.transfer.exporting import export_archive, export_tar
 
+    if target == "-" and sys.stdout.isatty():
+        raise click.UsageError("an archive is not written to a terminal: give a file, or use a pipe")
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
         if target == "-":
             export_tar(store, sys.stdout.buffer, progress=bar)
             sys.stdout.buffer.flush()
             return
-        with new_file(target) as file:
-            written = export_tar(store, file, progress=bar)
+        written = export_archive(store, target, overwrite=overwrite, progress=bar)
     if as_json:
         print_json({"path": os.path.abspath(target), "written": written, "ok": True})
     elif not quiet:

@@ -6,88 +6,185 @@ Source: POSIX.1-2001 pax interchange format, whose `mtime` record keeps nanoseco
 from __future__ import annotations
 
 import io
-import math
 import os
-import re
 import tarfile
 from collections.abc import Iterator
 from decimal import Decimal
 from types import TracebackType
 from typing import IO, Any, Final
 
+from layerstore.errors import TransferError
 from layerstore.files import tree
 from layerstore.files.scanning import Odd
-from layerstore.formats.members import members
-from layerstore.records import KNOWN_NAMESPACES, Record, storable_time
+from layerstore.formats import compression, signatures, tar_members
+from layerstore.formats.compression import Damaged
+from layerstore.formats.tar_contents import Contents, base_of, is_rest_of_a_data_root, may_be_linked_to, relative
+from layerstore.formats.tar_members import Member, Members
+from layerstore.records import Record
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
 
 MAX_VALUE: Final = tree.MAX_VALUE
+MAX_BYTES: Final = 8 << 30
+"""Bytes that the values of one archive may have in all, unless more are allowed."""
 
 ROOT: Final = "distribution"
 """The directory that an archive of ours holds."""
 
-_DATA_ROOT = re.compile(r"(?:.*?/)?image/[^/]+/distribution(?=/)")
-_DISTRIBUTION = re.compile(r"(?:.*?/)?distribution(?=/)")
-_OTHER_OF_A_DATA_ROOT = re.compile(r"(?:.*?/)?image/(?:[^/]+/(?!distribution/)|[^/]+$)")
+_LINKABLE: Final = 32 << 20
+"""Bytes of values that are remembered for hard links to them, with what remembering one takes."""
+_REMEMBERING: Final = 400
 _NANOSECONDS: Final = 1_000_000_000
-_FAR_S: Final = Decimal(2**63 // _NANOSECONDS + 1)
 
 
-def scan(file: IO[bytes], name: str) -> Iterator[tuple[str, Record | Odd]]:
+def scan(
+    file: IO[bytes],
+    name: str,
+    *,
+    force: bool = False,
+    allow_empty: bool = False,
+    max_bytes: int = MAX_BYTES,
+) -> Iterator[tuple[str, Record | Odd]]:
     """Read an archive, compressed or not, from its beginning to its end, in its own order.
 
     Yields each entry with the directory that it is from, as the archive has it: `image/overlay2/distribution`,
-    `distribution`, or `` when Docker's namespaces lie at the top. Nothing is unpacked. What else a data root holds is
-    passed over. Absolute names, `..`, links, devices and files over 64 MiB come as `Odd`.
+    `distribution`, another directory that holds Docker's namespaces, or `` when they lie at the top. Nothing is
+    unpacked. What else a data root holds is passed over, as are volume labels and the lists of incremental archives.
+    Names with `..`, symbolic links, devices and files over 64 MiB come as `Odd`; so does a hard link whose target does
+    not come before it, or 32 MiB of metadata before it. An absolute name counts without its slash.
+
+    The file is read to its end, so that a checksum there is checked, and whoever writes into a pipe can end.
+
+    Args:
+        file: what is read; a terminal is refused.
+        name: what errors call it.
+        force: take every file for an entry, also below directories that hold none of Docker's namespaces.
+        allow_empty: take an archive without any metadata for one of an empty directory.
+        max_bytes: how many bytes the values may have in all; each has 64 MiB at most.
 
     Raises:
-        TransferError: it is not an archive, or it is damaged or cut off.
+        TransferError: it is not an archive, or cannot be read here; it is damaged or cut off; it has no metadata, or
+            too much. The caller must then drop what it has been given.
     """
-    for found in members(file, name, _read):
-        if found is not None:
-            yield found
+    if file.isatty():
+        raise TransferError("it is a terminal: give an archive's path, or pipe one in", name)
+    try:
+        members = Members(_plain(file, name))
+        reading = _Reading(members, force=force)
+        given = 0
+        for base, found in reading:
+            if isinstance(found, Record):
+                given += len(found.value)
+                if given > max_bytes:
+                    raise TransferError(_too_much(max_bytes), name)
+            yield base, found
+    except Damaged as error:
+        raise TransferError(f"the archive is damaged: {error}: make it or send it again", name) from error
+    except OSError as error:
+        raise TransferError(f"cannot be read: {error.strerror or error}", name) from error
+    if not (reading.contents.has_metadata or reading.has_entries or allow_empty):
+        raise TransferError(reading.contents.why_nothing(), name)
 
 
-def _is_elsewhere(path: str) -> bool:
-    """Tell a daemon's other files in an archive of a data root from metadata."""
-    return _base(path.removeprefix("./")) == "" and _OTHER_OF_A_DATA_ROOT.match(path) is not None
+def _plain(file: IO[bytes], name: str) -> io.BufferedReader:
+    """Return the archive without its compression.
+
+    Raises:
+        TransferError: it is no archive, or of a compression that Python cannot read.
+    """
+    stream = compression.buffered(file)
+    head = stream.peek(signatures.HEAD)[: signatures.HEAD]
+    if tar_members.begins(head):
+        return stream
+    outer = signatures.compression(head)
+    inside = None if outer is None else compression.decompressed(stream, outer, name)
+    if inside is None:
+        raise TransferError(signatures.why_no_tar(head, name, None), name)
+    head = inside.peek(signatures.HEAD)[: signatures.HEAD]
+    if not tar_members.begins(head):
+        raise TransferError(signatures.why_no_tar(head, name, outer), name)
+    return inside
 
 
-def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, Record | Odd] | None:
-    """Read a member, or return `None` for one that is not about metadata."""
-    if member.isdir() or _is_elsewhere(member.name):
-        return None
-    shown = os.fsencode(member.name).decode("utf-8", "backslashreplace")
-    path = member.name.removeprefix("./")
-    base = _base(path)
-    namespace, _, key = path[len(base) :].lstrip("/").partition("/")
-    odd = _why_no_entry(member, namespace, key)
-    if odd is not None:
-        kind, reason = odd
-        return base, Odd(shown, kind, reason)
-    content = archive.extractfile(member)
-    assert content is not None
-    return base, Record(namespace, key, content.read(), _modified_at_ns(member))
+def _too_much(limit: int) -> str:
+    return (
+        f"its values have more than {limit} bytes in all, the limit of one archive: unpack it and import the directory,"
+        " if you trust it"
+    )
 
 
-def _base(path: str) -> str:
-    """Return the part of a member's path that leads to its namespace."""
-    if path.split("/", 1)[0] in KNOWN_NAMESPACES:
-        return ""
-    match = _DATA_ROOT.match(path) or _DISTRIBUTION.match(path)
-    return "" if match is None else match[0]
+class _Reading:
+    """The entries of an archive, and what is none, one after the other."""
+
+    def __init__(self, members: Members, *, force: bool) -> None:
+        self._members, self._force = members, force
+        self._earlier: dict[str, bytes] = {}
+        self._room = _LINKABLE
+        self.contents = Contents()
+        self.has_entries = False
+
+    def __iter__(self) -> Iterator[tuple[str, Record | Odd]]:
+        for member in self._members:
+            found = self._read(member)
+            if found is not None:
+                yield found
+        if self._members.rest:
+            yield "", Odd("(behind the end)", "outside", f"{self._members.rest} bytes that are no archive")
+
+    def _read(self, member: Member) -> tuple[str, Record | Odd] | None:
+        """Read a member, or return `None` for one that is not about metadata."""
+        path = relative(member.name)
+        if member.kind in tar_members.DIRECTORY:
+            path = path.rstrip("/") + "/" if path else ""
+            self.contents.add(path, base_of(path))
+            return None
+        base = base_of(path)
+        if member.kind == tar_members.LABEL or (member.kind == tar_members.CONTINUED and base is None):
+            return None
+        self.contents.add(path, base)
+        if base is None and is_rest_of_a_data_root(path):
+            if may_be_linked_to(path) and member.size <= MAX_VALUE and member.kind in tar_members.REGULAR:
+                self._value(path, member)
+            return None
+        known = base is not None or self._force
+        base = base or ""
+        namespace, _, key = path[len(base) :].lstrip("/").partition("/")
+        odd = _why_no_entry(member, namespace, key, known=known)
+        value = self._value(path, member) if odd is None else None
+        if value is None:
+            kind, reason = odd or ("special", "a hard link to what the archive does not have before it")
+            return base.rstrip("/"), Odd(_shown(member.name), kind, reason)
+        self.has_entries = True
+        return base.rstrip("/"), Record(namespace, key, value, member.modified_at_ns)
+
+    def _value(self, path: str, member: Member) -> bytes | None:
+        """Return a member's content, and remember it for hard links; of a hard link that of its target, if known."""
+        if member.kind == tar_members.HARD_LINK:
+            value = self._earlier.get(relative(member.link))
+            if value is None:
+                return None
+        else:
+            value = self._members.content()
+        room = self._room - len(value) - len(path) - _REMEMBERING
+        if room >= 0:
+            self._earlier[path], self._room = value, room
+        return value
 
 
-def _why_no_entry(member: tarfile.TarInfo, namespace: str, key: str) -> tuple[str, str] | None:
-    segments = member.name.split("/")
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _why_no_entry(member: Member, namespace: str, key: str, *, known: bool) -> tuple[str, str] | None:
     below = [namespace, *key.split("/")]
-    known = namespace in KNOWN_NAMESPACES or _base(member.name.removeprefix("./")) != ""
+    is_file = member.kind in tar_members.REGULAR or member.kind == tar_members.HARD_LINK
     too_long = any(len(os.fsencode(segment)) > tree.MAX_SEGMENT for segment in below)
     checks = (
-        (not member.isreg(), "special", "a link, device, socket or pipe"),
+        (member.kind == tar_members.CONTINUED, "unreadable", "the end of a file that begins in another volume"),
+        (not is_file, "special", "a link, device, socket or pipe"),
         (_is_temporary(below), "temporary", "left by a write that did not end"),
-        (member.name.startswith("/") or ".." in segments, "name", "the path leads out of the archive"),
+        (".." in member.name.split("/"), "name", "the path leads out of the archive"),
         (not key or not known, "outside", "a file outside every namespace"),
+        (member.problem is not None, "unreadable", member.problem or ""),
         (member.size > MAX_VALUE, "unreadable", f"larger than {MAX_VALUE >> 20} MiB"),
         (too_long, "name", f"a segment is over {tree.MAX_SEGMENT} bytes"),
     )
@@ -100,17 +197,6 @@ def _why_no_entry(member: tarfile.TarInfo, namespace: str, key: str) -> tuple[st
 
 def _is_temporary(segments: list[str]) -> bool:
     return any(segment.startswith(TEMPORARY_PREFIX) for segment in segments)
-
-
-def _modified_at_ns(member: tarfile.TarInfo) -> int:
-    # The library reads the record as a float, which loses nanoseconds.
-    try:
-        seconds = Decimal(member.pax_headers["mtime"])
-        # Held to what can be stored first: a million digits, as 1e999990 has, take half a minute to become an integer.
-        at = int(max(-_FAR_S, min(seconds, _FAR_S)).scaleb(9))
-    except (KeyError, ArithmeticError, ValueError):
-        at = int(member.mtime) * _NANOSECONDS if math.isfinite(member.mtime) else 0
-    return storable_time(at)
 
 
 class _Sink:
@@ -137,6 +223,7 @@ class Writer:
         self.written = 0
 
     def __enter__(self) -> Writer:
+        self._add_directories(f"{ROOT}/")  # also of an empty store, so that an import knows it for one
         return self
 
     def __exit__(

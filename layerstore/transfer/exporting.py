@@ -15,7 +15,7 @@ from typing import IO
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
 from layerstore.files import tree
-from layerstore.formats import tar
+from layerstore.formats import compression, tar
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.sqlite.snapshot import Snapshot
@@ -142,36 +142,69 @@ def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = Non
         return writer.written
 
 
-@contextmanager
-def new_file(path: str) -> Iterator[IO[bytes]]:
-    """Open a file for writing that gets its name when it is whole, and in place of the one that has it.
+def export_archive(
+    store: Store, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+) -> int:
+    """Write a store as a tar archive with this name; return how many entries it has. Otherwise as `export_tar`.
 
-    A new one is 0600, as the database is; one that is replaced leaves its mode.
+    Compressed as the name says (`new_file`). The archive is whole or absent.
+
+    Args:
+        store: a `SQLMetadataStore` or `FSMetadataStore`.
+        path: the archive; a device or pipe is written to.
+        overwrite: replace the file that has the name.
+        progress: called with the entries done and the entries there are.
 
     Raises:
-        TransferError: it cannot be written.
+        InvalidKeyError: a key that cannot be a path; found before anything is written.
+        TransferError: there is a file already, or none can be written.
+        StoreError: the store failed.
+    """
+    with new_file(os.fspath(path), overwrite=overwrite) as file:
+        return export_tar(store, file, progress=progress)
+
+
+@contextmanager
+def new_file(path: str, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file for writing that gets its name when it is whole.
+
+    It is compressed if its name says so: .tar.gz, .tgz, .tar.bz2, .tar.xz. It is 0600, as the database is; with
+    `overwrite` it replaces one that has the name already, and leaves that one's mode. A device or pipe is written to.
+
+    Raises:
+        TransferError: there is a file already, or a database in any case; it cannot be written, or not compressed as
+            its name says.
     """
     target = os.path.abspath(path)
-    if os.path.lexists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
-        with _naming(target), open(target, "wb") as device:
-            yield device
+    compressor = compression.compressor(target)
+    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        with _naming(target), open(target, "wb") as device, compression.compressing(device, compressor) as packed:
+            yield packed
         return
-    if os.path.isfile(target) and os.path.getsize(target) and is_database(target):
-        raise TransferError("it is a database, which an archive must not replace: give another name", target)
+    _refuse_existing(target, overwrite=overwrite)
     temporary = f"{target}.tmp-{secrets.token_hex(8)}"
     with _naming(target):
         try:
             with open(temporary, "xb", opener=_private) as file:
                 mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.isfile(target) else _PRIVATE
                 os.fchmod(file.fileno(), mode)
-                yield file
+                with compression.compressing(file, compressor) as packed:
+                    yield packed
                 file.flush()
                 os.fsync(file.fileno())
+            _refuse_existing(target, overwrite=overwrite)  # somebody may have made it meanwhile
             os.rename(temporary, target)
             tree.sync_directory(os.path.dirname(target))
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def _refuse_existing(target: str, *, overwrite: bool) -> None:
+    if os.path.isfile(target) and os.path.getsize(target) and is_database(target):
+        raise TransferError("it is a database, which an archive must not replace: give another name", target)
+    if os.path.lexists(target) and not overwrite:
+        raise TransferError("there is a file already: give a new name, or use --overwrite", target)
 
 
 def _private(path: str, flags: int) -> int:

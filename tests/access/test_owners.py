@@ -60,7 +60,7 @@ def test_an_archive_that_is_replaced_leaves_its_mode(tmp_path: Path, sql_file: S
     path = tmp_path / "given.tar"
     path.touch()
     path.chmod(0o640)
-    with new_file(str(path)) as file:
+    with new_file(str(path), overwrite=True) as file:
         export_tar(sql_file, file)
 
     assert mode(path) == 0o640

@@ -29,6 +29,7 @@ NOISE = random.Random(8).randbytes(3000)
 
 
 def assert_refused(store: SQLMetadataStore, path: Path) -> None:
+    """One error that names the file, and nothing in the store."""
     before = whole(store)
     with pytest.raises(TransferError) as raised:
         import_directory(store, path)
@@ -130,15 +131,6 @@ def test_a_file_with_next_to_nothing_in_it_is_refused(content: bytes, store: SQL
         import_directory(store, path)
     assert whole(store) == before
     assert path.read_bytes() == content
-
-
-def test_an_archive_without_members_brings_nothing(store: SQLMetadataStore, save: Save):
-    before = whole(store)
-
-    report = import_directory(store, save(archive()))
-
-    assert (report.read, report.skipped, report.ok) == (0, (), True)
-    assert whole(store) == before
 
 
 def test_the_command_says_in_one_line_which_archive_it_is(run: Run, save: Save):

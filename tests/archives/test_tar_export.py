@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import bz2
 import gc
+import gzip
 import io
+import lzma
 import os
+import pty
+import select
 import stat
 import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from layerstore import FSMetadataStore, InvalidKeyError, SQLMetadataStore, TransferError, export_directory
 from layerstore import import_directory as take_in
+from layerstore.formats import tar
 from layerstore.records import Record
-from layerstore.transfer.exporting import export_tar, new_file
+from layerstore.transfer.exporting import export_archive, export_tar, new_file
 from tests.archives.conftest import listing, needs_tar
 from tests.cli.conftest import BAD, Run, assert_one_line_error
 from tests.transfer.conftest import AT, GOLDEN_FILES, directory_modes, files_of, rows_of
@@ -121,20 +129,168 @@ def test_the_same_store_gives_the_same_bytes(filled: SQLMetadataStore):
     assert contents[0] == contents[1]
 
 
-def test_the_command_writes_a_file_in_place_of_the_old_one(run: Run, database: Path, tmp_path: Path):
+def test_the_command_writes_a_file_and_in_place_of_an_old_one_only_if_told_to(run: Run, database: Path, tmp_path: Path):
     with SQLMetadataStore(database) as store:
         store.put(ODD_ENTRIES[0])
         before = rows_of(store)
     target = tmp_path / "x.tar"
+    assert run("export", "--tar", target).code == 0
     target.write_bytes(b"old")
 
-    done = run("export", "--tar", target, "--json")
+    done = run("export", "--tar", target)
+    assert done.code == BAD
+    assert_one_line_error(done, target, "there is a file already", "--overwrite")
+    assert target.read_bytes() == b"old"
 
+    done = run("export", "--tar", "--overwrite", target, "--json")
     assert done.json == {"path": str(target), "written": 1, "ok": True}
     assert listing(tmp_path) == ["state", "state/layers.db", "x.tar"]
     with SQLMetadataStore(":memory:") as copy:
         take_in(copy, target)
         assert rows_of(copy) == before
+
+
+@pytest.mark.parametrize("there", ["empty", "link", "dangling", "directory", "database"])
+def test_no_file_is_replaced_by_the_library_unless_it_is_told_to(
+    there: str, sql_file: SQLMetadataStore, tmp_path: Path
+):
+    target, other = tmp_path / "x.tar", tmp_path / "other"
+    other.write_bytes(b"other")
+    if there == "empty":
+        target.touch()
+    elif there == "directory":
+        target.mkdir()
+    elif there == "database":
+        SQLMetadataStore(target).close()
+    else:
+        target.symlink_to(other if there == "link" else tmp_path / "nowhere")
+    before = listing(tmp_path)
+
+    with pytest.raises(TransferError, match=r"there is a file already|it is a database") as raised:
+        export_archive(sql_file, target)
+    assert raised.value.path == str(target)
+    assert listing(tmp_path) == before
+    if there in ("directory", "database"):
+        with pytest.raises(TransferError):
+            export_archive(sql_file, target, overwrite=True)
+    else:
+        export_archive(sql_file, target, overwrite=True)
+        assert not target.is_symlink()
+        assert tarfile.is_tarfile(target)
+    assert other.read_bytes() == b"other"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_that_somebody_made_meanwhile_is_not_replaced(filled: SQLMetadataStore, tmp_path: Path):
+    target = tmp_path / "x.tar"
+
+    def make(done: int, _total: int | None) -> None:
+        if done == 10:
+            target.write_bytes(b"somebody's")
+
+    with pytest.raises(TransferError, match="there is a file already"):
+        export_archive(filled, target, progress=make)
+    assert target.read_bytes() == b"somebody's"
+    assert not list(tmp_path.glob("x.tar.tmp-*"))
+
+
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "x.tar": bytes,
+    "x": bytes,
+    "x.tar.gz": gzip.decompress,
+    "x.tgz": gzip.decompress,
+    "X.TAR.GZ": gzip.decompress,
+    "x.tar.bz2": bz2.decompress,
+    "x.tbz2": bz2.decompress,
+    "x.tar.xz": lzma.decompress,
+    "x.txz": lzma.decompress,
+}
+
+
+@pytest.mark.parametrize(("name", "unpack"), COMPRESSIONS.items())
+def test_an_archive_is_compressed_as_its_name_says(
+    name: str, unpack: Callable[[bytes], bytes], filled: SQLMetadataStore, packed: Path, tmp_path: Path
+):
+    target = tmp_path / "out" / name
+    target.parent.mkdir()
+    assert export_archive(filled, target) == GOLDEN_FILES + len(ODD_ENTRIES)
+    assert unpack(target.read_bytes()) == packed.read_bytes()
+    first = target.read_bytes()
+
+    export_archive(filled, target, overwrite=True)
+    assert target.read_bytes() == first
+
+    with SQLMetadataStore(":memory:") as copy:
+        assert take_in(copy, target).ok
+        assert rows_of(copy) == rows_of(filled)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("x.tar.zst", "| zstd >"),
+        ("x.tzst", "| zstd >"),
+        ("x.tar.lz4", "| lz4 >"),
+        ("x.tar.lz", "| lzip >"),
+        ("x.tar.lzma", "| xz --format=lzma >"),
+        ("x.tar.Z", "| compress >"),
+        ("x.zip", "an archive is a tar"),
+        ("x.7z", "an archive is a tar"),
+    ],
+)
+def test_a_compression_that_cannot_be_written_is_refused_with_what_can(
+    name: str, says: str, run: Run, database: Path, tmp_path: Path
+):
+    SQLMetadataStore(database).close()
+
+    done = run("export", "--tar", tmp_path / name)
+
+    assert done.code == BAD
+    assert_one_line_error(done, tmp_path / name, says, ".tar.gz")
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["pipe", "pipe.gz"])
+def test_a_pipe_that_an_export_breaks_off_into_gets_no_end_mark(name: str, filled: SQLMetadataStore, tmp_path: Path):
+    pipe = tmp_path / name
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def fail(done: int, _total: int | None) -> None:
+        if done == 20:
+            raise RuntimeError("in the middle")
+
+    try:
+        with pytest.raises(RuntimeError, match="in the middle"):
+            export_archive(filled, pipe, progress=fail)
+        gc.collect()
+        content = os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+
+    with pytest.raises(TransferError, match="cut off" if content else "it is empty"):
+        list(tar.scan(io.BytesIO(content), name))
+
+
+def test_nothing_is_written_to_a_terminal(filled: SQLMetadataStore):
+    main, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "layerstore", "--db", str(filled.path), "export", "--tar", "-"],
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert not select.select([main], [], [], 0)[0]
+    finally:
+        os.close(main)
+        os.close(terminal)
+
+    assert done.returncode == 2
+    assert "terminal" in done.stderr
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -150,7 +306,7 @@ def test_an_error_in_the_middle_leaves_the_old_file_and_nothing_beside_it(filled
             seen.append(sorted(os.listdir(folder)))
             raise RuntimeError("in the middle")
 
-    with pytest.raises(RuntimeError, match="in the middle"), new_file(str(target)) as file:
+    with pytest.raises(RuntimeError, match="in the middle"), new_file(str(target), overwrite=True) as file:
         export_tar(filled, file, progress=fail)
     gc.collect()  # what was left half done must not come back when it is collected
 
@@ -186,7 +342,7 @@ def test_a_key_that_cannot_be_a_path_is_found_before_anything_is_written(
 
     with pytest.raises(InvalidKeyError):
         export_tar(sql_memory, file)
-    done = run("export", "--tar", target)
+    done = run("export", "--tar", "--overwrite", target)
 
     assert file.getvalue() == b""
     assert done.code == BAD
@@ -233,6 +389,8 @@ def test_what_only_a_directory_can_have_is_wrong_usage_with_a_tar(
 
     assert run("export", "--tar", tmp_path / "x.tar", *options).code == 2
     assert run("export", "-", *options).code == 2
+    assert run("export", tmp_path / "directory", "--overwrite").code == 2
+    assert not (tmp_path / "directory").exists()
     assert not (tmp_path / "x.tar").exists()
 
 

@@ -17,9 +17,8 @@ FIRST, LAST = member("distribution/n/first", b"1"), member("distribution/n/last"
 TAKEN = [("n", "first", b"1"), ("n", "last", b"2")]
 
 HOSTILE = {
-    "absolute name": (member("/etc/passwd", b"root"), "out of the archive"),
-    "absolute name of a namespace": (member(f"/{LISTS}/{layer_key(1)}", b"[]"), "out of the archive"),
-    "absolute name of a data root": (member("/var/lib/docker/image/vfs/distribution/n/k"), "out of the archive"),
+    "absolute name": (member("/etc/passwd", b"root"), "outside every namespace"),
+    "absolute name with a parent": (member(f"/x/../{LISTS}/{layer_key(1)}", b"[]"), "out of the archive"),
     "parent": (member("../x"), "out of the archive"),
     "parent of a namespace": (member("distribution/../../x"), "out of the archive"),
     "parent below a namespace": (member("distribution/n/../../../x"), "out of the archive"),
@@ -29,8 +28,19 @@ HOSTILE = {
     "empty segment": (member("distribution/n//x"), "is empty"),
     "symbolic link": (member("distribution/n/l", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "a link"),
     "link to a good member": (member("distribution/n/l", type=tarfile.SYMTYPE, linkname="first"), "a link"),
-    "hard link": (member("distribution/n/l", type=tarfile.LNKTYPE, linkname="distribution/n/first"), "a link"),
-    "hard link out": (member("distribution/n/l", type=tarfile.LNKTYPE, linkname="/etc/passwd"), "a link"),
+    "hard link to a later member": (
+        member("distribution/n/l", type=tarfile.LNKTYPE, linkname="distribution/n/last"),
+        "a hard link to what",
+    ),
+    "hard link out": (member("distribution/n/l", type=tarfile.LNKTYPE, linkname="/etc/passwd"), "a hard link to what"),
+    "hard link out by parents": (
+        member("distribution/n/l", type=tarfile.LNKTYPE, linkname="distribution/n/../n/first"),
+        "a hard link to what",
+    ),
+    "hard link to itself": (
+        member("distribution/n/l", type=tarfile.LNKTYPE, linkname="distribution/n/l"),
+        "a hard link to what",
+    ),
     "character device": (member("distribution/n/d", type=tarfile.CHRTYPE, devmajor=1, devminor=5), "device"),
     "block device": (member("distribution/n/d", type=tarfile.BLKTYPE, devmajor=8), "device"),
     "pipe": (member("distribution/n/p", type=tarfile.FIFOTYPE), "pipe"),

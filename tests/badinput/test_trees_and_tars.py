@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import resource
 import shutil
@@ -160,13 +161,15 @@ MEMBERS = st.builds(
     mode=st.sampled_from(["w", "w:gz", "w:bz2", "w:xz"]),
 )
 def test_an_archive_of_anything(members: list[Member], form: int, mode: str, place: Path, counted: Counted):
-    """The first one is there twice; each member is taken, named, or counted."""
+    """A good one is there, and the first one twice; each member is taken, named, or counted."""
     counted("inputs")
     path = place / "given.tar"
-    path.write_bytes(archive(*members, *members[:1], mode=mode, form=form))
+    good = member("distribution/n/good", b"good")
+    path.write_bytes(archive(*members, *members[:1], good, mode=mode, form=form))
     with SQLMetadataStore(":memory:") as store:
         report = import_directory(store, path)
-        assert report.read <= len(members) + 1
+        assert report.read <= len(members) + 2
+        assert store.get("n", "good") == b"good"
         assert_sound(store)
         assert_all_goes_out_and_stays_inside(store, place)
     with suppress(TransferError):  # several directories
@@ -220,14 +223,56 @@ def bomb_of_zeros() -> bytes:
     return b"".join([*parts, compressor.compress(bytes(1024)), compressor.flush()])
 
 
-def sparse_file() -> bytes:
-    """A member that says that it has a terabyte, and holds none of it."""
-    header = bytearray(member("distribution/n/sparse", type=tarfile.GNUTYPE_SPARSE).info.tobuf(tarfile.GNU_FORMAT))
-    header[483:495] = (1 << 40).to_bytes(12, "big", signed=True)
+def checksum(header: bytes | bytearray) -> bytes:
+    return b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * ord(" "))
+
+
+def gnu_sparse(name: str, size: int) -> bytes:
+    """The header of a member that says that it unpacks to so many bytes, and holds none of them."""
+    header = bytearray(member(name, type=tarfile.GNUTYPE_SPARSE).info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = size.to_bytes(12, "big")
     header[483] |= 0x80
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header) + bytes(1024)
+    header[148:156] = checksum(header)
+    return bytes(header)
+
+
+def sparse_file() -> bytes:
+    """A terabyte."""
+    return gnu_sparse("distribution/n/sparse", 1 << 40) + bytes(1024)
+
+
+def sparse_files() -> bytes:
+    """25 members that are just below the limit of one: 1.5 GiB in 14 KB."""
+    return b"".join(gnu_sparse(f"distribution/n/{number}", 63 << 20) for number in range(25)) + bytes(1024)
+
+
+def endless_sparse_map() -> bytes:
+    """10 GB of Python's integers, if they were all kept."""
+    first = bytearray(gnu_sparse("distribution/n/k", 1 << 20))
+    first[482] = 1
+    first[148:156] = checksum(first)
+    piece = b"".join(b"%011o\0%011o\0" % (at, 1) for at in range(21)) + b"\1" + bytes(7)
+    compressor = zlib.compressobj(9, wbits=31)
+    parts = [compressor.compress(bytes(first)), *(compressor.compress(piece * 2000) for _ in range(100))]
+    return b"".join([*parts, compressor.compress(bytes(2048)), compressor.flush()])
+
+
+def endless_name_of_a_gzip() -> bytes:
+    return b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * (30 << 20)
+
+
+def xz_that_wants_memory() -> bytes:
+    header = bytearray(lzma.compress(archive(member("distribution/n/k", b"v")), filters=[{"id": lzma.FILTER_LZMA2}]))
+    at = header.index(b"\x21\x01", 12) + 2  # the size of its dictionary, in the block's header
+    assert header[at] == 22  # 8 MiB
+    header[at] = 40
+    end = 12 + (header[12] + 1) * 4
+    header[end - 4 : end] = zlib.crc32(header[12 : end - 4]).to_bytes(4, "little")
+    return bytes(header)
+
+
+def many_empty_gzips() -> bytes:
+    return gzip.compress(b"") * 50_000
 
 
 def long_pax_record() -> bytes:
@@ -235,7 +280,24 @@ def long_pax_record() -> bytes:
 
 
 def many_pax_records() -> bytes:
-    return archive(member("distribution/n/k", b"v", pax_headers={f"record{number}": "x" for number in range(5_000)}))
+    return archive(member("distribution/n/k", b"v", pax_headers={f"record{number}": "x" for number in range(50_000)}))
+
+
+def long_pax_headers_of_everything() -> bytes:
+    """Global ones, of which each adds a name."""
+    headers = [
+        tarfile.TarInfo.create_pax_global_header({f"GNU.sparse.{number}": "x" * 60_000}) for number in range(2_000)
+    ]
+    return gzip.compress(b"".join(headers) + archive(member("distribution/n/k", b"v")))
+
+
+def hard_links() -> bytes:
+    """300 MiB, of which each is the same MiB."""
+    first = member("distribution/n/first", bytes(1 << 20))
+    links = [
+        member(f"distribution/n/{number}", type=tarfile.LNKTYPE, linkname=first.info.name) for number in range(300)
+    ]
+    return archive(first, *links, mode="w:gz")
 
 
 def gzip_in_gzip() -> bytes:
@@ -253,8 +315,13 @@ def many_members() -> bytes:
 BOMBS = {
     "128 MiB of zeros": bomb_of_zeros,
     "a sparse file of a terabyte": sparse_file,
+    "a sparse file with an endless map": endless_sparse_map,
+    "a gzip whose name is 30 MiB long": endless_name_of_a_gzip,
+    "50,000 empty gzips": many_empty_gzips,
+    "an xz that wants 4 GiB": xz_that_wants_memory,
     "a pax record of three megabytes": long_pax_record,
-    "5,000 pax records": many_pax_records,
+    "50,000 pax records": many_pax_records,
+    "2,000 global pax headers": long_pax_headers_of_everything,
     "gzip in gzip": gzip_in_gzip,
     "5,000 times the same name": many_members,
 }
@@ -288,6 +355,51 @@ def test_a_bomb_fills_neither_the_memory_nor_the_store(make: object, place: Path
 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < limit >> 10
+
+
+SCAN = """
+import re, sys
+from layerstore import TransferError
+from layerstore.formats import tar
+given = 0
+try:
+    with open(sys.argv[1], "rb") as file:
+        for _, found in tar.scan(file, sys.argv[1], max_bytes=int(sys.argv[2])):
+            given += len(found.value)
+            del found
+except TransferError as error:
+    print("refused:", error)
+print(given)
+print(re.search("VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.parametrize("make", [sparse_files, hard_links])
+@pytest.mark.parametrize("max_bytes", [8 << 30, 200 << 20])
+def test_what_unpacks_to_much_is_read_in_bounded_memory_and_limited(
+    make: object, max_bytes: int, place: Path, counted: Counted
+):
+    path = place / "given.tar"
+    path.write_bytes(make())  # type: ignore[operator]  # one of the functions above
+    counted("inputs")
+    limit = 256 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", SCAN, path, str(max_bytes)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    given, peak = map(int, done.stdout.split()[-2:])
+    assert peak < limit >> 10
+    if max_bytes > 1 << 30:
+        assert given >= 300 << 20
+        assert "refused" not in done.stdout
+    else:
+        assert given <= max_bytes
+        assert "unpack it" in done.stdout
 
 
 NODES = st.recursive(

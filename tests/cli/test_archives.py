@@ -47,6 +47,15 @@ def test_a_tar_goes_in_from_a_path_and_from_standard_input(run: Run, archive: Pa
         assert run("diff", database, GOLDEN).code == DONE
 
 
+def test_a_tar_is_replaced_only_if_told_to(run: Run, archive: Path):
+    archive.write_bytes(b"another")
+
+    assert_one_line_error(run("export", "--tar", archive), archive, "there is a file already")
+    assert archive.read_bytes() == b"another"
+    assert run("export", "--tar", "--overwrite", archive).code == DONE
+    assert run("diff", archive).code == DONE
+
+
 def test_a_tar_can_be_verified_but_not_repaired(run: Run, archive: Path):
     assert f"checked {GOLDEN_FILES} entries" in run("verify", archive).out
     before = archive.read_bytes()
@@ -94,6 +103,7 @@ def test_export_finds_its_place_in_a_data_root(run: Run, imported: Path, tmp_pat
         ["--driver", "vfs", "x"],
         ["x", "--data-root", "y", "--driver", "vfs"],
         ["--data-root", "x", "--driver", "../../y"],
+        ["x", "--overwrite"],
         ["--tar", "--delete", "x"],
         ["--tar", "--dry-run", "x"],
     ],

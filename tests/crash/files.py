@@ -93,7 +93,7 @@ def an_older_archive(home: Path) -> None:
 
 
 def export_tar(home: Path, acknowledge: Acknowledge) -> None:
-    run(home, "export", "--tar", str(home / "layers.tar"))
+    run(home, "export", "--tar", "--overwrite", str(home / "layers.tar"))
     acknowledge(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def test_an_archive_without_entries_has_its_account_as_an_empty_directory_has(
     sql_file: SQLMetadataStore, tmp_path: Path
 ):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty.tar").write_bytes(archive())
+    (tmp_path / "empty.tar").write_bytes(archive(member("distribution", type=tarfile.DIRTYPE)))
     fill_database(tmp_path / "x.db", "k", b"")
 
     report = import_all(sql_file, [tmp_path / name for name in ("empty", "empty.tar", "x.db")])

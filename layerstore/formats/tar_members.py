@@ -1,0 +1,370 @@
+"""The members of a tar archive that may be damaged or hostile, read from front to back in bounded memory.
+
+Reads what POSIX (ustar, pax), GNU tar (long names, sparse files, volume labels, incremental and multi-volume archives)
+and the oldest tars (v7) write. Python's own reader is not used: it takes a broken header and a missing end mark for the
+end, reads pax headers in quadratic time (3.11), and keeps the map of a sparse file however long it is.
+
+Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; GNU tar's manual, "Basic Tar Format" and
+"Storing Sparse Files".
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import islice
+from typing import Final
+
+from layerstore.formats.compression import Damaged
+from layerstore.records import storable_time
+
+BLOCK: Final = 512
+MAX_HEADER: Final = 64 << 10
+"""Bytes of the largest pax header, and of the longest name."""
+_MAX_PIECES: Final = 1 << 17
+"""Of a sparse file. One of 64 MiB has no more blocks."""
+_MAX_NESTED: Final = 16
+"""Headers before one member that say more about it; GNU tar writes three at most."""
+
+_ZEROS: Final = bytes(BLOCK)
+_CHUNK: Final = 1 << 20
+_NANOSECONDS: Final = 1_000_000_000
+_FAR_S: Final = Decimal(2**63 // _NANOSECONDS + 1)
+
+# Types of members, by the header's byte 156.
+REGULAR: Final = frozenset(b"07S\x00")
+DIRECTORY: Final = frozenset(b"5D")
+HARD_LINK: Final = ord("1")
+LABEL: Final = ord("V")
+CONTINUED: Final = ord("M")
+_WITHOUT_CONTENT: Final = frozenset(b"123456V")
+_PAX, _GLOBAL, _LONG_NAME, _LONG_LINK, _SPARSE = frozenset(b"xX"), ord("g"), ord("L"), ord("K"), ord("S")
+_EXTENDED: Final = _PAX | {_GLOBAL, _LONG_NAME, _LONG_LINK}
+
+_is_octal = re.compile(rb"[0-7]*").fullmatch
+_is_decimal = re.compile(rb"[0-9]{1,20}").fullmatch
+
+
+@dataclass(slots=True)
+class Member:
+    """One member, without its content.
+
+    Attributes:
+        name: as the archive has it; bytes that are not UTF-8 as lone surrogates.
+        kind: the type byte.
+        link: of a hard link, the name of the member that has the content.
+        size: bytes of its content; of a sparse file those it unpacks to.
+        modified_at_ns: Unix time in nanoseconds.
+        problem: why its content or name cannot be told, or `None`.
+    """
+
+    name: str
+    kind: int
+    link: str
+    size: int
+    modified_at_ns: int
+    problem: str | None = None
+
+
+Pieces = list[tuple[int, int]]
+"""Where the bytes of a sparse file belong: offset and length of each piece."""
+
+
+@dataclass(slots=True)
+class _Extended:
+    """What extended headers say of the next member."""
+
+    fields: dict[str, bytes] = field(default_factory=dict)
+    sparse: list[int] = field(default_factory=list)
+    count: int = 0
+    problem: str | None = None
+
+
+class Members:
+    """Iterate over the members; between two steps, `content` gives that of the last one.
+
+    An archive behind the end mark of another (`cat 1.tar 2.tar`) is read on, as `tar -i` does.
+
+    Raises:
+        Damaged: a header that is none, a size that cannot be, an end that is missing.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self._globals: dict[str, bytes] = {}
+        self._left = self._padding = 0
+        self._pieces: Pieces | None = None
+        self._map_in_content = False
+        self._size = 0
+        self._name = ""
+        self.rest = 0
+        """Bytes after the end that are no archive; known at the end."""
+
+    def __iter__(self) -> Iterator[Member]:
+        extended = _Extended()
+        zeros = 0
+        while block := self._file.read(BLOCK):
+            if block == _ZEROS[: len(block)] and not extended.count:
+                zeros += 1
+                continue
+            if not is_header(block):
+                if zeros < 2 or extended.count:
+                    raise Damaged(f"cut off or damaged {self._behind()}")
+                self._measure_rest(len(block))
+                return
+            zeros = 0
+            if block[156] in _EXTENDED:
+                self._extend(extended, block)
+                continue
+            member = self._member(block, extended)
+            self._name = member.name
+            extended = _Extended()
+            yield member
+            self._skip(self._left + self._padding)
+        if not zeros or extended.count:
+            raise Damaged(f"cut off {self._behind()}")
+
+    def content(self) -> bytes:
+        """Return the content of the member that came last; once."""
+        if self._map_in_content:
+            numbers = self._numbers()
+            (count,) = islice(numbers, 1)
+            if count > _MAX_PIECES:
+                raise Damaged(f"a sparse file of {count} pieces {self._behind()}")
+            self._pieces = _in_pairs(list(islice(numbers, 2 * count)))
+        return self._take(self._left) if self._pieces is None else self._filled(self._pieces)
+
+    def _behind(self) -> str:
+        return f"behind {self._name!r}" if self._name else "in its first member"
+
+    def _measure_rest(self, size: int) -> None:
+        """Count what follows the end. A member there says that this was no end: zeros lie where a header was."""
+        self.rest = size
+        while block := self._file.read(BLOCK):
+            if block[257:262] == b"ustar" and is_header(block):
+                raise Damaged(f"zeros or other bytes in its middle, {self._behind()}")
+            self.rest += len(block)
+
+    def _member(self, block: bytes, extended: _Extended) -> Member:
+        fields = {**self._globals, **extended.fields}
+        kind = block[156]
+        stored = _decimal(fields["size"]) if "size" in fields else _number(block[124:136])
+        if stored < 0:
+            raise Damaged(f"a negative size {self._behind()}")
+        name = _text(fields.get("GNU.sparse.name") or fields.get("path") or _name(block))
+        if kind == 0 and name.endswith("/"):
+            kind = ord("5")  # the oldest tars have no type for it
+        if kind in _WITHOUT_CONTENT:
+            stored = 0
+        self._left, self._padding = stored, -stored % BLOCK
+        self._pieces, self._map_in_content, self._size = None, False, stored
+        problem = extended.problem
+        if kind == _SPARSE:
+            problem = self._read_gnu_map(block) or problem
+        elif kind in REGULAR:
+            self._note_pax_map(fields, extended.sparse)
+        return Member(
+            name=name,
+            kind=kind,
+            link=_text(fields.get("linkpath") or block[157:257].partition(b"\0")[0]),
+            size=self._size,
+            modified_at_ns=_time(fields.get("mtime"), block),
+            problem=problem,
+        )
+
+    def _extend(self, extended: _Extended, block: bytes) -> None:
+        """Read a header that says more of the next member, or of all that follow."""
+        kind, size = block[156], _number(block[124:136])
+        if size < 0:
+            raise Damaged(f"a negative size {self._behind()}")
+        if size > MAX_HEADER:
+            what = f"a header of {size} bytes, over {MAX_HEADER >> 10} KiB"
+            if kind == _GLOBAL:
+                raise Damaged(f"{what}, {self._behind()}")
+            extended.problem = what
+            self._skip(size + -size % BLOCK)
+        else:
+            self._left, self._padding = size, -size % BLOCK
+            content = self._take(size)
+            self._skip(self._padding)
+            if kind == _GLOBAL:
+                _read_pax(content, self._globals, [])
+                return
+            if kind in _PAX:
+                _read_pax(content, extended.fields, extended.sparse)
+            else:
+                extended.fields["path" if kind == _LONG_NAME else "linkpath"] = content.partition(b"\0")[0]
+        extended.count += kind != _GLOBAL
+        if extended.count > _MAX_NESTED:
+            raise Damaged(f"more than {_MAX_NESTED} headers for one member {self._behind()}")
+
+    def _read_gnu_map(self, block: bytes) -> str | None:
+        """Read the map of a sparse file as old GNU tars write it: in the header, and in blocks behind it."""
+        self._size = _number(block[483:495])
+        if self._size < 0:
+            raise Damaged(f"a negative size {self._behind()}")
+        self._pieces = _gnu_pieces(block[386:482])
+        more, too_many = block[482], False
+        while more:
+            following = self._exactly(BLOCK)
+            more = following[504]
+            too_many = too_many or len(self._pieces) > _MAX_PIECES
+            if not too_many:
+                self._pieces += _gnu_pieces(following[:504])
+        return "a sparse file of too many pieces" if too_many else None
+
+    def _note_pax_map(self, fields: dict[str, bytes], sparse: list[int]) -> None:
+        """Note the map of a sparse file as pax headers have it, in one of three versions."""
+        size = fields.get("GNU.sparse.realsize") or fields.get("GNU.sparse.size")
+        if size is None:
+            return
+        self._size = _decimal(size)
+        if fields.get("GNU.sparse.major") == b"1":
+            self._map_in_content = True
+        elif "GNU.sparse.map" in fields:
+            text = fields["GNU.sparse.map"]
+            self._pieces = _in_pairs([_decimal(number) for number in text.split(b",")] if text else [])
+        else:
+            self._pieces = _in_pairs(sparse)
+
+    def _numbers(self) -> Iterator[int]:
+        """Yield the numbers that a sparse file's content begins with, one a line, in whole blocks."""
+        rest = b""
+        while len(rest) < BLOCK:
+            *lines, rest = (rest + self._take(BLOCK)).split(b"\n")
+            yield from map(_decimal, lines)
+        raise Damaged(f"no map of a sparse file {self._behind()}")
+
+    def _filled(self, pieces: Pieces) -> bytes:
+        content, end = io.BytesIO(), 0
+        for offset, length in pieces:
+            if not end <= offset <= offset + length <= self._size:
+                raise Damaged(f"the map of a sparse file {self._behind()}")
+            content.seek(offset)
+            content.write(self._take(length))
+            end = offset + length
+        if content.seek(0, io.SEEK_END) < self._size:
+            content.seek(self._size - 1)
+            content.write(b"\0")
+        return content.getvalue()
+
+    def _take(self, size: int) -> bytes:
+        """Read some of the content that is left."""
+        if size > self._left:
+            raise Damaged(f"content that is shorter than its header says, {self._behind()}")
+        self._left -= size
+        return self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        found = self._file.read(min(size, _CHUNK))
+        if len(found) == size:
+            return found
+        # Nothing is set aside for a size that a header claims.
+        content = io.BytesIO()
+        while found:
+            content.write(found)
+            found = self._file.read(min(size - content.tell(), _CHUNK))
+        if content.tell() < size:
+            raise Damaged(f"cut off {self._behind()}")
+        return content.getvalue()
+
+    def _skip(self, size: int) -> None:
+        while size:
+            found = len(self._file.read(min(size, _CHUNK)))
+            if not found:
+                raise Damaged(f"cut off {self._behind()}")
+            size -= found
+
+
+def is_header(block: bytes) -> bool:
+    """Tell whether a block is a header: its checksum is right. Some old tars summed signed bytes."""
+    if len(block) < BLOCK:
+        return False
+    text = block[148:156].partition(b"\0")[0].strip()
+    if not text or _is_octal(text) is None:
+        return False
+    stored, rest = int(text, 8), block[:148] + block[156:BLOCK]
+    unsigned = sum(rest) + 8 * ord(" ")
+    return stored == unsigned or stored == unsigned - 256 * sum(byte > 127 for byte in rest)
+
+
+def begins(head: bytes) -> bool:
+    """Tell whether a file begins as a tar: with a header, also a damaged one, or with zeros, as an empty one."""
+    return is_header(head[:BLOCK]) or head[257:262] == b"ustar" or (bool(head) and not head.strip(b"\0"))
+
+
+def _number(text: bytes) -> int:
+    """Read a number of a header: octal, or in GNU tar's way two's complement of all but the first bit."""
+    if text[0] & 0x80:
+        bits = 8 * len(text) - 1
+        number = int.from_bytes(text, "big") & ((1 << bits) - 1)
+        return number - (1 << bits) if number >> (bits - 1) else number
+    digits = text.partition(b"\0")[0].strip()
+    if _is_octal(digits) is None:
+        raise Damaged(f"not a number in a header: {text!r}")
+    return int(digits or b"0", 8)
+
+
+def _decimal(text: bytes) -> int:
+    if _is_decimal(text) is None:
+        raise Damaged(f"not a number in a header: {text[:30]!r}")
+    return int(text)
+
+
+def _name(block: bytes) -> bytes:
+    name = block[:100].partition(b"\0")[0]
+    # GNU tar has times where POSIX has the first part of a long name.
+    prefix = block[345:500].partition(b"\0")[0] if block[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _time(text: bytes | None, block: bytes) -> int:
+    """Return a time that can be stored, whatever a header says."""
+    if text is not None:
+        try:
+            seconds = Decimal(text.decode("ascii"))
+            # Held to what can be stored first: a million digits, as 1e999990 has, take half a minute to become one.
+            return storable_time(int(max(-_FAR_S, min(seconds, _FAR_S)).scaleb(9)))
+        except (ArithmeticError, ValueError):
+            pass
+    return storable_time(_number(block[136:148]) * _NANOSECONDS)
+
+
+def _read_pax(content: bytes, fields: dict[str, bytes], sparse: list[int]) -> None:
+    """Read the records `<length> <name>=<value>\\n` that matter here."""
+    at = 0
+    while at < len(content) and content[at]:
+        space = content.find(b" ", at, at + 21)
+        length = _decimal(content[at : max(space, at)])
+        record = content[space + 1 : at + length]
+        if length <= space - at or len(content) < at + length or not record.endswith(b"\n"):
+            raise Damaged("a pax header that is none")
+        name, _, value = record[:-1].partition(b"=")
+        at += length
+        if name in (b"path", b"linkpath", b"size", b"mtime"):
+            fields[name.decode()] = value
+        elif name in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            sparse.append(_decimal(value))
+        elif name.startswith(b"GNU.sparse.") and len(fields) < _MAX_NESTED:
+            fields[name.decode("latin-1")] = value
+
+
+def _gnu_pieces(entries: bytes) -> Pieces:
+    pieces = [
+        (_number(entries[at : at + 12]), _number(entries[at + 12 : at + 24])) for at in range(0, len(entries), 24)
+    ]
+    return [(offset, length) for offset, length in pieces if offset or length]
+
+
+def _in_pairs(numbers: Iterable[int]) -> Pieces:
+    found = list(numbers)
+    if len(found) % 2:
+        raise Damaged("half a piece of a sparse file")
+    return list(zip(found[::2], found[1::2], strict=True))
