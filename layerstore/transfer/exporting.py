@@ -371,4 +371,8 @@ def _naming(base: str) -> Iterator[None]:
         path = os.path.join(base, os.fsdecode(error.filename)) if error.filename else base
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreFullError(f"{error.strerror}: free some space, then export again", path) from error
-        raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)  # the directory in which it cannot be made
+        raise TransferError(f"cannot be written: {error.strerror}; run as its owner, or as root", path) from error

@@ -62,9 +62,9 @@ class Conflict:
     source: str
 
     @classmethod
-    def between(cls, later: Record, older: Record, source: str) -> Self:
-        """Report a conflict that the later version won."""
-        return cls(later.namespace, later.key, shown(later.value), shown(older.value), source)
+    def between(cls, kept: Record, other: Record, source: str) -> Self:
+        """Report a conflict, given the version that stays and the other one."""
+        return cls(kept.namespace, kept.key, shown(kept.value), shown(other.value), source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,8 @@ class Rules:
         found = merge(theirs, ours)
         stays = found.displaced is theirs and self._under_a_daemon
         if found.is_conflict:
-            theirs_is_kept = stays or found.displaced is ours
-            self.conflicts.add(Conflict.between(*((theirs, ours) if theirs_is_kept else (ours, theirs)), self._base))
+            kept, other = (theirs, ours) if stays or found.displaced is ours else (ours, theirs)
+            self.conflicts.add(Conflict.between(kept, other, self._base))
         if stays:
             return None
         if found.displaced is not None:
@@ -105,7 +105,8 @@ class Rules:
         found = merge(there, wanted)
         stays = found.record == there or (found.displaced is there and self._under_a_daemon)
         if found.is_conflict:
-            self.conflicts.add(Conflict.between(*((there, wanted) if stays else (wanted, there)), self._base))
+            kept, other = (there, wanted) if stays else (wanted, there)
+            self.conflicts.add(Conflict.between(kept, other, self._base))
         elif found.displaced is wanted:
             self.skip(*wanted[:2], f"the store's value cannot be read: {found.reason}")
         elif stays and found.displaced is there:

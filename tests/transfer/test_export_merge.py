@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from tests.transfer.conftest import (
     files_of,
     layer_key,
     numbers_of,
+    run_python,
     write_file,
 )
 
@@ -422,3 +424,31 @@ def test_an_error_names_the_directory_that_cannot_be_written(sql_file: SQLMetada
 
     with pytest.raises(TransferError, match=str(folder)):
         export_directory(sql_file, folder)
+
+
+EXPORT_AS_NOBODY = """
+import os, sys
+from layerstore import SQLMetadataStore, TransferError, export_directory
+
+with SQLMetadataStore(":memory:") as store:
+    store.set("n", "k/l", b"v")
+    export_directory(store, sys.argv[1] + "/theirs")  # what is imported late may lie where another user may not look
+    os.chmod(sys.argv[1], 0o755)
+    os.chmod(sys.argv[1] + "/theirs", 0o755)
+    os.unlink(sys.argv[1] + "/theirs/n/k/l")
+    os.setuid(65534)
+    for target in sys.argv[2:]:
+        try:
+            export_directory(store, target)
+        except TransferError as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_an_error_names_the_directory_in_which_nothing_may_be_written():
+    with tempfile.TemporaryDirectory() as place:
+        done = run_python(EXPORT_AS_NOBODY, place, f"{place}/theirs", f"{place}/new/directory")
+
+    said = "cannot be written: Permission denied; run as its owner, or as root"
+    assert done.stdout.splitlines() == [f"{place}/theirs/n/k: {said}", f"{place}: {said}"], done.stderr
