@@ -155,11 +155,15 @@ def _appended(entries: list[V2Metadata], tail: list[V2Metadata]) -> list[V2Metad
 def _in_order_of_bytes(one: _Version, other: _Version) -> tuple[_Version, _Version]:
     """Return two versions of the same time, the one that counts as older first.
 
+    A list that has all entries of the other one in their order is the later one, as after a push, or before a prune.
+
     Comparing bytes alone would turn a list around at each import of what it was merged from: of `[3,1]` and `[3,2]`
     comes `[1,3,2]`, and `[3,1]` is greater than that.
     """
     lesser, greater = sorted((one, other), key=lambda version: (_in_bytes(version[1]), version[0].value))
     less, more = lesser[1], greater[1]
+    if _is_part(less, more) or _is_part(more, less):
+        return (lesser, greater) if len(less) <= len(more) else (greater, lesser)
     if set(less) == set(more):
         return lesser, greater
     was_merged = any(
@@ -169,6 +173,12 @@ def _in_order_of_bytes(one: _Version, other: _Version) -> tuple[_Version, _Versi
     if was_merged or (set(less) > set(more) and _in_bytes(_appended(less, more)) < _in_bytes(less)):
         return greater, lesser
     return lesser, greater
+
+
+def _is_part(part: list[V2Metadata], entries: list[V2Metadata]) -> bool:
+    """Tell whether a list has all entries of another one, in the same order."""
+    rest = iter(entries)
+    return all(entry in rest for entry in part)
 
 
 def _in_bytes(entries: list[V2Metadata]) -> list[bytes]:

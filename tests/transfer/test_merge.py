@@ -59,6 +59,8 @@ LISTS_MERGED = {
     "and the lesser do not come back": (AT, [2, 1], [1, 2], [2, 1]),
     "a list that goes on is greater": (AT, [1, 2], [1, 2, 3], [1, 2, 3]),
     "and is not changed by its beginning": (AT, [1, 2, 3], [1, 2], [1, 2, 3]),
+    "nor is any list by a part of it": (AT, [1, 2, 3], [2], [1, 2, 3]),
+    "and comes back in its order": (AT, [2], [1, 2, 3], [1, 2, 3]),
     "nor a merge by what it was merged from": (AT, [1, 3, 2], [3, 1], [1, 3, 2]),
 }
 
