@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -116,5 +117,8 @@ def _say(report: PruneReport) -> None:
         say(f"{report.changed} that changed meanwhile left alone")
     if report.archive is not None:
         say(f"what went is in {report.archive}: `layerstore import` takes it back")
+    if not (report.dry_run or os.path.isdir(report.path)) and went != "nothing":
+        say("an export merges, so that a directory keeps what was removed here. To remove it there, too:")
+        say("  layerstore export --on-conflict replace --delete DIR")
     if report.free_bytes and not report.dry_run:
         say(f"{report.free_bytes} bytes of the file are free for later writes: --vacuum gives them back")

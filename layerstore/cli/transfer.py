@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING
 
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, quiet_option, settings_argument
-from layerstore.cli.output import print_json, progress, report_json, say
+from layerstore.cli.output import print_json, printable, progress, report_json, say
 
 if TYPE_CHECKING:
-    from layerstore import DiffReport, ImportReport, VerifyReport
-    from layerstore.transfer.importing import SourceReport
+    from layerstore import DiffReport, ExportReport, ImportReport, VerifyReport
+    from layerstore.transfer.importing import Skipped, SourceReport
     from layerstore.transfer.merging import OnConflict
 
 
@@ -80,9 +81,7 @@ def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
     for quarantined in report.quarantined:
         say(f"quarantined: {quarantined.path}: {quarantined.reason}")
     _say_rest(report.quarantined_count, report.quarantined, "quarantined: `layerstore quarantine list`")
-    for skipped in report.skipped:
-        say(f"skipped: {skipped.path}: {skipped.reason}")
-    _say_rest(report.skipped_count, report.skipped, "skipped")
+    _say_skipped(report.skipped_count, report.skipped)
     if quiet:
         return
     for source in report.sources:
@@ -95,6 +94,12 @@ def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
         say(f"{report.evicted} associations fell off the end of merged lists")
     if report.temporary:
         say(f"{report.temporary} temporary files ignored")
+
+
+def _say_skipped(count: int, named: Sequence[Skipped]) -> None:
+    for skipped in named:
+        say(f"skipped: {skipped.path}: {skipped.reason}")
+    _say_rest(count, named, "skipped")
 
 
 def _say_rest(count: int, named: Sized, what: str) -> None:
@@ -112,7 +117,7 @@ def _counted(counts: ImportReport | SourceReport) -> str:
 Examples:
   layerstore export ./distribution
   layerstore export --data-root /var/lib/docker --driver overlay2
-  layerstore export --dry-run --delete /var/lib/docker/image/overlay2/distribution
+  layerstore export --dry-run --on-conflict replace --delete /var/lib/docker/image/overlay2/distribution
   layerstore export --tar - | ssh builder tar -C /var/lib/docker/image/overlay2 -x"""
 )
 @click.argument("path", type=click.Path(allow_dash=True), required=False)
@@ -125,9 +130,14 @@ Examples:
     help="Write PATH as a tar archive, compressed if it ends in .gz, .bz2 or .xz; - is standard output.",
 )
 @click.option("--overwrite", is_flag=True, help="With --tar: replace the archive if it exists.")
-@click.option("--delete", is_flag=True, help="Remove files that the store does not have.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["merge", "replace", "keep"]),
+    help="Where both sides have an entry: merge by time, take the store's, or keep the directory's.  [default: merge]",
+)
+@click.option("--delete", is_flag=True, help="Remove files that the store does not have. Needs --on-conflict replace.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--force", is_flag=True, help="Delete also in the directory of a running daemon.")
+@click.option("--force", is_flag=True, help="Replace and delete also in the directory of a running daemon.")
 @quiet_option
 @json_option
 @database_option
@@ -140,44 +150,81 @@ def export(
     driver: str | None,
     as_tar: bool,
     overwrite: bool,
+    on_conflict: OnConflict | None,
     delete: bool,
     dry_run: bool,
     force: bool,
     quiet: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Write the store as Docker's directory.
 
-    A Docker daemon takes PATH, or DIR/image/NAME/distribution, for its own. Stop the daemon first if it is its
-    directory. Each file is whole or absent at every moment; files that are right already are not touched.
-    """
-    from layerstore import export_directory
+    A Docker daemon can use PATH, or DIR/image/NAME/distribution. What the directory has is merged with what the store
+    has, as import does: nothing that it knows is lost. To mirror the store instead, use --on-conflict replace --delete.
 
+    A daemon may run on the directory, but for --on-conflict replace. Each file is complete or absent at every moment;
+    files that are right already are not touched. Exits with 1 if an entry was not written, or two values of one digest
+    were found.
+    """
     target = _target(path, data_root, driver)
     if as_tar and data_root is not None:
         raise click.UsageError("--tar goes with PATH, not with --data-root")
     if as_tar or target == "-":
-        if delete or dry_run:
-            raise click.UsageError("--delete and --dry-run go with a directory, not with a tar")
-        _export_tar(settings, target, overwrite=overwrite, quiet=quiet, as_json=as_json)
-        return
+        if delete or dry_run or on_conflict is not None:
+            raise click.UsageError("--on-conflict, --delete and --dry-run go with a directory, not with a tar")
+        return _export_tar(settings, target, overwrite=overwrite, quiet=quiet, as_json=as_json)
     if overwrite:
         raise click.UsageError("--overwrite goes with --tar")
+    if delete and on_conflict != "replace":
+        raise click.UsageError("--delete needs --on-conflict replace: a merge removes nothing")
+    from layerstore import export_directory
+
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
-        report = export_directory(store, target, delete=delete, dry_run=dry_run, force=force, progress=bar)
+        report = export_directory(
+            store,
+            target,
+            on_conflict=on_conflict or "merge",
+            delete=delete,
+            dry_run=dry_run,
+            force=force,
+            progress=bar,
+        )
     if as_json:
-        report_json(report)
-    elif not quiet:
-        for deleted in report.deleted_paths:
-            say(f"{'would delete' if dry_run else 'deleted'} {deleted}")
-        say(f"{'would export' if dry_run else 'exported'} {settings.path} to {report.path}")
-        counts = {
-            "written": report.written,
-            "unchanged": report.unchanged,
-            "deleted": report.deleted,
-            "left that the store does not have": report.extra,
-        }
-        say(", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "written"))
+        print_json({**dataclasses.asdict(report), "written": report.written, "ok": report.ok})
+    else:
+        _say_export(report, settings.path, quiet=quiet)
+    return 0 if report.ok else 1
+
+
+def _say_export(report: ExportReport, database: str, *, quiet: bool) -> None:
+    for conflict in report.conflicts:
+        say(f"conflict: {conflict.namespace}/{conflict.key}: {conflict.kept} stays, not {conflict.set_aside}")
+    _say_rest(report.conflict_count, report.conflicts, "conflicts")
+    _say_skipped(report.skipped_count, report.skipped)
+    if quiet:
+        return
+    for deleted in report.deleted_paths:
+        say(f"{'would delete' if report.dry_run else 'deleted'} {deleted}")
+    _say_rest(report.deleted, report.deleted_paths, "deleted")
+    if report.quarantine is not None:
+        say(f"moved {report.quarantined} to {report.quarantine}")
+    say(f"{'would export' if report.dry_run else 'exported'} {database} to {report.path}")
+    counts = {
+        "kept": report.kept,
+        "unchanged": report.unchanged,
+        "deleted": report.deleted,
+        "left that the store does not have": report.extra,
+    }
+    others = [f"{count} {what}" for what, count in counts.items() if count]
+    say(", ".join([_written(report), *others]))
+    if report.evicted:
+        say(f"{report.evicted} associations were evicted from merged lists (a list keeps 50)")
+
+
+def _written(report: ExportReport) -> str:
+    counts = {"added": report.added, "merged": report.merged, "replaced": report.replaced}
+    kinds = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{report.written} written" + (f" ({kinds})" if report.added != report.written else "")
 
 
 def _target(path: str | None, data_root: str | None, driver: str | None) -> str:
@@ -196,21 +243,32 @@ def _target(path: str | None, data_root: str | None, driver: str | None) -> str:
     return distribution_of(data_root, driver)
 
 
-def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool, as_json: bool) -> None:
+def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool, as_json: bool) -> int:
     from layerstore.transfer.exporting import export_archive, export_tar
+    from layerstore.transfer.merging import Examples
 
     if target == "-" and sys.stdout.isatty():
         raise click.UsageError("an archive is not written to a terminal: give a file, or use a pipe")
+    skipped: Examples[Skipped] = Examples()
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
         if target == "-":
-            export_tar(store, sys.stdout.buffer, progress=bar)
+            export_tar(store, sys.stdout.buffer, skipped=skipped, progress=bar)
             sys.stdout.buffer.flush()
-            return
-        written = export_archive(store, target, overwrite=overwrite, progress=bar)
+            for one in skipped.first:
+                click.echo(f"layerstore: skipped: {printable(one.path)}: {one.reason}", err=True)
+            return 1 if skipped.count else 0
+        written = export_archive(store, target, overwrite=overwrite, skipped=skipped, progress=bar)
     if as_json:
-        print_json({"path": os.path.abspath(target), "written": written, "ok": True})
-    elif not quiet:
-        say(f"exported {settings.path} to {os.path.abspath(target)}: {written} written")
+        report = {"path": os.path.abspath(target), "written": written, "ok": not skipped.count}
+        if skipped.count:
+            report["skipped"] = [dataclasses.asdict(one) for one in skipped.first]
+            report["skipped_count"] = skipped.count
+        print_json(report)
+    else:
+        _say_skipped(skipped.count, skipped.first)
+        if not quiet:
+            say(f"exported {settings.path} to {os.path.abspath(target)}: {written} written")
+    return 1 if skipped.count else 0
 
 
 @click.command(

@@ -7,13 +7,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import IO
 
+from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
-from layerstore.errors import InvalidKeyError, StoreFullError, TransferError
+from layerstore.errors import InvalidInputError, StoreFullError, TransferError
 from layerstore.files import tree
 from layerstore.formats import compression, tar
 from layerstore.records import KNOWN_NAMESPACES, Record
@@ -21,8 +22,11 @@ from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.sqlite.snapshot import Snapshot
 from layerstore.store import TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer import reader
+from layerstore.transfer.importing import Skipped
 from layerstore.transfer.joining import side_by_side
-from layerstore.transfer.placing import Writer
+from layerstore.transfer.merging import Conflict, Examples, OnConflict
+from layerstore.transfer.placing import Writer, has_right_mode
+from layerstore.transfer.rules import Rules
 from layerstore.transfer.sources import (
     Progress,
     Readable,
@@ -33,6 +37,9 @@ from layerstore.transfer.sources import (
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
 
+_MAX_SEGMENT = tree.MAX_SEGMENT - len(TEMPORARY_PREFIX) - 11
+"""Bytes of the longest segment of a key that Docker can write: it needs room for `.tmp-` and random digits."""
+
 _PRIVATE = 0o600
 
 
@@ -42,100 +49,232 @@ class ExportReport:
 
     Attributes:
         path: the directory.
-        written: that were not there, or otherwise.
-        unchanged: that were right already, and were not touched.
-        deleted: that the store does not have.
-        deleted_paths: where they are, below the directory; of the first 1,000.
-        extra: that the store does not have, and that were left.
+        added: number of files that were not there.
+        merged: number of files that were there otherwise, and now have what both sides know; or a later time, or
+            Docker's mode.
+        replaced: number of files whose value gave way to the store's.
+        kept: number of files that stayed although the store has another value.
+        unchanged: number of files that were right already, and were not touched.
+        deleted: number of files that the store does not have, and that were removed.
+        deleted_paths: where they were, below the directory; of the first 1,000.
+        extra: number of files that the store does not have, and that were left.
+        evicted: number of associations that merged lists of 50 had no room for.
+        conflicts: two values of one digest or V1 ID, the first 1,000. The later one stays; under a running daemon, the
+            directory's.
+        conflict_count: number of them.
+        skipped: entries that were not written, and why, the first 1,000. No directory can hold their key, or one of the
+            two values cannot be read.
+        skipped_count: number of them.
+        quarantined: number of values of the directory that were moved to `quarantine`.
+        quarantine: the directory beside this one that they are in; `None` if there are none.
         dry_run: whether nothing was done.
     """
 
     path: str
-    written: int
+    added: int
+    merged: int
+    replaced: int
+    kept: int
     unchanged: int
     deleted: int
     deleted_paths: tuple[str, ...]
     extra: int
+    evicted: int
+    conflicts: tuple[Conflict, ...]
+    conflict_count: int
+    skipped: tuple[Skipped, ...]
+    skipped_count: int
+    quarantined: int
+    quarantine: str | None
     dry_run: bool
 
     @property
+    def written(self) -> int:
+        """Number of files that were written: added, merged or replaced."""
+        return self.added + self.merged + self.replaced
+
+    @property
     def ok(self) -> bool:
-        """True: an export does everything or raises."""
-        return True
+        """Whether there was no conflict, and nothing was skipped."""
+        return not (self.conflict_count or self.skipped_count)
 
 
 def export_directory(
     store: Store,
     path: str | os.PathLike[str],
     *,
+    on_conflict: OnConflict = "merge",
     delete: bool = False,
-    dry_run: bool = False,
     force: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Write a store as a directory that a Docker daemon takes for its own.
+    """Write a store as a directory that a Docker daemon can use.
 
-    Files get Docker's modes, and the times that the store has. Each file is whole or absent at every moment, also
+    A directory that has entries loses nothing of what it knows, unless told to: lists are merged as an import merges
+    them. A value of one digest or V1 ID that is older than the store's, or cannot be read, moves to
+    `<directory>.quarantine/<time>`. A second export of the same changes nothing. Merging cannot see deletions: what was
+    removed from the store stays in the directory, and comes back by the next import; `replace` with `delete` mirrors.
+
+    Files get Docker's modes, and the times that the store has. Each file is complete or absent at every moment, also
     after a power cut (`layerstore.transfer.placing` says why). Files that are right already are not touched. A store in
     a database is read as one snapshot; its writers do not wait. Several exports into one directory may run at once.
-    Into a new directory, two more processes write most of what is above 5,000 files, where there is a second core.
+
+    A daemon may run on the directory: it reads these files each time. What it writes meanwhile is merged. Its values
+    that would move to quarantine stay in place and are reported. On a file system without `RENAME_EXCHANGE` (NFS, for
+    example), what it writes within the microseconds between a last look and a rename is lost.
 
     Args:
         store: a `SQLMetadataStore` or `FSMetadataStore`.
         path: the `distribution` directory; it is made if it is not there.
+        on_conflict: `merge` by time; `replace` writes the store's values, with their times; `keep` leaves what the
+            directory has, and adds what it has not.
         delete: remove files that the store does not have; only regular files with a valid key, and only in a
-            directory that has a namespace of Docker's or of the store.
+            directory that has a namespace of Docker's or of the store. Needs `on_conflict="replace"`.
+        force: replace and delete also under a running daemon, and delete in a directory of unknown namespaces alone. A
+            merge treats a running daemon as none.
         dry_run: only count.
-        force: delete also under a running daemon, and in a directory of unknown namespaces alone.
         progress: called with the entries done and the entries there are.
 
     Raises:
-        InvalidKeyError: a key that cannot be a path: it breaks the key rules, a segment is over 255 bytes, or it is
-            the directory of another. Found before anything is written.
+        InvalidInputError: `on_conflict` is none of these, or `delete` is given without `replace`.
+        InvalidKeyError: a key breaks the key rules. Found before anything is written.
         StoreFullError: no space is left; what was renamed stays, nothing is half written.
         TransferError: the directory cannot be read or written, or is one above a `distribution` directory; or, to
-            `delete`, a daemon runs on it; or somebody ended a process that wrote.
+            replace: a daemon runs on it.
         StoreError: the store failed.
 
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
     """
     base = os.path.abspath(os.fspath(path))
+    if delete and on_conflict != "replace":
+        raise InvalidInputError(f'delete needs on_conflict="replace", not {on_conflict!r}')
     refuse_above_a_distribution(base)
-    if delete and not (dry_run or force):
+    if on_conflict == "replace" and not (dry_run or force):
         refuse_under_a_daemon(base)
+    under_a_daemon = not force and running_on(base) is not None
+    rules = Rules(base, on_conflict, under_a_daemon=under_a_daemon, dry_run=dry_run)
     with opened(store) as (source, _), view(source) as content:
-        total = _check_paths(content) if isinstance(content, Snapshot) else None
+        target = _Target(base, rules, delete=delete, dry_run=dry_run)
+        total = _check_paths(content, target.unplaceable) if isinstance(content, Snapshot) else None
         with _naming(base):
             if not dry_run:
                 tree.make_base(base)
             if delete and not force:
                 _refuse_to_empty(base, content)
-            with Writer(base, delete=delete, dry_run=dry_run) as writer:
-                existing = _existing(base)
-                for done, (there, wanted) in enumerate(side_by_side(existing, content.records()), 1):
-                    writer.settle(there, wanted)
-                    if progress is not None:
-                        progress(done, total)
-    deleted = writer.deleted
-    return ExportReport(
-        base, writer.written, writer.unchanged, deleted.count, tuple(deleted.first), writer.extra, dry_run
-    )
+            target.fill(content.records(), progress, total)
+    return target.report()
 
 
-def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = None) -> int:
+class _Target:
+    """A directory that is brought to what the rules say.
+
+    Attributes:
+        unplaceable: keys of the store that no directory can hold, and why.
+    """
+
+    def __init__(self, base: str, rules: Rules, *, delete: bool, dry_run: bool) -> None:
+        self._base = base
+        self._rules = rules
+        self._delete = delete
+        self._dry_run = dry_run
+        self._unreadable: dict[str, str] = {}
+        self._deleted: Examples[str] = Examples()
+        self._extra = 0
+        self.unplaceable: dict[tuple[str, str], str] = {}
+
+    def fill(self, records: Iterable[Record], progress: Progress | None, total: int | None) -> None:
+        """Settle each key that the directory or the store has."""
+        writing = nullcontext() if self._dry_run else Writer(self._base, self._rules.settle_again)
+        with writing as writer:
+            for done, (there, wanted) in enumerate(side_by_side(self._existing(), records), 1):
+                if wanted is None:
+                    assert there is not None
+                    self._remove(there, writer)
+                else:
+                    self._settle(there, wanted, writer)
+                if progress is not None:
+                    progress(done, total)
+
+    def report(self) -> ExportReport:
+        """Return what was done."""
+        rules, quarantine = self._rules, self._rules.quarantine
+        return ExportReport(
+            path=self._base,
+            added=rules.added,
+            merged=rules.merged,
+            replaced=rules.replaced,
+            kept=rules.kept,
+            unchanged=rules.unchanged,
+            deleted=self._deleted.count,
+            deleted_paths=tuple(self._deleted.first),
+            extra=self._extra,
+            evicted=rules.evicted,
+            conflicts=tuple(rules.conflicts.first),
+            conflict_count=rules.conflicts.count,
+            skipped=tuple(rules.skipped.first),
+            skipped_count=rules.skipped.count,
+            quarantined=quarantine.count,
+            quarantine=quarantine.path if quarantine.count and not self._dry_run else None,
+            dry_run=self._dry_run,
+        )
+
+    def _existing(self) -> Iterator[Record]:
+        if not os.path.isdir(self._base):
+            return
+        for batch in reader.scan(self._base):
+            self._unreadable.update((odd.path, odd.reason) for odd in batch.odd if odd.kind == "unreadable")
+            yield from map(Record._make, batch.records)
+
+    def _settle(self, there: Record | None, wanted: Record, writer: Writer | None) -> None:
+        reason = self._why_not(there, wanted)
+        if reason is not None:
+            self._rules.skip(wanted.namespace, wanted.key, reason)
+            return
+        is_right = there is None or there.value != wanted.value or has_right_mode(self._base, there)
+        written = self._rules.settle(there, wanted, is_right=is_right)
+        if written is not None and writer is not None:
+            writer.write(written, there)
+
+    def _why_not(self, there: Record | None, wanted: Record) -> str | None:
+        if self.unplaceable and (wanted.namespace, wanted.key) in self.unplaceable:
+            return self.unplaceable[wanted.namespace, wanted.key]
+        if there is None and self._unreadable:
+            reason = self._unreadable.get(f"{wanted.namespace}/{wanted.key}")
+            return reason and f"the directory's file stays as it is: {reason}"
+        return None
+
+    def _remove(self, there: Record, writer: Writer | None) -> None:
+        if not self._delete:
+            self._extra += 1
+            return
+        self._deleted.add(f"{there.namespace}/{there.key}")
+        if writer is not None:
+            writer.remove(there)
+
+
+def export_tar(
+    store: Store, file: IO[bytes], *, skipped: Examples[Skipped] | None = None, progress: Progress | None = None
+) -> int:
     """Write a store as a tar archive of one `distribution` directory; return how many entries it has.
 
-    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax).
+    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax). Entries whose key no
+    directory can hold are left out, and added to `skipped`.
 
     Raises:
-        InvalidKeyError: a key that cannot be a path; found before anything is written.
+        InvalidKeyError: a key breaks the key rules. Found before anything is written.
         TransferError: the file cannot be written.
         StoreError: the store failed.
     """
     with opened(store) as (source, _), view(source) as content:
-        total = _check_paths(content) if isinstance(content, Snapshot) else None
+        unplaceable: dict[tuple[str, str], str] = {}
+        total = _check_paths(content, unplaceable) if isinstance(content, Snapshot) else None
         with _naming(getattr(file, "name", None) or "the archive"), tar.Writer(file) as writer:
             for record in content.records():
+                if unplaceable and record[:2] in unplaceable:
+                    if skipped is not None:
+                        skipped.add(Skipped("/".join(record[:2]), unplaceable[record[:2]]))
+                    continue
                 writer.add(record)
                 if progress is not None:
                     progress(writer.written, total)
@@ -143,7 +282,12 @@ def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = Non
 
 
 def export_archive(
-    store: Store, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    store: Store,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    skipped: Examples[Skipped] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Write a store as a tar archive with this name; return how many entries it has. Otherwise as `export_tar`.
 
@@ -153,6 +297,7 @@ def export_archive(
         store: a `SQLMetadataStore` or `FSMetadataStore`.
         path: the archive; a device or pipe is written to.
         overwrite: replace the file that has the name.
+        skipped: takes the entries that no directory can hold.
         progress: called with the entries done and the entries there are.
 
     Raises:
@@ -161,7 +306,7 @@ def export_archive(
         StoreError: the store failed.
     """
     with new_file(os.fspath(path), overwrite=overwrite) as file:
-        return export_tar(store, file, progress=progress)
+        return export_tar(store, file, skipped=skipped, progress=progress)
 
 
 @contextmanager
@@ -211,33 +356,30 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, _PRIVATE)
 
 
-def _check_paths(snapshot: Snapshot) -> int:
-    """Refuse keys that cannot be paths; return how many keys there are."""
+def _check_paths(snapshot: Snapshot, unplaceable: dict[tuple[str, str], str]) -> int:
+    """Refuse keys that break the key rules, and find those that no directory can hold; return how many keys there are.
+
+    Raises:
+        InvalidKeyError: a key breaks the key rules.
+    """
     total = 0
     directories: set[str] = set()
     for namespace, key in snapshot.names():
         total += 1
         if namespace in KNOWN_NAMESPACES and _is_plain(key):
-            if namespace not in directories:
-                directories.update((namespace, f"{namespace}/sha256"))
+            directories.add(f"{namespace}/sha256")
+            continue
+        path = f"{namespace}/{key}"
+        if max(len(segment.encode("utf-8", "surrogatepass")) for segment in path.split("/")) > _MAX_SEGMENT:
+            unplaceable[namespace, key] = f"a segment over {_MAX_SEGMENT} bytes cannot be a file"
             continue
         check_key(namespace, key)
-        path = f"{namespace}/{key}"
-        for segment in path.split("/"):
-            if len(segment.encode()) > tree.MAX_SEGMENT:
-                raise InvalidKeyError(
-                    f"namespace {namespace!r}, key {key!r}: a segment over {tree.MAX_SEGMENT} bytes cannot be a file;"
-                    " `layerstore delete` removes the entry"
-                )
         while (path := path.rpartition("/")[0]) and path not in directories:
             directories.add(path)
-    for directory in sorted(directories):
+    for directory in directories:
         namespace, _, key = directory.partition("/")
         if key and key in snapshot.get_many(namespace, [key]):
-            raise InvalidKeyError(
-                f"namespace {namespace!r}, key {key!r}: cannot be a file, as other keys lie below it;"
-                " `layerstore delete` removes the entry"
-            )
+            unplaceable[namespace, key] = "it cannot be a file, as other keys lie below it"
     return total
 
 
@@ -257,12 +399,6 @@ def _refuse_to_empty(base: str, content: Readable) -> None:
         )
 
 
-def _existing(base: str) -> Iterator[Record]:
-    if os.path.isdir(base):
-        for batch in reader.scan(base):
-            yield from map(Record._make, batch.records)
-
-
 @contextmanager
 def _naming(base: str) -> Iterator[None]:
     """Turn what the file system raises into errors that name the directory."""
@@ -274,4 +410,8 @@ def _naming(base: str) -> Iterator[None]:
         path = os.path.join(base, os.fsdecode(error.filename)) if error.filename else base
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreFullError(f"{error.strerror}: free some space, then export again", path) from error
-        raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)  # the directory in which it cannot be made
+        raise TransferError(f"cannot be written: {error.strerror}; run as its owner, or as root", path) from error

@@ -1,12 +1,21 @@
-"""What becomes of two versions of one entry. Pure decisions: who reads and writes is `importing`."""
+"""What becomes of two versions of one entry. Pure decisions: who reads and writes is `importing` and `exporting`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, Self, TypeVar
 
-from layerstore.records import MAX_METADATA, V2_METADATA, Record, decode_list, encode_list, why_unreadable
+from layerstore.records import (
+    MAX_METADATA,
+    V2_METADATA,
+    Record,
+    V2Metadata,
+    decode_list,
+    encode_list,
+    key_digest,
+    why_unreadable,
+)
 
 _MAX_EXAMPLES = 1000
 
@@ -33,14 +42,17 @@ Aside = Callable[[Record, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Two values of one digest or V1 ID: the later one stays, the other went to quarantine.
+    """Two values of one digest or V1 ID: the later one stays.
+
+    An import moves the other one to quarantine. So does an export, if the directory had it; if the store had it, it
+    stays in the store.
 
     Attributes:
         namespace: where the entry is.
         key: its key.
-        kept: the later value.
+        kept: the value that stays: the later one; in the directory of a running daemon, its own.
         set_aside: the other one.
-        source: the source that came upon what was there, from the store or an earlier source.
+        source: the source that was merged with what was there; of an export, the directory.
     """
 
     namespace: str
@@ -48,6 +60,11 @@ class Conflict:
     kept: str
     set_aside: str
     source: str
+
+    @classmethod
+    def between(cls, kept: Record, other: Record, source: str) -> Self:
+        """Report a conflict, given the version that stays and the other one."""
+        return cls(kept.namespace, kept.key, shown(kept.value), shown(other.value), source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +81,113 @@ class Eviction:
     associations: int
     source: str
 
+    @classmethod
+    def of(cls, merged: Record, associations: int, source: str) -> Self:
+        """Report what fell off a merged list."""
+        return cls(merged.key.replace("/", ":", 1), associations, source)
 
-class Merge:
-    """Decide by time, and count what that cost.
+
+class Merged(NamedTuple):
+    """What two versions of one entry become together."""
+
+    record: Record
+    displaced: Record | None = None
+    """The version that gives way as a whole. Nothing of it is in `record`."""
+    reason: str = ""
+    """Why it gives way."""
+    is_conflict: bool = False
+    """Whether both versions can be read, or neither."""
+    evicted: int = 0
+    """Number of associations that a list of 50 had no room for."""
+
+
+def merge(one: Record, other: Record) -> Merged:
+    """Merge two versions of one entry. The order of the arguments does not matter.
 
     The later version of a list forms the tail, entries that only the older one has precede it, the newest 50 stay.
-    Of two values of anything else the later stays and the other is set aside. At equal times the incoming one counts
-    as later; the result's time is the later one. Without ties, the order of merging does not matter.
+    Of two values of anything else the later stays. What cannot be read gives way to what can. The result has the later
+    time. At equal times the greater bytes count as later, unless the other version may be a merge of that one already:
+    two stores come to rest, and a second import changes nothing.
     """
+    older, later = sorted((one, other), key=lambda version: (version.modified_at_ns, version.value))
+    if one.value == other.value:
+        return Merged(later)
+    if one.namespace == V2_METADATA and key_digest(one.key) is not None:
+        lists = _decoded(older), _decoded(later)
+        if not isinstance(lists[0], str) and not isinstance(lists[1], str):
+            return _merge_lists((older, lists[0]), (later, lists[1]))
+        older_is_bad, later_is_bad = (found if isinstance(found, str) else None for found in lists)
+    else:
+        older_is_bad, later_is_bad = (why_unreadable(*version[:3]) for version in (older, later))
+    if older_is_bad is not None and later_is_bad is None:
+        return Merged(later, older, older_is_bad)
+    if later_is_bad is not None and older_is_bad is None:
+        return Merged(older, later, later_is_bad)
+    return Merged(later, older, f"conflict: a later write says {shown(later.value)}", is_conflict=True)
+
+
+def _decoded(record: Record) -> list[V2Metadata] | str:
+    try:
+        return decode_list(record.value)
+    except ValueError as error:
+        return str(error)
+
+
+_Version = tuple[Record, list[V2Metadata]]
+
+
+def _merge_lists(older: _Version, later: _Version) -> Merged:
+    if older[0].modified_at_ns == later[0].modified_at_ns:
+        older, later = _in_order_of_bytes(older, later)
+    record, tail = later
+    entries = _appended(older[1], tail)
+    kept = entries[-MAX_METADATA:]
+    if kept != tail:
+        record = record._replace(value=encode_list(kept))
+    return Merged(record, evicted=len(entries) - len(kept))
+
+
+def _appended(entries: list[V2Metadata], tail: list[V2Metadata]) -> list[V2Metadata]:
+    known = set(tail)
+    return [entry for entry in entries if entry not in known] + tail
+
+
+def _in_order_of_bytes(one: _Version, other: _Version) -> tuple[_Version, _Version]:
+    """Return two versions of the same time, the one that counts as older first.
+
+    A list that has all entries of the other one in their order is the later one, as after a push, or before a prune.
+
+    Comparing bytes alone would turn a list around at each import of what it was merged from: of `[3,1]` and `[3,2]`
+    comes `[1,3,2]`, and `[3,1]` is greater than that.
+    """
+    lesser, greater = sorted((one, other), key=lambda version: (_in_bytes(version[1]), version[0].value))
+    less, more = lesser[1], greater[1]
+    if _is_part(less, more) or _is_part(more, less):
+        return (lesser, greater) if len(less) <= len(more) else (greater, lesser)
+    if set(less) == set(more):
+        return lesser, greater
+    was_merged = any(
+        _in_bytes(less[at:]) > _in_bytes(more) and _appended(more, less[at:])[-MAX_METADATA:] == less
+        for at in range(1, len(less))
+    )
+    if was_merged or (set(less) > set(more) and _in_bytes(_appended(less, more)) < _in_bytes(less)):
+        return greater, lesser
+    return lesser, greater
+
+
+def _is_part(part: list[V2Metadata], entries: list[V2Metadata]) -> bool:
+    """Tell whether a list has all entries of another one, in the same order."""
+    rest = iter(entries)
+    return all(entry in rest for entry in part)
+
+
+def _in_bytes(entries: list[V2Metadata]) -> list[bytes]:
+    """Return what lists are compared by: as their bytes, but a list that goes on behind another one is greater."""
+    return [encode_list([entry]) for entry in entries]
+
+
+class Merge:
+    """`merge` what comes in with what is there, and count what that cost."""
 
     def __init__(self, name: Callable[[int], str]) -> None:
         self._name = name
@@ -81,38 +197,18 @@ class Merge:
 
     def __call__(self, source: int, existing: Record, incoming: Record, aside: Aside) -> Record | None:
         """Return what to store, or `None` to leave what is there."""
-        incoming_is_later = incoming.modified_at_ns >= existing.modified_at_ns
-        later, older = (incoming, existing) if incoming_is_later else (existing, incoming)
-        if existing.value == incoming.value:
-            return later if later != existing else None
-        reason = why_unreadable(*existing[:3])
-        if reason is not None:
-            aside(existing, reason)
-            return incoming
-        if existing.namespace == V2_METADATA:
-            return self._merge_lists(source, existing, later, older)
-        return self._choose(source, later, older, aside)
-
-    def _merge_lists(self, source: int, existing: Record, later: Record, older: Record) -> Record | None:
-        tail = decode_list(later.value)
-        known = set(tail)
-        entries = [entry for entry in decode_list(older.value) if entry not in known] + tail
-        kept = entries[-MAX_METADATA:]
-        merged = later if kept == tail else later._replace(value=encode_list(kept))
-        if merged == existing:
+        record, displaced, reason, is_conflict, evicted = merge(existing, incoming)
+        if displaced is not None:
+            aside(displaced, reason)
+        if is_conflict:
+            assert displaced is not None
+            self.conflicts.add(Conflict.between(record, displaced, self._name(source)))
+        if record == existing:
             return None
-        evicted = len(entries) - len(kept)
         if evicted:
             self.evicted += evicted
-            self.evictions.add(Eviction(later.key.replace("/", ":", 1), evicted, self._name(source)))
-        return merged
-
-    def _choose(self, source: int, later: Record, older: Record, aside: Aside) -> Record:
-        self.conflicts.add(
-            Conflict(later.namespace, later.key, _shown(later.value), _shown(older.value), self._name(source))
-        )
-        aside(older, f"conflict: a later write says {_shown(later.value)}")
-        return later
+            self.evictions.add(Eviction.of(record, evicted, self._name(source)))
+        return record
 
 
 def replace(_source: int, existing: Record, incoming: Record, aside: Aside) -> Record:
@@ -127,6 +223,7 @@ def keep(_source: int, _existing: Record, _incoming: Record, _aside: Aside) -> N
     """Leave what is there."""
 
 
-def _shown(value: bytes) -> str:
+def shown(value: bytes) -> str:
+    """Return a value as text for a report, the first 200 characters of it."""
     text = value.decode("utf-8", "backslashreplace")
     return text if len(text) <= 200 else text[:200] + "…"

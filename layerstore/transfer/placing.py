@@ -1,14 +1,17 @@
-"""Bringing a directory to what it should be, with one sync for many files.
+"""Writing files of a directory, with one sync for many.
 
 A file never has its name before its bytes are on the disk, so that it is whole or absent at every moment, also after a
 power cut:
 
 - In a namespace that is there already, files are written beside their names (`.tmp-…`), then the file system is
-  synced, then they are renamed.
+  synced, then they get their names.
 - A namespace that is not there is written as a directory of another name, and gets its own when all of it is synced;
-  the files in it need no second name. Where somebody makes the namespace meanwhile, they are moved into it one by one.
+  the files in it need no second name. Where somebody makes the namespace meanwhile, they get their names one by one.
 
 A rename is atomic, and a second sync makes it last. Source: rename(2), syncfs(2).
+
+Somebody else, such as a running daemon, may write the same files. What is in the place of a file when it gets its name
+is what it was when it was looked at, or the two are settled again (`layerstore.transfer.exchanging`).
 """
 
 from __future__ import annotations
@@ -19,30 +22,33 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from layerstore.files import tree, walking
-from layerstore.records import Record
+from layerstore.records import Record, storable_time
 from layerstore.store import TEMPORARY_PREFIX
-from layerstore.transfer.merging import Examples
-from layerstore.transfer.newfiles import Folder, NewFiles, hold
+from layerstore.transfer.exchanging import NO_FILE, NOTHING, Look, look, look_of, take_name
 from layerstore.transfer.spool import Spool
 from layerstore.transfer.syncing import sync_file_system
 
 _BATCH = 20_000
-"""Files that are renamed after one sync. A sync costs as much for one file as for many."""
+"""Files that get their names after one sync. A sync costs as much for one file as for many."""
 
 _UNFINISHED = f"{TEMPORARY_PREFIX}layerstore-"
 """Begins the name of a directory that becomes a namespace. Whoever fills it has it locked."""
 _TRIES = 100
 """To make one: another export may take it for an abandoned one before it is locked, and remove it."""
 
+_Segments = tuple[str, ...]
+
 
 class _Renaming(NamedTuple):
-    segments: tuple[str, ...]
+    segments: _Segments
     temporary: str
     name: str
+    expected: Look
 
 
 class _Unfinished(NamedTuple):
@@ -51,82 +57,72 @@ class _Unfinished(NamedTuple):
 
 
 class Writer:
-    """Write what a directory does not have, in the order of the keys; as a context manager, which ends it.
+    """Write and remove files, in the order of the keys; as a context manager, which ends it.
 
-    Attributes:
-        written: files that were not there, or otherwise; with `dry_run`, that would be written.
-        unchanged: that were right already.
-        deleted: where the files are that were not wanted and are removed, with `delete`.
-        extra: how many were not wanted, and were left.
+    Args:
+        base: the directory. It must be there.
+        settle_again: given an entry that somebody else has written meanwhile, and ours, returns what to write, or
+            `None` to leave what is there.
     """
 
-    def __init__(self, base: str, *, delete: bool, dry_run: bool) -> None:
+    def __init__(self, base: str, settle_again: Callable[[Record, Record], Record | None]) -> None:
         self._base = base
-        self._delete = delete
-        self._dry_run = dry_run
+        self._settle_again = settle_again
         self._suffix = tree.random_suffix()
         self._unfinished: dict[str, _Unfinished] = {}
+        self._there: set[str] = set()
         self._renaming: list[_Renaming] = []
         self._doomed = Spool()
-        self.deleted: Examples[str] = Examples()
-        self.written = self.unchanged = self.extra = 0
 
-    def __enter__(self) -> Writer:
-        if not self._dry_run:
-            self._top = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._folder = Folder(self._top)
-            self._new_files = NewFiles(self._base, self._top)
-            _clear(self._top)
+    def __enter__(self) -> Self:
+        self._top = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folder = _Folder(self._top)
+        _clear(self._top)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None and not self._dry_run:
+            if kind is None:
                 self._finish()
         finally:
             self._doomed.close()
-            if not self._dry_run:
-                self._new_files.stop()
-                self._folder.close()
-                self._discard()
-                os.close(self._top)
+            self._folder.close()
+            self._discard()
+            os.close(self._top)
 
-    def settle(self, there: Record | None, wanted: Record | None) -> None:
-        """Make one path what it should be."""
-        if wanted is None:
-            assert there is not None
-            self._remove(there)
-        elif there == wanted and self._has_right_mode(wanted):
-            self.unchanged += 1
-        else:
-            self.written += 1
-            if not self._dry_run:
-                self._write(wanted)
+    def write(self, record: Record, there: Record | None) -> None:
+        """Write an entry where `there` was found.
 
-    def _write(self, record: Record) -> None:
+        Raises:
+            OSError: it, or one before it, cannot be written. Its `filename` is below the base.
+        """
         try:
-            self._write_in_its_place(record)
+            self._write(record, there)
         except NotADirectoryError:
             if not len(self._doomed):
                 raise
             self._remove_doomed()  # one of them may be where a directory must be
-            self._write_in_its_place(record)
+            self._write(record, there)
 
-    def _write_in_its_place(self, record: Record) -> None:
-        namespace, value, modified_at_ns = record.namespace, record.value, record.modified_at_ns
-        *below, name = record.key.split("/")
-        if namespace not in self._unfinished:
+    def remove(self, record: Record) -> None:
+        """Remove an entry, if possible last, when all that should be there is."""
+        self._doomed.add(record.namespace, *record.key.split("/"))
+
+    def _write(self, record: Record, there: Record | None) -> None:
+        namespace, key, value, modified_at_ns = record
+        *below, name = key.split("/")
+        if namespace not in self._unfinished and namespace not in self._there:
             self._begin(namespace)
         unfinished = self._unfinished.get(namespace)
         if unfinished is not None:
-            self._new_files.write((unfinished.name, *below), name, value, modified_at_ns)
+            self._folder.write((unfinished.name, *below), name, value, modified_at_ns)
             return
         segments = (namespace, *below)
-        directory = self._folder.open(segments)
+        self._folder.open(segments)
         temporary = tree.temporary_name(name, self._suffix)
         # Noted before it is there, so that an interrupt leaves none behind.
-        self._renaming.append(_Renaming(segments, temporary, name))
-        tree.write_new(directory, temporary, value, modified_at_ns)
+        self._renaming.append(_Renaming(segments, temporary, name, look_of(there)))
+        self._folder.write(segments, temporary, value, modified_at_ns)
         if len(self._renaming) >= _BATCH:
             self._rename()
 
@@ -134,6 +130,7 @@ class Writer:
         """Make the directory that becomes a namespace, unless there is something of that name."""
         with suppress(FileNotFoundError):
             os.stat(namespace, dir_fd=self._top, follow_symlinks=False)
+            self._there.add(namespace)
             return
         left = _TRIES
         while namespace not in self._unfinished:
@@ -141,13 +138,12 @@ class Writer:
             name = f"{_UNFINISHED}{secrets.token_hex(8)}"
             try:
                 os.close(tree.open_below(self._top, (name,), create=True))
-                self._unfinished[namespace] = _Unfinished(name, hold(self._top, name))
+                self._unfinished[namespace] = _Unfinished(name, _hold(self._top, name))
             except (BlockingIOError, FileNotFoundError):
                 if not left:
                     raise
 
     def _finish(self) -> None:
-        self._new_files.finish()
         self._rename()
         if self._unfinished:
             sync_file_system(self._top)
@@ -156,10 +152,10 @@ class Writer:
             self._rename()
             sync_file_system(self._top)
         self._remove_doomed()
-        _clear(self._top)  # what processes of an export that was killed had not left yet at the beginning
+        _clear(self._top)  # what an export that was killed had not left yet at the beginning
 
     def _adopt(self, namespace: str) -> None:
-        """Give a directory the name of its namespace; where there is one by now, let its files be renamed into it."""
+        """Give a directory the name of its namespace; where there is one by now, move its files there one by one."""
         name, lock = self._unfinished[namespace]
         try:
             os.rename(name, namespace, src_dir_fd=self._top, dst_dir_fd=self._top)
@@ -167,9 +163,11 @@ class Writer:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             for found in walking.walk(lock):
-                *segments, last = (namespace, *os.fsdecode(found.path).split("/"))
-                with tree.directory(self._base, segments, create=True) as directory:
-                    os.rename(found.name, last, src_dir_fd=found.directory, dst_dir_fd=directory)
+                *below, last = os.fsdecode(found.path).split("/")
+                segments, temporary = (namespace, *below), tree.temporary_name(last, self._suffix)
+                self._renaming.append(_Renaming(segments, temporary, last, NOTHING))
+                directory = self._folder.open(segments)
+                os.rename(found.name, temporary, src_dir_fd=found.directory, dst_dir_fd=directory)
             shutil.rmtree(name, dir_fd=self._top)
         del self._unfinished[namespace]
         os.close(lock)
@@ -180,31 +178,48 @@ class Writer:
             return
         sync_file_system(self._top)
         while self._renaming:
-            segments, temporary, name = self._renaming[-1]
-            directory = self._folder.open(segments)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            renaming = self._renaming[-1]
+            try:
+                self._place(renaming)
+            except OSError as error:
+                if not os.path.isabs(error.filename or ""):
+                    error.filename = "/".join((*renaming.segments, renaming.name))
+                raise
             self._renaming.pop()
         sync_file_system(self._top)
 
+    def _place(self, renaming: _Renaming) -> None:
+        segments, temporary, name, expected = renaming
+        directory = self._folder.open(segments)
+        while not take_name(directory, temporary, name, expected):
+            expected = look(directory, name)
+            if expected == NO_FILE:  # such as a link, which is no entry; of a directory it is an error
+                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                return
+            theirs = _read(directory, renaming, name)
+            if theirs is None:
+                expected = NOTHING
+                continue
+            expected = look_of(theirs)
+            ours = _read(directory, renaming, temporary)
+            assert ours is not None
+            wanted = self._settle_again(theirs, ours)
+            if wanted is None or wanted == theirs:
+                os.unlink(temporary, dir_fd=directory)
+                return
+            tree.replace(directory, temporary, wanted.value, wanted.modified_at_ns)
+
     def _discard(self) -> None:
         """Remove what has not got its name."""
-        for segments, temporary, _ in self._renaming:
+        for segments, temporary, *_ in self._renaming:
             with suppress(FileNotFoundError), tree.directory(self._base, segments) as directory:
                 os.unlink(temporary, dir_fd=directory)
         for name, lock in self._unfinished.values():
             shutil.rmtree(name, dir_fd=self._top)
             os.close(lock)
 
-    def _remove(self, record: Record) -> None:
-        if not self._delete:
-            self.extra += 1
-            return
-        self.deleted.add(f"{record.namespace}/{record.key}")
-        if not self._dry_run:
-            self._doomed.add(record.namespace, *record.key.split("/"))
-
     def _remove_doomed(self) -> None:
-        """Remove files, if possible last, when all that should be there is; a power cut brings none of them back."""
+        """Remove files; a power cut brings none of them back."""
         if not len(self._doomed):
             return
         self._folder.close()
@@ -215,11 +230,77 @@ class Writer:
         self._doomed = Spool()
         sync_file_system(self._top)
 
-    def _has_right_mode(self, record: Record) -> bool:
-        *segments, name = (record.namespace, *record.key.split("/"))
-        with tree.directory(self._base, segments) as directory:
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
+
+class _Folder:
+    """The directory in which files are written now; it stays open for those that follow in it."""
+
+    def __init__(self, top: int) -> None:
+        """Begin with none, below the open directory `top`."""
+        self._top = top
+        self._segments: _Segments | None = None
+        self._directory = -1
+
+    def open(self, segments: _Segments) -> int:
+        """Return the directory `segments` below the top, made if it is missing, in place of the one before."""
+        if self._segments != segments:
+            self.close()
+            try:
+                self._directory = tree.open_below(self._top, segments, create=True)
+            except OSError as error:
+                error.filename = "/".join(segments)
+                raise
+            self._segments = segments
+        return self._directory
+
+    def write(self, segments: _Segments, name: str, value: bytes, modified_at_ns: int) -> None:
+        """Write a file that is not there; an error names the directory, as nothing is wrong with the name."""
+        directory = self.open(segments)
+        try:
+            tree.write_new(directory, name, value, modified_at_ns)
+        except OSError as error:
+            error.filename = "/".join(segments)
+            raise
+
+    def close(self) -> None:
+        """Leave it."""
+        if self._segments is not None:
+            self._segments = None
+            os.close(self._directory)
+
+
+def has_right_mode(base: str, record: Record) -> bool:
+    """Tell whether the file of an entry has the mode that Docker gives it."""
+    *segments, name = (record.namespace, *record.key.split("/"))
+    with tree.directory(base, segments) as directory:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
+
+
+def _read(directory: int, renaming: _Renaming, name: str) -> Record | None:
+    """Read one of the two files of a key, as an entry."""
+    namespace, *below = renaming.segments
+    try:
+        value, status = tree.read(directory, name)
+    except FileNotFoundError:
+        return None
+    return Record(namespace, "/".join((*below, renaming.name)), value, storable_time(status.st_mtime_ns))
+
+
+def _hold(top: int, name: str) -> int:
+    """Open a directory that is being filled, and lock it, so that nobody takes it for one that was abandoned.
+
+    Raises:
+        BlockingIOError: somebody has, and removes it.
+        FileNotFoundError: somebody had, and has removed it.
+    """
+    held = tree.open_below(top, (name,))
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.stat(name, dir_fd=top, follow_symlinks=False)
+    except OSError:
+        os.close(held)
+        raise
+    return held
 
 
 def _clear(top: int) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from layerstore import FSMetadataStore, InvalidKeyError, SQLMetadataStore, TransferError, export_directory
 from layerstore import import_directory as take_in
@@ -331,11 +332,12 @@ def test_an_export_that_breaks_off_never_gets_its_end_mark(filled: SQLMetadataSt
     assert b"\0" * 1024 not in file.getvalue()[-2048:]
 
 
-def test_a_key_that_cannot_be_a_path_is_found_before_anything_is_written(
+def test_a_key_that_breaks_the_rules_is_found_before_anything_is_written(
     run: Run, database: Path, tmp_path: Path, sql_memory: SQLMetadataStore
 ):
     for store in (SQLMetadataStore(database), sql_memory):
-        store.set_many([("n", "a", b""), ("n", "a/b", b""), ("m", "k", b"")])
+        with store.engine.begin() as connection:
+            connection.execute(text("INSERT INTO metadata VALUES ('n', '../a', x'00', 1), ('m', 'k', x'00', 1)"))
     file = io.BytesIO()
     target = tmp_path / "x.tar"
     target.write_bytes(b"old")
@@ -346,7 +348,7 @@ def test_a_key_that_cannot_be_a_path_is_found_before_anything_is_written(
 
     assert file.getvalue() == b""
     assert done.code == BAD
-    assert_one_line_error(done, "'a'")
+    assert_one_line_error(done, "'../a'")
     assert target.read_bytes() == b"old"
     assert listing(tmp_path) == ["state", "state/layers.db", "x.tar"]
 
@@ -381,7 +383,9 @@ def test_a_pipe_or_device_is_written_to_and_not_replaced(run: Run, database: Pat
         assert archive.getnames()[-1] == f"distribution/n/{ODD_ENTRIES[0].key}"
 
 
-@pytest.mark.parametrize("options", [("--delete",), ("--dry-run",), ("--delete", "--dry-run")])
+@pytest.mark.parametrize(
+    "options", [("--delete",), ("--dry-run",), ("--delete", "--dry-run"), ("--on-conflict", "merge")]
+)
 def test_what_only_a_directory_can_have_is_wrong_usage_with_a_tar(
     options: tuple[str, ...], run: Run, database: Path, tmp_path: Path
 ):

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from layerstore import LayerstoreError, SQLMetadataStore, TransferError, export_directory
 from tests.counting import Counted
+
+MIRRORING: list[dict[str, Any]] = [{}, {"on_conflict": "replace", "delete": True}]
 
 # Swaps a directory for a link to another one and back, without end. Each name is always there as one of the two.
 SWAPPER = """
@@ -87,7 +90,7 @@ def test_nothing_outside_is_touched_while_a_directory_is_swapped_for_a_link(
             store.set_many(("n", name, b"%d" % round_) for name in names)
             counted("inputs")
             try:
-                export_directory(store, target, delete=round_ % 2 == 1, force=True)
+                export_directory(store, target, force=True, **MIRRORING[round_ % 2])
             except LayerstoreError as error:
                 refused.append(str(error))
             assert snapshot(outside) == before
@@ -107,9 +110,9 @@ def test_a_link_that_lies_there_already_is_not_followed(outside: Path, place: st
     before = snapshot(outside)
     counted("inputs", 2)
 
-    for delete in (False, True):
+    for options in MIRRORING:
         with suppress(TransferError):
-            export_directory(store, target, delete=delete, force=delete)
+            export_directory(store, target, force=bool(options), **options)
         assert snapshot(outside) == before
     store.close()
     assert os.path.islink(target / place) or (target / place).read_bytes() == b"ours"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from layerstore import SQLMetadataStore
-from tests.cli.conftest import BAD, DONE, USAGE, Run, assert_one_line_error
+from tests.cli.conftest import BAD, DONE, FOUND, USAGE, Run, assert_one_line_error
 from tests.prune.conftest import OLD, OURS, a_list, fill, make_layerdb, mapping, places
 from tests.transfer.conftest import LISTS, layer_key
 
@@ -98,6 +98,22 @@ def test_space_that_is_left_is_said(run: Run, database: Path):
 
     assert "bytes of the file are free for later writes: --vacuum" in run("prune", "--older-than", "1d").out
     assert "--vacuum" not in run("prune", "--vacuum").out
+
+
+def test_it_prints_the_command_that_mirrors_and_that_command_does(run: Run, database: Path, tmp_path: Path):
+    """A merge brings back what was pruned."""
+    fill_database(database)
+    target = tmp_path / "distribution"
+    run("export", target)
+
+    assert "export" not in run("prune", "--dry-run", "--older-than", "1d").out
+    said = run("prune", "--older-than", "1d").out.splitlines()
+    assert "export" not in run("prune", "--older-than", "1d").out
+
+    assert run("diff", target).code == FOUND
+    (command,) = [line.strip() for line in said if line.startswith("  layerstore export ")]
+    done = run(*command.replace("DIR", str(target)).split()[1:])
+    assert (done.code, run("diff", target).code) == (DONE, DONE)
 
 
 def test_a_directory_is_pruned_by_its_path(run: Run, tmp_path: Path):

@@ -128,12 +128,12 @@ def test_export_deletes_only_when_told_and_a_dry_run_does_nothing(run: Run, impo
 
     assert "1 left" in run("export", target).out
     for option in ("--dry-run", "-n"):
-        result = run("export", option, "--delete", target)
+        result = run("export", option, "--on-conflict", "replace", "--delete", target)
         assert result.code == DONE
         assert "would export" in result.out
         assert "1 deleted" in result.out
         assert extra.exists()
-    assert "1 deleted" in run("export", "--delete", target).out
+    assert "1 deleted" in run("export", "--on-conflict", "replace", "--delete", target).out
     assert not extra.exists()
 
 
@@ -142,7 +142,19 @@ def test_export_can_be_quiet_and_in_json(run: Run, imported: Path, tmp_path: Pat
     assert run("export", "--quiet", tmp_path / "out") == (DONE, b"", "")
 
     report = run("export", "--json", tmp_path / "out").json
-    assert {"path", "written", "unchanged", "deleted", "extra", "dry_run", "ok"} <= report.keys()
+    assert {
+        "path",
+        "written",
+        "added",
+        "merged",
+        "replaced",
+        "kept",
+        "unchanged",
+        "deleted",
+        "extra",
+        "dry_run",
+        "ok",
+    } <= report.keys()
     assert (report["unchanged"], report["written"], report["ok"]) == (GOLDEN_FILES, 0, True)
 
 

@@ -137,9 +137,9 @@ class Disk:
                 self._rename(self._place(None, old), self._place(None, new))
             case (
                 ("renameat" | "renameat2"),
-                [Descriptor() as a, bytes() as old, Descriptor() as b, bytes() as new, *_],
+                [Descriptor() as a, bytes() as old, Descriptor() as b, bytes() as new, *flags],
             ):
-                self._rename(self._place(a, old), self._place(b, new))
+                self._rename(self._place(a, old), self._place(b, new), exchange="RENAME_EXCHANGE" in flags)
             case "link", [bytes() as old, bytes() as new]:
                 self._link(self._lookup(None, old), self._place(None, new))
             case "linkat", [Descriptor() as a, bytes() as old, Descriptor() as b, bytes() as new, *_]:
@@ -227,11 +227,11 @@ class Disk:
         if inode is not None:
             self._name(place, inode)
 
-    def _rename(self, old: tuple[Inode, str] | None, new: tuple[Inode, str] | None) -> None:
+    def _rename(self, old: tuple[Inode, str] | None, new: tuple[Inode, str] | None, *, exchange: bool = False) -> None:
         assert (old is None) == (new is None), "renamed into the directory from outside, or the other way round"
         if old is not None and new is not None:
             inode = self._names(old[0])[old[1]]
-            self._change((*old, None), (*new, inode))
+            self._change((*old, self._names(new[0])[new[1]] if exchange else None), (*new, inode))
 
     def _name(self, place: tuple[Inode, str] | None, inode: Inode | None) -> None:
         if place is not None:

@@ -72,7 +72,14 @@ def make_files(home: Path, acknowledge: Acknowledge) -> None:
 
 def export(home: Path, acknowledge: Acknowledge) -> None:
     with SQLMetadataStore(home / "layers.db", read_only=True) as store:
-        export_directory(store, home / "distribution", delete=True)
+        export_directory(store, home / "distribution", on_conflict="replace", delete=True)
+        acknowledge(1)
+
+
+def merge(home: Path, acknowledge: Acknowledge) -> None:
+    """Export into what a host knows, which loses nothing of it."""
+    with SQLMetadataStore(home / "layers.db", read_only=True) as store:
+        export_directory(store, home / "distribution")
         acknowledge(1)
 
 

@@ -98,7 +98,7 @@ def test_a_writer_that_is_killed_at_any_moment_loses_nothing_and_leaves_no_half(
     [
         ("add", {"pwrite64", "fdatasync"}),
         ("add to files", {"write", "fsync", "renameat"}),
-        ("export", {"write", "syncfs", "renameat", "unlinkat"}),
+        ("export", {"write", "syncfs", "renameat2", "unlinkat"}),
         ("export --tar", {"write", "fsync", "rename"}),
         ("backup", {"pwrite64", "fsync", "link", "unlink"}),
     ],

@@ -204,7 +204,7 @@ def repair_a_store(trial: Trial, stricken: Stricken) -> None:
     # Six files cannot be what they should be: the import says so, and goes on.
     assert len(trial.layerstore(store, "import", stricken.host.data_root, exit_code=1)["quarantined"]) == 6
     trial.layerstore(store, "verify", "--repair")
-    trial.layerstore(store, "export", "--delete", stricken.host.distribution)
+    trial.layerstore(store, "export", "--on-conflict", "replace", "--delete", stricken.host.distribution)
 
 
 def merge_with_what_was_known(trial: Trial, stricken: Stricken) -> None:

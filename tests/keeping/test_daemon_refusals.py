@@ -11,6 +11,8 @@ from tests.cli.conftest import BAD, DONE, FOUND, Run, assert_one_line_error
 from tests.keeping.conftest import Lock, Start
 from tests.transfer.conftest import LISTS, entries, files_of, layer_key, write_file
 
+MIRROR = ("--on-conflict", "replace", "--delete")
+
 
 @pytest.fixture(params=["pid file", "command line", "lock"])
 def busy(request: pytest.FixtureRequest, root: Path, start: Start, lock: Lock) -> Path:
@@ -34,15 +36,29 @@ def filled(database: Path) -> Path:
     return database
 
 
-def test_export_with_delete_is_refused_and_obeys_force(busy: Path, filled: Path, run: Run):
+def test_an_export_that_replaces_is_refused_and_obeys_force(busy: Path, filled: Path, run: Run):
     before = files_of(busy)
 
-    refused = run("export", "--delete", busy)
+    refused = run("export", "--on-conflict", "replace", busy)
     assert refused.code == BAD
     assert_one_line_error(refused, busy, "--force")
     assert files_of(busy) == before
 
-    forced = run("export", "--delete", "--force", "--json", busy)
+    forced = run("export", "--on-conflict", "replace", "--force", busy)
+    assert forced.code == DONE
+    assert files_of(busy).keys() == {*before, f"{LISTS}/{layer_key(2)}"}
+    assert filled.exists()
+
+
+def test_export_with_delete_is_refused_and_obeys_force(busy: Path, filled: Path, run: Run):
+    before = files_of(busy)
+
+    refused = run("export", *MIRROR, busy)
+    assert refused.code == BAD
+    assert_one_line_error(refused, busy, "--force")
+    assert files_of(busy) == before
+
+    forced = run("export", *MIRROR, "--force", "--json", busy)
     assert (forced.code, forced.json["deleted"]) == (DONE, 2)
     assert set(files_of(busy)) == {f"{LISTS}/{layer_key(2)}"}
     assert filled.exists()
@@ -51,7 +67,7 @@ def test_export_with_delete_is_refused_and_obeys_force(busy: Path, filled: Path,
 def test_export_with_delete_into_a_data_root_is_refused(busy: Path, filled: Path, run: Run):
     before = files_of(busy)
 
-    refused = run("export", "--delete", "--data-root", busy.parents[2], "--driver", "overlay2")
+    refused = run("export", *MIRROR, "--data-root", busy.parents[2], "--driver", "overlay2")
 
     assert refused.code == BAD
     assert_one_line_error(refused, busy, "--force")
@@ -59,7 +75,9 @@ def test_export_with_delete_into_a_data_root_is_refused(busy: Path, filled: Path
     assert filled.exists()
 
 
-@pytest.mark.parametrize("options", [(), ("--delete", "--dry-run"), ("--dry-run",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [(), (*MIRROR, "--dry-run"), ("--dry-run",), ("--on-conflict", "keep")], ids=" ".join
+)
 def test_an_export_that_removes_nothing_is_not_refused(options: tuple[str, ...], busy: Path, filled: Path, run: Run):
     before = files_of(busy)
 
@@ -97,7 +115,7 @@ def test_looking_is_not_refused(busy: Path, run: Run):
 def test_the_library_refuses_too_and_names_the_directory(busy: Path, sql_file: SQLMetadataStore):
     before = files_of(busy)
 
-    for work in (lambda: export_directory(sql_file, busy, delete=True), lambda: verify(busy, repair=True)):
+    for work in (lambda: export_directory(sql_file, busy, on_conflict="replace"), lambda: verify(busy, repair=True)):
         with pytest.raises(TransferError, match="daemon") as raised:
             work()
         assert raised.value.path == str(busy)
@@ -110,6 +128,6 @@ def test_a_data_root_beside_the_daemons_is_not_refused(busy: Path, filled: Path,
     write_file(other, LISTS, layer_key(1), b"")
 
     assert run("verify", "--repair", other).code == DONE
-    assert run("export", "--delete", other).code == DONE
+    assert run("export", *MIRROR, other).code == DONE
     assert set(files_of(other)) == {f"{LISTS}/{layer_key(2)}"}
     assert filled.exists()

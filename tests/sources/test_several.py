@@ -43,7 +43,7 @@ def test_the_command_takes_all_of_them_and_says_what_came_from_where(run: Run, t
 
 
 def test_what_an_earlier_source_brought_counts_as_there_for_a_later_one(sql_file: SQLMetadataStore, tmp_path: Path):
-    """Of one time the one that comes in is the later; an equal entry is unchanged; what cannot be read is apart."""
+    """Of one time the greater one counts as later; an equal entry is unchanged; what cannot be read is apart."""
     places = [tmp_path / name for name in "abcd"]
     values = [(1, 2), (3,), (3, 1)]
     for place, numbers in zip(places[:3], values, strict=True):
@@ -58,14 +58,17 @@ def test_what_an_earlier_source_brought_counts_as_there_for_a_later_one(sql_file
     assert counts(report) == [(1, 1, 0, 0, 0), (1, 0, 1, 0, 0), (1, 0, 1, 0, 0), (2, 0, 0, 1, 1)]
 
 
-def test_the_order_decides_between_entries_of_one_time(sql_file: SQLMetadataStore, tmp_path: Path):
+def test_the_bytes_decide_between_entries_of_one_time(
+    sql_file: SQLMetadataStore, sql_memory: SQLMetadataStore, tmp_path: Path
+):
     one = fill_directory(tmp_path / "one", "k", b"one")
     other = fill_directory(tmp_path / "other", "k", b"other")
 
-    report = import_all(sql_file, [one, other])
+    for store, places in ((sql_file, [one, other]), (sql_memory, [other, one])):
+        report = import_all(store, places)
 
-    assert sql_file.get("n", "k") == b"other"
-    assert [(found.kept, found.set_aside) for found in report.conflicts] == [("other", "one")]
+        assert store.get("n", "k") == b"other"
+        assert [(found.kept, found.set_aside) for found in report.conflicts] == [("other", "one")]
 
 
 def test_the_same_place_twice_adds_nothing_the_second_time(sql_file: SQLMetadataStore, tmp_path: Path):

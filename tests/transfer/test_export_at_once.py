@@ -15,9 +15,7 @@ from tests.transfer.conftest import GOLDEN_FILES, directory_modes, files_of
 EXPORTS = """
 import sys
 from layerstore import SQLMetadataStore, export_directory
-from layerstore.transfer import newfiles
 
-newfiles._ALONE, newfiles._LOOKS = 10, 5
 with SQLMetadataStore(sys.argv[1], read_only=True) as store:
     for target in sys.argv[2:]:
         sys.stdin.readline()

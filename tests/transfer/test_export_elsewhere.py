@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,14 +27,16 @@ def host(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("delete", [True, False])
+@pytest.mark.parametrize("options", [{"on_conflict": "replace", "delete": True}, {}], ids=["delete", "merge"])
 @pytest.mark.parametrize("below", ["", "image", "image/overlay2"])
-def test_a_directory_above_the_metadata_is_refused(sql_file: SQLMetadataStore, host: Path, below: str, delete: bool):
+def test_a_directory_above_the_metadata_is_refused(
+    sql_file: SQLMetadataStore, host: Path, below: str, options: dict[str, Any]
+):
     sql_file.set("n", "k", b"v")
     before = files_of(host)
 
     with pytest.raises(TransferError, match=str(host / "image" / "overlay2" / "distribution")):
-        export_directory(sql_file, host / below, delete=delete)
+        export_directory(sql_file, host / below, **options)
     assert files_of(host) == before
 
 
@@ -52,6 +55,7 @@ def test_a_directory_without_any_of_the_namespaces_is_not_emptied(sql_file: SQLM
 
     for dry_run in (True, False):
         with pytest.raises(TransferError, match="--force"):
-            export_directory(sql_file, tmp_path / "etc", delete=True, dry_run=dry_run)
+            export_directory(sql_file, tmp_path / "etc", on_conflict="replace", delete=True, dry_run=dry_run)
     assert files_of(tmp_path / "etc") == before
-    assert export_directory(sql_file, tmp_path / "etc", delete=True, force=True).deleted_paths == ("apt/sources.list",)
+    forced = export_directory(sql_file, tmp_path / "etc", on_conflict="replace", delete=True, force=True)
+    assert forced.deleted_paths == ("apt/sources.list",)

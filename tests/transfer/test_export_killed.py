@@ -13,7 +13,7 @@ from tests.transfer.conftest import GOLDEN_FILES, files_of, run_python, write_fi
 KILLED = """
 import os, signal, sys
 from layerstore import SQLMetadataStore, export_directory
-from layerstore.transfer import placing
+from layerstore.transfer import exchanging, placing
 
 database, target, moment, number, batch = sys.argv[1:]
 placing._BATCH = int(batch)
@@ -33,13 +33,13 @@ def dying(function):
     return call
 
 if moment == "rename":
-    os.rename = dying(os.rename)
+    os.rename, exchanging._renameat2 = dying(os.rename), dying(exchanging._renameat2)
 elif moment == "sync":
     placing.sync_file_system = dying(placing.sync_file_system)
 elif moment == "write":
     os.open = dying(os.open)
 with SQLMetadataStore(database, read_only=True) as store:
-    export_directory(store, target, delete=True, progress=die if moment == "callback" else None)
+    export_directory(store, target, on_conflict="replace", delete=True, progress=die if moment == "callback" else None)
 """
 
 MOMENTS = [
@@ -84,7 +84,7 @@ def test_a_killed_export_leaves_each_file_whole_or_absent(
             assert found in (wanted[path], older.get(path)), path
     assert {path for path in older if path not in files_of(target)} == set()
 
-    export_directory(sql_file, target, delete=True)
+    export_directory(sql_file, target, on_conflict="replace", delete=True)
     assert {path: file for path, file in files_of(target).items() if "/.tmp-" not in path} == wanted
 
 

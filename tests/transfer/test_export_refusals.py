@@ -16,8 +16,11 @@ from layerstore import (
     import_directory,
 )
 from layerstore.records import Record
+from tests.cli.conftest import FOUND, Run, database, run
 from tests.conftest import OpenSQL
 from tests.transfer.conftest import AT, GOLDEN_FILES, MAPPINGS, File, files_of, layer_key, write_file
+
+__all__ = ["database", "run"]  # fixtures of the neighbours
 
 
 @pytest.fixture
@@ -47,13 +50,24 @@ IMPOSSIBLE = {
     "empty key": [("n", "")],
     "temporary": [("n", ".tmp-x")],
     "NUL": [("n", "a\0b")],
-    "directory of another": [("n", "a"), ("n", "a/b")],
-    "directory of another, others between": [("n", "a"), ("n", "a!"), ("n", "a-b"), ("n", "a/b/c")],
-    "deep directory of another": [("n", "a/b/c"), ("n", "a/b/c/d/e")],
-    "segment of 300 bytes": [("n", "x" * 300)],
-    "segment of 256 bytes in 128 letters": [("n", "é" * 128)],
-    "namespace of 300 bytes": [("n" * 300, "x")],
 }
+"""Keys that break the key rules: another program wrote them, and `verify --repair` moves them to quarantine."""
+
+Names = list[tuple[str, str]]
+
+UNPLACEABLE: dict[str, tuple[Names, Names]] = {
+    "directory of another": ([("n", "a")], [("n", "a/b")]),
+    "directory of another, others between": ([("n", "a")], [("n", "a!"), ("n", "a-b"), ("n", "a/b/c")]),
+    "deep directory of another": ([("n", "a/b/c")], [("n", "a/b/c/d/e"), ("n", "a/c")]),
+    "two levels": ([("n", "a"), ("n", "a/b")], [("n", "a/b/c")]),
+    "directory of Docker's keys": ([(MAPPINGS, "sha256")], [("zz", "k")]),
+    "segment of 300 bytes": ([("n", "x" * 300)], [("n", "x")]),
+    "segment of 240 bytes": ([("n", "x" * 240)], [("n", "x" * 239)]),
+    "segment of 240 bytes in 120 letters": ([("n", "é" * 120)], [("n", "é" * 119)]),
+    "namespace of 300 bytes": ([("n" * 300, "x"), ("n" * 300, "y")], []),
+    "a long directory": ([("n", "x" * 300 + "/k")], []),
+}
+"""Keys that a store can have and no directory, and others that it can have beside them."""
 
 
 @pytest.mark.parametrize("names", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
@@ -70,6 +84,48 @@ def test_a_key_that_cannot_be_a_path_is_found_before_anything_is_written(
 
     assert any(repr(key) in str(caught.value) for _, key in names)
     assert not target.parent.exists()
+
+
+@pytest.mark.parametrize("names", UNPLACEABLE.values(), ids=UNPLACEABLE.keys())
+@pytest.mark.parametrize("dry_run", [False, True], ids=["real", "dry-run"])
+def test_a_key_that_no_directory_can_hold_is_skipped_and_reported_and_the_rest_is_written(
+    sql_file: SQLMetadataStore, golden: Path, target: Path, names: tuple[Names, Names], dry_run: bool
+):
+    skipped, others = names
+    import_directory(sql_file, golden)
+    for namespace, key in (*skipped, *others):
+        insert(sql_file, namespace, key)
+
+    report = export_directory(sql_file, target, dry_run=dry_run)
+
+    assert (report.added, report.ok) == (GOLDEN_FILES + len(others), False)
+    assert (report.skipped_count, sorted(one.path for one in report.skipped)) == (
+        len(skipped),
+        sorted("/".join(name) for name in skipped),
+    )
+    if not dry_run:
+        assert set(files_of(target)) == {*files_of(golden), *("/".join(name) for name in others)}
+        again = export_directory(sql_file, target)
+        assert (again.written, again.skipped) == (0, report.skipped)
+
+
+def test_a_tar_leaves_out_and_names_what_no_directory_can_hold(
+    sql_file: SQLMetadataStore, tmp_path: Path, database: Path, run: Run
+):
+    with SQLMetadataStore(database) as store:
+        for key in ("a", "a/b", "c"):
+            insert(store, "n", key)
+
+    done = run("export", "--tar", tmp_path / "out.tar")
+
+    assert (done.code, done.out.splitlines()[0]) == (
+        FOUND,
+        "skipped: n/a: it cannot be a file, as other keys lie below it",
+    )
+    import_directory(sql_file, tmp_path / "out.tar")
+    assert [key for _, key, _ in sql_file.entries()] == ["a/b", "c"]
+    assert run("export", "--tar", "-").code == FOUND
+    assert run("export", "--tar", "--json", tmp_path / "out.tar").json["skipped_count"] == 1
 
 
 def test_names_that_only_look_like_directories_of_others_can_be_given_out(sql_file: SQLMetadataStore, target: Path):
@@ -104,7 +160,7 @@ def test_a_directory_link_below_the_base_is_refused_and_nothing_is_written_outsi
 
     for delete in (False, True):
         with pytest.raises(TransferError, match="cannot be written") as caught:
-            export_directory(sql_file, target, delete=delete)
+            export_directory(sql_file, target, on_conflict="replace" if delete else "merge", delete=delete)
         assert str(caught.value.path).startswith(str(target))
 
     assert files_of(outside) == before
@@ -160,7 +216,7 @@ def test_delete_makes_room_for_a_directory_where_a_file_was(sql_file: SQLMetadat
     sql_file.put(Record("n", "a/b", b"ours", AT))
     write_file(target, "n", "a", b"theirs")
 
-    export_directory(sql_file, target, delete=True)
+    export_directory(sql_file, target, on_conflict="replace", delete=True)
 
     assert files_of(target) == {"n/a/b": File(b"ours", 0o644, AT)}
 

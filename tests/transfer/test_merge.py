@@ -53,12 +53,15 @@ def counts(report: ImportReport) -> tuple[int, int, int, int]:
 LISTS_MERGED = {
     "later ones follow": (LATER, [1, 2], [3], [1, 2, 3]),
     "earlier ones precede": (EARLIER, [1, 2], [3], [3, 1, 2]),
-    "at the same time the incoming is later": (AT, [1, 2], [3], [1, 2, 3]),
-    "the later order counts": (LATER, [1, 2, 3], [3, 1], [2, 3, 1]),
-    "the earlier order does not": (EARLIER, [3, 1], [1, 2, 3], [2, 3, 1]),
-    "what only the earlier one has keeps its order": (LATER, [4, 1, 5, 2], [1, 2], [4, 5, 1, 2]),
-    "a list that lost an entry gets it back": (LATER, [1, 2], [2], [1, 2]),
-    "an empty later list takes nothing away": (LATER, [1], [], [1]),
+    "at the same time the greater bytes are later": (AT, [1, 2], [3], [1, 2, 3]),
+    "whichever side has them": (AT, [3], [1, 2], [1, 2, 3]),
+    "also of two orders of the same": (AT, [1, 2], [2, 1], [2, 1]),
+    "and the lesser do not come back": (AT, [2, 1], [1, 2], [2, 1]),
+    "a list that goes on is greater": (AT, [1, 2], [1, 2, 3], [1, 2, 3]),
+    "and is not changed by its beginning": (AT, [1, 2, 3], [1, 2], [1, 2, 3]),
+    "nor is any list by a part of it": (AT, [1, 2, 3], [2], [1, 2, 3]),
+    "and comes back in its order": (AT, [2], [1, 2, 3], [1, 2, 3]),
+    "nor a merge by what it was merged from": (AT, [1, 3, 2], [3, 1], [1, 3, 2]),
 }
 
 
@@ -134,7 +137,7 @@ def test_a_later_list_that_has_all_of_ours_is_taken_byte_for_byte(
 @pytest.mark.parametrize(
     "place", [(MAPPINGS, layer_key(9)), (V1, V1_KEY), ("other", "k")], ids=["digest", "v1", "other"]
 )
-@pytest.mark.parametrize("at", [EARLIER, AT, LATER], ids=["earlier", "tie", "later"])
+@pytest.mark.parametrize("at", [EARLIER, AT, LATER], ids=["earlier", "tie: the greater bytes", "later"])
 def test_of_two_values_the_later_stays_and_the_other_is_a_conflict(
     sql_file: SQLMetadataStore, directory: Path, write: Write, place: tuple[str, str], at: int
 ):

@@ -1,4 +1,4 @@
-"""Without ties merging is commutative, and it is idempotent: shown on directories that Hypothesis makes."""
+"""Merging is commutative and idempotent, at equal times too: shown on entries and directories that Hypothesis makes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V2Metadata, import_directory
-from layerstore.records import encode_list
+from layerstore.records import MAX_METADATA, Record, decode_list, encode_list
+from layerstore.transfer.merging import merge
 from tests.conftest import assert_sound
 from tests.strategies import sha256
 from tests.transfer.conftest import LISTS, MAPPINGS, V1, layer_key, quarantine_of, rows_of, whole, write_file
@@ -33,25 +34,86 @@ _list = st.one_of(
     _short.map(lambda found: b" " + encode_list(found)),
     st.sampled_from([b"null", b"", b"[", b"[{}]"]),
 )
-_items: st.SearchStrategy[Item] = st.one_of(
-    st.tuples(st.just(LISTS), st.integers(0, 2).map(layer_key), _list),
-    st.tuples(
-        st.just(MAPPINGS),
+_KINDS: dict[str, tuple[st.SearchStrategy[str], st.SearchStrategy[bytes]]] = {
+    LISTS: (st.integers(0, 2).map(layer_key), _list),
+    MAPPINGS: (
         st.integers(0, 3).map(layer_key),
-        st.sampled_from([sha256(0).encode(), sha256(1).encode(), b""]),
+        st.sampled_from([sha256(0).encode(), sha256(1).encode(), b"", b"nonsense"]),
     ),
-    st.tuples(st.just(V1), st.just("registry," + "a" * 64), st.integers(0, 2).map(lambda n: sha256(n).encode())),
-    st.tuples(st.just("other"), st.sampled_from(["a", "b"]), st.binary(max_size=3)),
+    V1: (st.just("registry," + "a" * 64), st.integers(0, 2).map(lambda n: sha256(n).encode())),
+    "other": (st.sampled_from(["a", "b"]), st.binary(max_size=3)),
+}
+_items: st.SearchStrategy[Item] = st.one_of(
+    *(st.tuples(st.just(namespace), keys, values) for namespace, (keys, values) in _KINDS.items())
 )
 _directories = st.lists(_items, max_size=8, unique_by=lambda item: item[:2])
 
 
 @st.composite
 def directories(draw: st.DrawFn, count: int) -> list[list[tuple[Item, int]]]:
-    """Draw directories whose files all have times of their own."""
-    drawn = [draw(_directories) for _ in range(count)]
-    times = iter(draw(st.permutations(range(sum(map(len, drawn))))))
-    return [[(item, next(times)) for item in items] for items in drawn]
+    """Draw directories whose files have few times, so that some have the same."""
+    return [[(item, draw(st.integers(0, 2))) for item in draw(_directories)] for _ in range(count)]
+
+
+@st.composite
+def versions(draw: st.DrawFn, count: int) -> list[Record]:
+    """Draw versions of one entry, most of them readable, some with the same time."""
+    namespace = draw(st.sampled_from([LISTS, LISTS, *_KINDS]))
+    keys, values = _KINDS[namespace]
+    key = draw(keys)
+    return [Record(namespace, key, draw(values), draw(st.integers(0, 2))) for _ in range(count)]
+
+
+@settings(max_examples=500)
+@given(versions(2))
+def test_two_versions_give_the_same_in_both_orders(both: list[Record]):
+    one, other = both
+
+    assert merge(one, other) == merge(other, one)
+    assert merge(one, other).record.modified_at_ns == max(one.modified_at_ns, other.modified_at_ns) or (
+        merge(one, other).displaced is not None
+    )
+
+
+@settings(max_examples=500)
+@given(versions(2))
+@example([Record(LISTS, layer_key(0), encode_list([V2Metadata(sha256(n)) for n in range(40)]), 1)] * 2)
+@example(
+    [
+        Record(LISTS, layer_key(0), encode_list([V2Metadata(sha256(n)) for n in numbers]), 1)
+        for numbers in (range(10, 50), range(60, 100))
+    ]
+)
+def test_what_was_merged_is_not_changed_by_merging_either_again(both: list[Record]):
+    """At equal times too, and where the cap of 50 has taken something away."""
+    merged = merge(*both).record
+
+    for version in (*both, merged):
+        assert merge(merged, version).record == merged
+
+
+@settings(max_examples=300)
+@given(versions(2))
+def test_nothing_of_two_lists_is_lost_but_to_the_cap(both: list[Record]):
+    found = merge(*both)
+    assume(both[0].namespace == LISTS and both[0].value != both[1].value and found.displaced is None)
+    entries = decode_list(found.record.value)
+    known = set[V2Metadata]().union(*(decode_list(version.value) for version in both))
+
+    assert set(entries) <= known
+    assert set(entries) == known or len(entries) == MAX_METADATA
+
+
+@settings(max_examples=300)
+@given(versions(2))
+def test_two_hosts_that_take_from_each_other_come_to_rest(both: list[Record]):
+    """Whoever takes first: after three exchanges both have the same, and keep it."""
+    one, other = both
+    for _ in range(3):
+        one = merge(one, other).record
+        other = merge(other, one).record
+
+    assert one == other == merge(one, other).record
 
 
 def make(base: Path, items: Iterable[tuple[Item, int]]) -> Path:

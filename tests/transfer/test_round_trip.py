@@ -45,20 +45,18 @@ def test_a_store_comes_back_from_its_directory(records: list[Record]):
     ):
         fill(store, records)
         target = Path(folder) / "distribution"
-        try:
-            report = export_directory(store, target)
-        except InvalidKeyError:
-            assert not target.exists()
-            assert cannot_be_paths(records)
-            return
+        report = export_directory(store, target)
+        skipped = {one.path for one in report.skipped}
+        assert bool(skipped) == cannot_be_paths(records)
+        records = [record for record in records if "/".join(record[:2]) not in skipped]
         assert report.written == len(records)
         assert diff(store, target).equal == len(records)
         assert diff(store, target).times_differ == 0
-        assert export_directory(store, target, delete=True).unchanged == len(records)
+        assert export_directory(store, target, on_conflict="replace", delete=True).unchanged == len(records)
 
         import_directory(other, target)
         unreadable = [record for record in records if why_unreadable(*record[:3]) is not None]
-        readable = [record for record in rows_of(store) if Record(*record) not in unreadable]  # type: ignore[arg-type]
+        readable = [tuple(record) for record in store.records() if record in records and record not in unreadable]
         assert rows_of(other) == readable
         assert sorted(row[:3] for row in quarantine_of(other)) == sorted(record[:3] for record in unreadable)
         assert_sound(other)
@@ -90,7 +88,7 @@ def test_no_garbage_in_a_database_raises_anything_but_our_errors(rows: list[tupl
 def cannot_be_paths(records: list[Record]) -> bool:
     paths = {f"{record.namespace}/{record.key}" for record in records}
     return any(
-        path.startswith(f"{other}/") or max(map(len, (part.encode() for part in path.split("/")))) > 255
+        path.startswith(f"{other}/") or max(map(len, (part.encode() for part in path.split("/")))) > 239
         for path in paths
         for other in paths
     )
