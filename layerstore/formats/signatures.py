@@ -5,6 +5,7 @@ Nothing is read or unpacked here; `layerstore.formats.compression` does that wit
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from typing import Final, NamedTuple
@@ -110,6 +111,8 @@ def _of_the_unknown(head: bytes, what: str) -> str:
 
 
 def _of_a_database(name: str, outer: Signature | None) -> str:
+    if outer is None and os.path.isfile(name):
+        return "it begins as an SQLite database, and SQLite cannot read it: `layerstore recover FILE NEW` saves what it can"
     if outer is None:
         return "it is a database in a pipe or on standard input: give the path of its file"
     of = "" if name == STANDARD_INPUT else f" {shlex.quote(name)}"

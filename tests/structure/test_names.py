@@ -76,11 +76,11 @@ def test_another_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_is_one_documented_noun_of_400_lines_at_most(module: str):
+def test_a_module_is_one_documented_noun_of_450_lines_at_most(module: str):
     text = MODULES[module].read_text()
 
     assert ast.get_docstring(ast.parse(text))
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 450
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda path: str(path.relative_to(ROOT)))

@@ -436,7 +436,9 @@ with SQLMetadataStore(":memory:") as store:
     os.chmod(sys.argv[1], 0o755)
     os.chmod(sys.argv[1] + "/theirs", 0o755)
     os.unlink(sys.argv[1] + "/theirs/n/k/l")
-    os.setuid(65534)
+os.setuid(65534)
+with SQLMetadataStore(":memory:") as store:
+    store.set("n", "k/l", b"v")
     for target in sys.argv[2:]:
         try:
             export_directory(store, target)

@@ -125,7 +125,7 @@ def test_a_tar_leaves_out_and_names_what_no_directory_can_hold(
     import_directory(sql_file, tmp_path / "out.tar")
     assert [key for _, key, _ in sql_file.entries()] == ["a/b", "c"]
     assert run("export", "--tar", "-").code == FOUND
-    assert run("export", "--tar", "--json", tmp_path / "out.tar").json["skipped_count"] == 1
+    assert run("export", "--tar", "--overwrite", "--json", tmp_path / "out.tar").json["skipped_count"] == 1
 
 
 def test_names_that_only_look_like_directories_of_others_can_be_given_out(sql_file: SQLMetadataStore, target: Path):

@@ -150,7 +150,7 @@ def test_what_cannot_be_opened_as_a_database_of_ours_is_an_error(tmp_path: Path,
 
     with pytest.raises(LayerstoreError) as caught:
         verify(path)
-    assert isinstance(caught.value, StoreError) or "not a layerstore database" in str(caught.value)
+    assert isinstance(caught.value, StoreError) or "layerstore recover" in str(caught.value)
 
 
 def test_a_file_that_is_cut_off_cannot_be_opened_and_says_what_to_do(tmp_path: Path):
