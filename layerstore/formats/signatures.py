@@ -112,7 +112,7 @@ def _of_the_unknown(head: bytes, what: str) -> str:
 
 def _of_a_database(name: str, outer: Signature | None) -> str:
     if outer is None and os.path.isfile(name):
-        return "it begins as an SQLite database, and SQLite cannot read it: `layerstore recover FILE NEW` saves what it can"
+        return "it begins as an SQLite database, but SQLite cannot read it: try `layerstore recover FILE NEW`"
     if outer is None:
         return "it is a database in a pipe or on standard input: give the path of its file"
     of = "" if name == STANDARD_INPUT else f" {shlex.quote(name)}"
