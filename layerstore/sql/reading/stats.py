@@ -109,7 +109,7 @@ def _number(connection: Connection, query: str) -> int:
 
 def _size(path: str | None, suffix: str) -> int:
     try:
-        return 0 if path is None else os.stat(path + suffix).st_size
+        return 0 if path is None else os.stat(os.path.realpath(path) + suffix).st_size
     except FileNotFoundError:
         return 0
 

@@ -35,11 +35,13 @@ class LogKeeper:
 
     def __init__(self) -> None:
         self._allowed = LIMIT
+        self._log = ""
 
     def committed(self, connection: sqlite3.Connection, path: str) -> None:
         """Cut the log of the database at `path` if it is long. The commit stands, whatever happens here."""
+        self._log = self._log or f"{os.path.realpath(path)}-wal"  # beside the file that a link leads to
         try:
-            size = os.stat(f"{path}-wal").st_size
+            size = os.stat(self._log).st_size
         except FileNotFoundError:
             return
         if size <= LIMIT:

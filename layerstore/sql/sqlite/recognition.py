@@ -111,10 +111,15 @@ def look_at_log(path: str) -> None:
     left by a process that was killed, or another one is at work.
 
     Raises:
+        StoreOpenError: it is no file.
         StoreCorruptError: with this log, the database cannot be read.
     """
     log = f"{os.path.realpath(path)}-wal"
-    if not (os.path.exists(log) and os.path.getsize(log)):
+    if not os.path.exists(log):
+        return
+    if not os.path.isfile(log):
+        raise StoreOpenError(f"{log} is no file, but a directory, device, pipe or socket: remove it", path)
+    if not os.path.getsize(log):
         return
     connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
     try:
