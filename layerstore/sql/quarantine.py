@@ -36,7 +36,7 @@ class SetAside:
 
 def quarantined(store: SQLMetadataStore) -> list[SetAside]:
     """Return all that is in quarantine, the oldest first."""
-    return [SetAside(*row) for row in store.run(statements.QUARANTINED)]
+    return [_set_aside(row) for row in store.run(statements.QUARANTINED)]
 
 
 def one_quarantined(store: SQLMetadataStore, number: int) -> SetAside:
@@ -48,7 +48,28 @@ def one_quarantined(store: SQLMetadataStore, number: int) -> SetAside:
     rows = store.run(statements.ONE_QUARANTINED, (number,))
     if not rows:
         raise NotFoundError("quarantine", str(number))
-    return SetAside(*rows[0])
+    return _set_aside(rows[0])
+
+
+def _set_aside(row: tuple[int, bytes, bytes, bytes, bytes, int]) -> SetAside:
+    number, *texts, at_ns = row
+    # What another program wrote need not be UTF-8.
+    namespace, key, reason = (texts[at].decode("utf-8", "backslashreplace") for at in (0, 1, 3))
+    return SetAside(number, namespace, key, texts[2], reason, at_ns)
+
+
+def rewrite(store: SQLMetadataStore, number: int) -> None:
+    """Write a value's names and time as `quarantined` shows them: another program wrote them in another type.
+
+    Raises: as `SQLMetadataStore.set`.
+    """
+    with store.transaction():
+        for row in store.run(statements.ONE_QUARANTINED, (number,)):
+            found = _set_aside(row)
+            store.run(
+                statements.REWRITE_QUARANTINED,
+                (found.namespace, found.key, found.reason, found.quarantined_at_ns, number),
+            )
 
 
 def restore(store: SQLMetadataStore, number: int, *, force: bool = False) -> SetAside:

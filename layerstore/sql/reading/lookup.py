@@ -143,7 +143,10 @@ def _associations(connection: Connection, column: str, value: str) -> tuple[Asso
 def _layer(connection: Connection, diff_id: str) -> Layer | None:
     associations = _associations(connection, "diff_id", diff_id)
     modified_at_ns = connection.execute(
-        text("SELECT modified_at_ns FROM metadata WHERE namespace = 'v2metadata-by-diffid' AND key = :key"),
+        text(
+            "SELECT CAST(modified_at_ns AS INTEGER) FROM metadata"
+            " WHERE namespace = 'v2metadata-by-diffid' AND key = :key"
+        ),
         {"key": diff_id.replace(":", "/", 1)},
     ).scalar()
     digests = connection.execute(

@@ -27,8 +27,8 @@ _COUNTS: Final = {
     "quarantined": "SELECT count(*) FROM quarantine",
 }
 _TIMES: Final = (
-    "SELECT (SELECT min(modified_at_ns) FROM metadata WHERE namespace = 'v2metadata-by-diffid'),"
-    " (SELECT max(modified_at_ns) FROM metadata WHERE namespace = 'v2metadata-by-diffid')"
+    "SELECT CAST((SELECT min(modified_at_ns) FROM metadata WHERE namespace = 'v2metadata-by-diffid') AS INTEGER),"
+    " CAST((SELECT max(modified_at_ns) FROM metadata WHERE namespace = 'v2metadata-by-diffid') AS INTEGER)"
 )
 # The index has the rows of a repository together, so that its layers are counted as they come.
 _REPOSITORIES: Final = (

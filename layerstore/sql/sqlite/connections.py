@@ -18,6 +18,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
+from layerstore.sql.sqlite.errors import mapped
 from layerstore.sql.sqlite.handles import Connection, Handle, MemoryHandle, alive
 from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
 from layerstore.sql.sqlite.place import Identity, Place, changed, identity
@@ -139,6 +140,9 @@ class Connections:
                 "mmap_size=0",
             ):
                 connection.execute(f"PRAGMA {setting}").close()
+        except UnicodeDecodeError as error:
+            connection.close()
+            raise mapped(error, self.path) from error
         except BaseException:
             connection.close()
             raise

@@ -53,7 +53,7 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
     """Return the error of our tree for one of the driver or of SQLAlchemy.
 
     Args:
-        error: `sqlite3.Error`, or SQLAlchemy's wrapper around one.
+        error: `sqlite3.Error`, SQLAlchemy's wrapper around one, or what the driver raises instead of one.
         path: the database file, `None` in memory.
         closed: whether the store was closed, which the driver reports without a code.
     """
@@ -61,6 +61,11 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
         error = error.orig
     if closed:
         return StoreClosedError("this store was closed; make a new SQLMetadataStore", path)
+    if isinstance(error, UnicodeDecodeError):
+        # The driver cannot tell what SQLite says, as it names an object whose name is not UTF-8.
+        return StoreCorruptError(
+            "its schema is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`", path
+        )
     if is_undecodable(error):
         return StoreError(
             f"another program wrote text that is not UTF-8: `layerstore verify` says where ({error})", path
@@ -87,7 +92,7 @@ def mapping(path: str | None) -> Iterator[None]:
     """Turn whatever the driver or SQLAlchemy raises in the body into an error of our tree."""
     try:
         yield
-    except (sqlite3.Error, DBAPIError) as error:
+    except (sqlite3.Error, DBAPIError, UnicodeDecodeError) as error:
         raise mapped(error, path) from error
 
 

@@ -54,30 +54,39 @@ def version(connection: sqlite3.Connection, path: str | None, *, writing: bool =
     Looks in one transaction: between two reads, another process may make the schema.
     """
     if connection.in_transaction:
-        return _version_now(connection, path)
+        return _version_now(connection, path, writing=writing)
     connection.execute("BEGIN")
     try:
-        found = _version_now(connection, path)
-        if writing and found is not None:
-            refuse_foreign(connection.execute(OBJECTS).fetchall(), found, path)
-        return found
+        return _version_now(connection, path, writing=writing)
     finally:
         connection.rollback()  # does nothing where SQLite has rolled back by itself
 
 
-def _version_now(connection: sqlite3.Connection, path: str | None) -> str | None:
+def _version_now(connection: sqlite3.Connection, path: str | None, *, writing: bool) -> str | None:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    objects = connection.execute(OBJECTS).fetchall()
+    no_table = next(ours().no_tables(objects), None)
     if application_id != APPLICATION_ID:
-        if application_id or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            raise StoreOpenError("not a layerstore database: another program made it", path)
-        return None
-    row = connection.execute(VERSION).fetchone()
+        if application_id == 0 and not objects:
+            return None
+        if application_id == 0 and no_table is None:
+            raise StoreOpenError(
+                "a copy of a layerstore database by `.dump` or `.clone` of `sqlite3`, which do not copy all of it:"
+                " `layerstore recover FILE NEW` makes a database of it",
+                path,
+            )
+        raise StoreOpenError("not a layerstore database: another program made it", path)
+    row = None if no_table else connection.execute(VERSION).fetchone()
     if row is None:
         raise StoreOpenError(
-            "a layerstore database without a schema revision: it is damaged, `layerstore recover FILE NEW` mends it",
+            f"a damaged layerstore database: {no_table or 'its schema revision is missing'}:"
+            " `layerstore recover FILE NEW` makes a new one of what it holds",
             path,
         )
-    return str(row[0])
+    found = str(row[0])
+    if writing:
+        refuse_foreign(objects, found, path)
+    return found
 
 
 def refuse_foreign(rows: list[Any], found: str, path: str | None) -> None:
@@ -88,7 +97,7 @@ def refuse_foreign(rows: list[Any], found: str, path: str | None) -> None:
     Raises:
         StoreOpenError: an object under our names is not ours, or a trigger is on one.
     """
-    reason = ours().why_foreign(rows) if found == HEAD else ours().why_triggered(rows)
+    reason = next(ours().foreign(rows) if found == HEAD else ours().triggers(rows), None)
     if reason is not None:
         raise StoreOpenError(
             f"its schema is not layerstore's: {reason}. It can be read, not written: mend it with `sqlite3`,"
