@@ -20,6 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
 from layerstore.sql.sqlite.errors import mapped
 from layerstore.sql.sqlite.handles import Connection, Handle, MemoryHandle, alive
+from layerstore.sql.sqlite.interrupts import let_signals_in, raise_interruption
 from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
 from layerstore.sql.sqlite.place import Identity, Place, changed, identity
 
@@ -140,6 +141,8 @@ class Connections:
                 "mmap_size=0",
             ):
                 connection.execute(f"PRAGMA {setting}").close()
+            if self.path is not None:  # in memory, several threads use one
+                let_signals_in(connection)
         except UnicodeDecodeError as error:
             connection.close()
             raise mapped(error, self.path) from error
@@ -210,6 +213,7 @@ class Connections:
                 connection.get_execution_options().get("layerstore_begin", "BEGIN")
             ),
         )
+        event.listen(engine, "handle_error", lambda context: raise_interruption(context.original_exception))
         return engine
 
     def keep(self, handle: Handle) -> None:

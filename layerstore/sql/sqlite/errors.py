@@ -23,6 +23,7 @@ from layerstore.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
+from layerstore.sql.sqlite.interrupts import raise_interruption
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
 _DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
@@ -56,9 +57,12 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
         error: `sqlite3.Error`, SQLAlchemy's wrapper around one, or what the driver raises instead of one.
         path: the database file, `None` in memory.
         closed: whether the store was closed, which the driver reports without a code.
+
+    Raises: what a signal's handler raised, KeyboardInterrupt as a rule, if that has stopped the statement.
     """
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
+    raise_interruption(error)
     if closed:
         return StoreClosedError("this store was closed; make a new SQLMetadataStore", path)
     if isinstance(error, UnicodeDecodeError):
