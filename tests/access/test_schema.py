@@ -160,6 +160,11 @@ NO_TABLE: dict[str, tuple[list[str], str]] = {
     ),
     "no quarantine": (["DROP TABLE quarantine"], "table quarantine is missing"),
     "no revision": (["DROP TABLE alembic_version"], "table alembic_version is missing"),
+    "revision without a row": (["DELETE FROM alembic_version"], "its schema revision is missing"),
+    "revision that is not UTF-8": (["UPDATE alembic_version SET version_num = CAST(x'ff' AS TEXT)"], "version_num"),
+    "revision that is bytes": (["UPDATE alembic_version SET version_num = x'ff'"], "its schema revision is missing"),
+    "revision under another name": (["ALTER TABLE alembic_version RENAME COLUMN version_num TO x"], "no such column"),
+    "value under another name": (["ALTER TABLE metadata RENAME COLUMN value TO v"], "no such column: value"),
     "endless view in the place of a table": (
         [
             "DROP TABLE v2_metadata",

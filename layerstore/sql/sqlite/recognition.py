@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -16,9 +16,15 @@ from sqlalchemy.exc import ArgumentError
 from layerstore.errors import StoreCorruptError, StoreOpenError, StoreReadOnlyError
 from layerstore.sql.schema import APPLICATION_ID, HEAD, creation
 from layerstore.sql.sqlite.connections import Connections
-from layerstore.sql.sqlite.errors import mapped
+from layerstore.sql.sqlite.errors import is_undecodable, mapped
 from layerstore.sql.sqlite.objects import OBJECTS, Ours
 from layerstore.sql.sqlite.statements import VERSION
+
+_COLUMNS: Final = (
+    "SELECT namespace, key, value, modified_at_ns, diff_id, position, digest, source_repository, hmac"
+    " FROM metadata, v2_metadata LIMIT 0"
+)
+"""What every lookup reads; prepared only."""
 
 
 def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
@@ -76,17 +82,30 @@ def _version_now(connection: sqlite3.Connection, path: str | None, *, writing: b
                 path,
             )
         raise StoreOpenError("not a layerstore database: another program made it", path)
-    row = None if no_table else connection.execute(VERSION).fetchone()
-    if row is None:
+    found, why = (None, no_table) if no_table else _revision(connection)
+    if found is None:
         raise StoreOpenError(
-            f"a damaged layerstore database: {no_table or 'its schema revision is missing'}:"
-            " `layerstore recover FILE NEW` makes a new one of what it holds",
+            f"a damaged layerstore database: {why}: `layerstore recover FILE NEW` makes a new one of what it holds",
             path,
         )
-    found = str(row[0])
     if writing:
         refuse_foreign(objects, found, path)
     return found
+
+
+def _revision(connection: sqlite3.Connection) -> tuple[str | None, str]:
+    """Return the schema's revision, or `None` and why there is none or nothing can be read."""
+    try:
+        row = connection.execute(VERSION).fetchone()
+        if row == (HEAD,):
+            connection.execute(_COLUMNS)
+    except sqlite3.OperationalError as error:
+        if is_undecodable(error) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such column
+            return None, str(error)
+        raise
+    if row is None or not isinstance(row[0], str):
+        return None, "its schema revision is missing"
+    return row[0], ""
 
 
 def refuse_foreign(rows: list[Any], found: str, path: str | None) -> None:
