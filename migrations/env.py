@@ -1,6 +1,6 @@
-"""How Alembic runs here: on the connection that layerstore hands over, or, from the command line, on one of its own.
+"""How the command `alembic` runs here. A store that upgrades a file does not come by: see `layerstore.sql.migrate`.
 
-Both ways the migration is one BEGIN IMMEDIATE: it happens whole or not at all.
+The migration is one BEGIN IMMEDIATE: it happens whole or not at all.
 """
 
 import logging.config
@@ -44,7 +44,5 @@ if context.is_offline_mode():
     context.configure(dialect_name="sqlite", target_metadata=schema, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
-elif (handed_over := context.config.attributes.get("connection")) is not None:
-    run(handed_over)
 else:
     run_from_the_command_line()

@@ -1,13 +1,16 @@
 """Changing the schema of an existing file with Alembic, which is imported only here, and only when it is needed.
 
-A migration runs in one BEGIN IMMEDIATE on a connection that is handed to `migrations/env.py`: without that, several
-processes that open a file at once fail ("table already exists"), and a migration that fails leaves its first tables.
+A migration is one BEGIN IMMEDIATE: without that, several processes that open a file at once fail ("table already
+exists"), and a migration that fails leaves its first tables.
+
+Alembic's `op` and `context` are proxies of the whole process, which a migration of the host application may be using at
+this moment, in this thread or another one. So they are left alone: each revision's module is loaded anew, and gets an
+`op` of its own. `migrations/env.py` is for the command `alembic` only.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,13 +20,9 @@ from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.sqlite.objects import OBJECTS
 
 if TYPE_CHECKING:
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
+    from alembic.script import Script, ScriptDirectory
 
     from layerstore.sql.sqlite.connections import Connections
-
-# Alembic's context is global to the process.
-_one_at_a_time = threading.Lock()
 
 
 class Revision(NamedTuple):
@@ -50,7 +49,7 @@ def revisions() -> list[str]:
 
 def history() -> list[Revision]:
     """Return the schema's history, the oldest revision first."""
-    scripts = _scripts(_config())
+    scripts = _scripts()
     found = [
         Revision(script.revision, _only(script.down_revision), script.doc)
         for script in scripts.walk_revisions("base", "heads")
@@ -66,20 +65,32 @@ def unknown(found: str | None, path: str | None) -> SchemaVersionError:
     )
 
 
+class Step(NamedTuple):
+    """One step of a migration: the revision's script, its function to run, and the revision afterwards."""
+
+    script: Script
+    run: Callable[[], None]
+    then: str | None
+
+
 Check = Callable[[list[Any], str | None], None]
 """Takes the rows of `sqlite_master` after a migration, and the path; what it raises undoes the migration."""
 
 
-def upgrade(connections: Connections, revision: str = "head", *, check: Check | None = None) -> None:
+def upgrade(connections: Connections, revision: str = HEAD, *, check: Check | None = None) -> None:
     """Bring the database up to `revision`, whole or not at all. A process that comes second finds it done.
 
     Raises:
         SchemaVersionError: the database is at a revision that this code does not know.
         StoreError: the migration failed; the file is as it was.
     """
-    from alembic import command
 
-    _run(connections, lambda config: command.upgrade(config, revision), check)
+    def steps(scripts: ScriptDirectory, found: str) -> Iterable[Step]:
+        for script in reversed(list(scripts.walk_revisions(found, revision))):
+            if script.revision != found:
+                yield Step(script, script.module.upgrade, script.revision)
+
+    _run(connections, steps, check)
 
 
 def downgrade(connections: Connections, revision: str) -> None:
@@ -89,43 +100,46 @@ def downgrade(connections: Connections, revision: str) -> None:
         SchemaVersionError: the database is at a revision that this code does not know.
         StoreError: the migration failed; the file is as it was.
     """
-    from alembic import command
 
-    _run(connections, lambda config: command.downgrade(config, revision))
+    def steps(scripts: ScriptDirectory, found: str) -> Iterable[Step]:
+        for script in scripts.walk_revisions(revision, found):
+            if script.revision != revision:
+                yield Step(script, script.module.downgrade, _only(script.down_revision))
+
+    _run(connections, steps)
 
 
-def _run(connections: Connections, migration: Callable[[Config], None], check: Check | None = None) -> None:
+def _run(
+    connections: Connections,
+    steps: Callable[[ScriptDirectory, str], Iterable[Step]],
+    check: Check | None = None,
+) -> None:
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
     from alembic.util import CommandError
 
-    with _one_at_a_time, mapping(connections.path):
-        config = _config()
-        engine = connections.engine.execution_options(layerstore_begin="BEGIN IMMEDIATE")
-        with engine.connect() as connection, connection.begin():
-            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-            if found not in {script.revision for script in _scripts(config).walk_revisions()}:
-                raise unknown(found, connections.path)
-            config.attributes["connection"] = connection
-            try:
-                migration(config)
-            except CommandError as error:
-                raise StoreError(f"the migration failed: {error}", connections.path) from error
-            if check is not None:
-                check([tuple(row) for row in connection.exec_driver_sql(OBJECTS)], connections.path)
+    scripts = _scripts()
+    engine = connections.engine.execution_options(layerstore_begin="BEGIN IMMEDIATE")
+    with mapping(connections.path), engine.connect() as connection, connection.begin():
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found not in {script.revision for script in scripts.walk_revisions()}:
+            raise unknown(found, connections.path)
+        operations = Operations(MigrationContext.configure(connection))
+        try:
+            for script, run, then in steps(scripts, found):
+                script.module.op = operations  # type: ignore[attr-defined]  # in place of the process's proxy
+                run()
+                connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (then,))
+        except CommandError as error:
+            raise StoreError(f"the migration failed: {error}", connections.path) from error
+        if check is not None:
+            check([tuple(row) for row in connection.exec_driver_sql(OBJECTS)], connections.path)
 
 
-def _config() -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(script_location()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def _scripts(config: Config) -> ScriptDirectory:
+def _scripts() -> ScriptDirectory:
     from alembic.script import ScriptDirectory
 
-    return ScriptDirectory.from_config(config)
+    return ScriptDirectory(str(script_location()))
 
 
 def _only(down: object) -> str | None:

@@ -24,6 +24,14 @@ def one_quarantined(store: SQLMetadataStore, number: int) -> Quarantined:
     return found[0]
 
 
+def rewrite(store: SQLMetadataStore, number: int) -> None:
+    """Write a value's names and time as `quarantined` shows them: another program wrote them in another type.
+
+    Raises: as `SQLMetadataStore.set`.
+    """
+    store._backend.rewrite_quarantined(number)
+
+
 def restore(store: SQLMetadataStore, number: int, *, force: bool = False) -> Quarantined:
     """Put a value back where it was; what is there by now goes to quarantine in its stead. One transaction.
 

@@ -34,6 +34,11 @@ _KINDS = {
         "nothing was repaired, as writing to a damaged file may lose more of it",
         "recover the file first, then repair the new one",
     ),
+    "foreign-schema": _Kind(
+        "error",
+        "the schema is not layerstore's, so every write is refused",
+        "undo that with `sqlite3`, or take the entries into a new database: `layerstore --db NEW import FILE`",
+    ),
     "unreadable-file": _Kind(
         "error", "a file or directory cannot be read", "check its permissions, its size and the disk"
     ),
@@ -71,6 +76,16 @@ _KINDS = {
     ),
     "duplicates": _Kind("info", "a list holds an entry twice, as Docker 1.12 writes them", "none is needed"),
     "temporary": _Kind("info", "a file that a write left behind", "`prune --temporary` removes it when no daemon runs"),
+    "odd-time": _Kind(
+        "warning",
+        "an entry has a time that is no whole number; it counts as the number that it begins with, or 0",
+        f"{_REPAIR} writes that number",
+    ),
+    "odd-quarantine": _Kind(
+        "warning",
+        "a value in quarantine has a name, reason or time that another program wrote in another type",
+        f"{_REPAIR} writes them as `layerstore quarantine list` shows them",
+    ),
     "quarantined": _Kind(
         "info", "bytes that were set aside are in quarantine", "`layerstore quarantine list` shows them"
     ),
@@ -134,7 +149,7 @@ class Findings:
         self._examples: dict[str, list[str]] = {}
         self._repaired: dict[str, int] = {}
         self._to_mend = to_mend
-        self.places = {kind: Spool() for kind in (*UNFIT, "unmapped", "stale-rows")}
+        self.places = {kind: Spool() for kind in (*UNFIT, "unmapped", "stale-rows", "odd-time", "odd-quarantine")}
 
     def __enter__(self) -> Findings:
         return self

@@ -7,7 +7,7 @@ import time
 from layerstore.errors import NotFoundError
 from layerstore.files.store import FSMetadataStore
 from layerstore.records import DIFF_IDS, V2_METADATA, decode_list, digest_key, key_digest, why_unreadable
-from layerstore.sql.quarantine import set_aside_odd_name
+from layerstore.sql.quarantine import rewrite, set_aside_odd_name
 from layerstore.sql.sqlite.snapshot import OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import read_modify_write, why_not_a_key, why_not_a_namespace
@@ -33,6 +33,12 @@ def repair(store: ReadableStore, findings: Findings) -> str | None:
         for (diff_id,) in findings.places["stale-rows"]:
             store.rederive(diff_id)
             findings.mend("stale-rows")
+        for name in findings.places["odd-time"]:
+            store._backend.mend_time(*name)
+            findings.mend("odd-time")
+        for (number,) in findings.places["odd-quarantine"]:
+            rewrite(store, int(number))
+            findings.mend("odd-quarantine")
         return None
     return aside if any(len(findings.places[kind]) for kind in UNFIT) else None
 

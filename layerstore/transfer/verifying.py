@@ -136,6 +136,9 @@ def _check_database(content: Snapshot, findings: Findings, note_damage: Callable
         for line in content.damage():
             note_damage(line)
     with noting_damage(note_damage):
+        for reason in content.foreign():
+            findings.add("foreign-schema", reason)
+    with noting_damage(note_damage):
         total = content.count()
     with noting_damage(note_damage):
         for diff_id in content.stale():
@@ -143,7 +146,18 @@ def _check_database(content: Snapshot, findings: Findings, note_damage: Callable
     with noting_damage(note_damage):
         if quarantined := content.quarantined():
             findings.add("quarantined", None, quarantined)
+    if not findings.has("foreign-schema"):  # its columns may be others
+        with noting_damage(note_damage):
+            _check_types(content, findings)
     return total
+
+
+def _check_types(content: Snapshot, findings: Findings) -> None:
+    """Check what only another program can have written: text where numbers belong, and bytes where text does."""
+    for odd in content.odd_times():
+        findings.add_place("odd-time", "/".join(odd.shown()), *odd)
+    for number in content.odd_quarantine():
+        findings.add_place("odd-quarantine", f"number {number}", str(number))
 
 
 def _records(

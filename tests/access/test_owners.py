@@ -105,10 +105,6 @@ def world_writable_folder(path: Path) -> None:
     path.parent.chmod(0o777)
 
 
-def world_writable_folder_above(path: Path) -> None:
-    path.parent.parent.chmod(0o757)
-
-
 def world_writable_file(path: Path) -> None:
     path.chmod(0o666)
 
@@ -121,23 +117,11 @@ def foreign_folder(path: Path) -> None:
     os.chown(path.parent, NOBODY, -1)
 
 
-def foreign_folder_above(path: Path) -> None:
-    os.chown(path.parent.parent, NOBODY, -1)
-
-
-def foreign_log(path: Path) -> None:
-    Path(f"{path}-wal").touch()
-    os.chown(f"{path}-wal", NOBODY, -1)
-
-
 OPEN_TO_OTHERS: dict[Callable[[Path], None], str] = {
     world_writable_folder: "everybody may write to {path.parent} ",
-    world_writable_folder_above: "everybody may write to {path.parent.parent} ",
     world_writable_file: "everybody may write to {path} ",
     foreign_file: "{path} belongs to the user with number 65534",
     foreign_folder: "{path.parent} belongs to the user with number 65534",
-    foreign_folder_above: "{path.parent.parent} belongs to the user with number 65534",
-    foreign_log: "{path}-wal belongs to the user with number 65534",
 }
 CASES = [
     pytest.param(change, says, id=change.__name__, marks=needs_root if change.__name__.startswith("foreign") else ())

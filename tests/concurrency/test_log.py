@@ -54,7 +54,7 @@ class Chain:
 
 
 @contextmanager
-def constant_reader(store: SQLMetadataStore) -> Iterator[None]:
+def constant_reader(store: SQLMetadataStore, *, each_s: float = 0.002) -> Iterator[None]:
     """Turn a chain of snapshots in a thread of its own, without a pause."""
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -62,7 +62,7 @@ def constant_reader(store: SQLMetadataStore) -> Iterator[None]:
     def read() -> None:
         chain = Chain(store)
         try:
-            while not stop.wait(0.002):
+            while not stop.wait(each_s):
                 chain.turn()
         except BaseException as error:
             failures.append(error)
@@ -104,6 +104,29 @@ def test_readers_that_overlap_do_not_make_the_log_grow_without_bound(
     with constant_reader(open_sql(timeout_s=0)):
         assert write(store) < wal.LIMIT + 2 * VALUE
     assert store.get("n", "k") == b"value"
+
+
+def test_long_readers_that_overlap_do_not_either_as_they_are_waited_for(
+    store: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
+):
+    """Not by a lucky try: none of the short ones waits at all here. The patience is for a machine however busy."""
+    monkeypatch.setattr(wal, "WAIT_MS", 0)
+    monkeypatch.setattr(wal, "PATIENCE_MS", 60_000)
+    with constant_reader(open_sql(timeout_s=0), each_s=0.05):
+        assert write(store, 15 * wal.LIMIT // VALUE) < 8 * wal.LIMIT
+    write(store, 2 * wal.LIMIT // VALUE)
+    assert size_of_log(store) <= wal.LIMIT
+    assert store.get("n", "k") == b"value"
+
+
+def test_a_snapshot_that_does_not_end_is_not_waited_for(
+    store: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
+):
+    """With this patience, one try would outlast the test."""
+    monkeypatch.setattr(wal, "PATIENCE_MS", 3_600_000)
+    with open_sql(timeout_s=0).snapshot() as snapshot:
+        assert snapshot.count() == 9
+        assert write(store) > WRITES * VALUE
 
 
 def test_without_the_cut_they_do(open_sql: OpenSQL, chain: Chain, monkeypatch: pytest.MonkeyPatch):

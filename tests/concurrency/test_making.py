@@ -49,7 +49,7 @@ def test_a_thread_that_makes_the_file_drops_no_lock_of_one_that_has_opened_it(
     other = threading.Thread(target=use_meanwhile)
 
     def with_somebody_in_between(*arguments: Any, **options: Any) -> Any:
-        if path.exists() and not opened.is_set():
+        if path.exists() and not opened.is_set() and threading.current_thread() is not other:
             monkeypatch.setattr(os, call, real)
             other.start()
             assert opened.wait(60)
@@ -67,3 +67,15 @@ def test_a_thread_that_makes_the_file_drops_no_lock_of_one_that_has_opened_it(
 
     assert seen == ["before"]
     assert keys_seen_by_another_process(path) == ["after", "before", "last"]
+
+
+def test_opening_it_again_drops_no_lock_of_who_has_it_open(tmp_path: Path, open_sql: OpenSQL):
+    """Which looks whether the file is mounted alone, by a descriptor of it."""
+    path = tmp_path / "layers.db"
+    store = open_sql(path)
+    store.set("n", "before", b"")
+    open_sql(path).close()
+
+    assert keys_seen_by_another_process(path) == ["before"]
+    store.set("n", "after", b"")
+    assert keys_seen_by_another_process(path) == ["after", "before"]

@@ -238,5 +238,6 @@ def copy(home: Path) -> Content:
     found = database(home)
     if (home / "copy.db").exists():
         assert (home / "copy.db").stat().st_mode & 0o777 == 0o600
+        assert (home / "copy.db").stat().st_nlink == 1  # a database with two names is refused
         found["copy"] = rows(home / "copy.db")
     return found

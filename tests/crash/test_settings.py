@@ -131,8 +131,7 @@ def test_connections_are_made_in_one_place_and_no_database_is_attached():
         ("layerstore.sql.sqlite.backup", "sqlite3.connect"),
         ("layerstore.sql.sqlite.confined", "sqlite3.connect"),  # to read only
         ("layerstore.sql.sqlite.connections", "create_engine"),
-        ("layerstore.sql.sqlite.connections", "create_engine"),
-        ("layerstore.sql.sqlite.connections", "sqlite3.connect"),
+        ("layerstore.sql.sqlite.file", "sqlite3.connect"),
     ]
     # `query` names it to refuse it, on connections that read only.
     assert [module for module, path in MODULES.items() if "ATTACH" in path.read_text()] == [

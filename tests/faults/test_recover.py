@@ -300,3 +300,76 @@ def test_whatever_the_bytes_are_it_ends_and_makes_a_sound_store(
         assert verify(store, repair=True).checked == report.recovered
         left = {found.kind for found in verify(store).findings if found.severity != "info"}
         assert left <= {"odd-digest"}  # a list that can be read, of which a digest cannot be one
+
+
+def test_holes_of_a_terabyte_are_passed_over_and_counted(broken: Path, tmp_path: Path, open_sql: OpenSQL):
+    everything = fill(broken)
+    pages = broken.stat().st_size // PAGE
+    os.truncate(broken, 1 << 40)
+
+    report = recover(broken, tmp_path / "new.db")
+
+    assert report.recovered == len(everything)
+    assert (report.pages, report.unreadable_pages) == ((1 << 40) // PAGE, (1 << 40) // PAGE - pages)
+    assert len(list(open_sql(tmp_path / "new.db").records())) == len(everything)
+
+
+def test_a_row_that_ends_in_a_hole_is_whole(broken: Path, tmp_path: Path, open_sql: OpenSQL):
+    """As `cp --sparse=always` leaves it: the pages of zeros are part of the file."""
+    with SQLMetadataStore(broken) as store:
+        store.set("n", "zeros", bytes(100 * PAGE))
+        store.set("n", "k", b"value")
+    sparse = tmp_path / "sparse.db"
+    subprocess.run(["cp", "--sparse=always", broken, sparse], check=True)
+
+    report = recover(sparse, tmp_path / "new.db")
+
+    assert (report.recovered, report.unreadable_pages, report.ok) == (2, 0, True)
+    assert open_sql(tmp_path / "new.db").get("n", "zeros") == bytes(100 * PAGE)
+
+
+@pytest.mark.parametrize("what", ["the database", "its log"])
+def test_a_pipe_in_the_place_of_a_file_is_an_error_at_once(broken: Path, tmp_path: Path, what: str):
+    fill(broken)
+    place = broken if what == "the database" else Path(f"{broken}-wal")
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+
+    with pytest.raises(StoreOpenError, match=f"{place.name} is no file"):
+        recover(broken, tmp_path / "new.db")
+    with pytest.raises(StoreOpenError, match="pipe"):
+        SQLMetadataStore(broken)
+
+
+_IN_LITTLE_MEMORY = """
+import resource, sys
+from layerstore.transfer import recovering
+import layerstore.sql.migrate
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
+print(recovering.recover(sys.argv[1], sys.argv[2]).recovered)
+"""
+_LARGE_LOG = """
+import os, sys
+from layerstore import SQLMetadataStore
+store = SQLMetadataStore(sys.argv[1], durability="normal")
+with store.snapshot() as snapshot:
+    snapshot.count()
+    for number in range(400):
+        store.set("n", f"{number:03}", os.urandom(200_000))
+    os._exit(0)
+"""
+
+
+def test_a_long_log_is_not_read_into_memory(broken: Path, tmp_path: Path):
+    """80 MB of it, with 40 to spare."""
+    subprocess.run([sys.executable, "-c", _LARGE_LOG, broken], check=True)
+    assert os.path.getsize(f"{broken}-wal") > 80_000_000
+
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_LITTLE_MEMORY, broken, tmp_path / "new.db"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("400\n", "")

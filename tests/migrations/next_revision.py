@@ -76,13 +76,13 @@ def install(location: Path, monkeypatch: Any = None) -> None:
     set_attribute(recognition, "ours", lambda: ours)
 
 
-NOTES = "CREATE TABLE notes (text TEXT, key TEXT NOT NULL, PRIMARY KEY (key))"
+NOTES = "CREATE TABLE notes (key TEXT NOT NULL, text TEXT, PRIMARY KEY (key))"
 
 
 def _with_column(statement: str) -> str:
-    """Add the new column to the schema, in another place than ALTER TABLE does."""
-    start = "CREATE TABLE metadata ("
-    return statement.replace(start, f"{start}seen INTEGER DEFAULT '7' NOT NULL, ")
+    """Add the new column to the schema, where ALTER TABLE does."""
+    last = "modified_at_ns BIGINT NOT NULL, "
+    return statement.replace(last, f"{last}seen INTEGER DEFAULT '7' NOT NULL, ")
 
 
 def open_with_next_revision(path: str, location: Path) -> None:

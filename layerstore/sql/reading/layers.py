@@ -116,7 +116,7 @@ _DIFF_ID = "CAST(replace(l.key, '/', ':') AS TEXT)"
 _BEHIND = "AND (modified_at_ns, key) < (:time, :key)"
 _NEWEST = "ORDER BY modified_at_ns DESC, key DESC"
 _COUNTED = f"""
-    SELECT {_DIFF_ID}, l.modified_at_ns,
+    SELECT {_DIFF_ID}, CAST(l.modified_at_ns AS INTEGER) AS modified_at_ns,
       (SELECT count(*) FROM v2_metadata WHERE diff_id = {_DIFF_ID}),
       (SELECT count(DISTINCT source_repository) FROM v2_metadata
         WHERE diff_id = {_DIFF_ID} AND source_repository <> '')
@@ -165,12 +165,12 @@ def newest_layers(
 _ASSOCIATIONS = f"""
     SELECT v.diff_id, v.digest, v.source_repository, v.hmac,
       (SELECT diff_id FROM diff_id_by_digest WHERE digest = v.digest),
-      (SELECT modified_at_ns FROM metadata WHERE namespace = '{DIFF_IDS}'
+      (SELECT CAST(modified_at_ns AS INTEGER) FROM metadata WHERE namespace = '{DIFF_IDS}'
         AND key = CAST(replace(v.digest, ':', '/') AS TEXT))
     FROM v2_metadata v WHERE v.{{column}} = :value ORDER BY v.diff_id, v.position DESC
 """
 _DIGESTS = f"""
-    SELECT d.digest, m.modified_at_ns,
+    SELECT d.digest, CAST(m.modified_at_ns AS INTEGER) AS modified_at_ns,
       (SELECT count(*) FROM v2_metadata v WHERE v.digest = d.digest AND v.diff_id = d.diff_id)
     FROM diff_id_by_digest d JOIN metadata m ON m.namespace = '{DIFF_IDS}'
       AND m.key = CAST(replace(d.digest, ':', '/') AS TEXT)
@@ -238,7 +238,10 @@ def _associations(connection: Connection, column: str, value: str) -> tuple[Asso
 def _list_of(connection: Connection, diff_id: str) -> tuple[int | None, str | None]:
     """Return when a layer's list was written, and why it cannot be read if it cannot."""
     row = connection.execute(
-        text(f"SELECT modified_at_ns, CAST(value AS BLOB) AS value {_LISTS} AND key = :key"),
+        text(
+            f"SELECT CAST(modified_at_ns AS INTEGER) AS modified_at_ns, CAST(value AS BLOB) AS value"
+            f" {_LISTS} AND key = :key"
+        ),
         {"key": digest_key(diff_id)},
     ).one_or_none()
     if row is None:

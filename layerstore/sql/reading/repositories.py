@@ -80,7 +80,7 @@ def repositories(
 
 
 _HELD = f"""
-    SELECT v.diff_id, v.digest, v.hmac, m.modified_at_ns
+    SELECT v.diff_id, v.digest, v.hmac, CAST(m.modified_at_ns AS INTEGER) AS modified_at_ns
     FROM v2_metadata v LEFT JOIN metadata m ON m.namespace = '{V2_METADATA}'
       AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
     WHERE v.source_repository = :name

@@ -42,7 +42,11 @@ _COUNTS: Final = {
     "quarantined": "SELECT count(*) FROM quarantine",
 }
 _LISTS = "FROM metadata WHERE namespace = 'v2metadata-by-diffid'"
-_TIMES: Final = f"SELECT (SELECT min(modified_at_ns) {_LISTS}), (SELECT max(modified_at_ns) {_LISTS})"
+# What another program wrote as a time need not be a number.
+_TIMES: Final = (
+    f"SELECT CAST((SELECT min(modified_at_ns) {_LISTS}) AS INTEGER),"
+    f" CAST((SELECT max(modified_at_ns) {_LISTS}) AS INTEGER)"
+)
 # The index has the rows of a repository together, so that its layers are counted as they come.
 _REPOSITORIES: Final = (
     "SELECT source_repository, count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository > ''"
@@ -255,7 +259,7 @@ def _timeline(connection: Connection, counted: Stats) -> Timeline | None:
 
 def _size(path: str | None, suffix: str) -> int:
     try:
-        return 0 if path is None else os.stat(path + suffix).st_size
+        return 0 if path is None else os.stat(os.path.realpath(path) + suffix).st_size
     except FileNotFoundError:
         return 0
 

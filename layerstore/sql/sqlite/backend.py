@@ -143,7 +143,19 @@ class SQLite:
             if number is None
             else handle.execute(statements.ONE_QUARANTINED, (number,))
         )
-        return [Quarantined(*row) for row in rows]
+        return list(map(_quarantined, rows))
+
+    def rewrite_quarantined(self, number: int) -> None:
+        """Write a value's names and time as `quarantined` shows them: another program wrote them in another type."""
+        handle = self._connections.local.handle
+        with writing.together(handle):
+            for found in self.quarantined(number):
+                row = (found.namespace, found.key, found.reason, found.quarantined_at_ns, number)
+                handle.execute(statements.REWRITE_QUARANTINED, row)
+
+    def mend_time(self, namespace: bytes, key: bytes) -> None:
+        """Make a time that another program wrote in another type a whole number."""
+        self._connections.local.handle.write(statements.MEND_TIME, (namespace, namespace, key, key))
 
     def drop_quarantined(self, numbers: Iterable[int]) -> None:
         handle = self._connections.local.handle
@@ -208,3 +220,10 @@ class SQLite:
     def is_held(self) -> bool:
         """Whether this thread is inside `transaction()`."""
         return self._connections.local.handle.depth > 0
+
+
+def _quarantined(row: tuple[int, bytes, bytes, bytes, bytes, int]) -> Quarantined:
+    number, namespace, key, value, reason, at_ns = row
+    # What another program wrote need not be UTF-8.
+    namespace_, key_, reason_ = (text.decode("utf-8", "backslashreplace") for text in (namespace, key, reason))
+    return Quarantined(number, namespace_, key_, value, reason_, at_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
@@ -14,8 +15,10 @@ from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
 _FILE_MODE = 0o600
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What link(2) fails with where there are no hard links."""
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS}
+"""What renameat2(2) fails with where the file system or the system does not have it."""
 
 
 def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
@@ -51,10 +54,10 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
 
 
 def _settle(temporary: str, target: str) -> None:
-    """Give the synced copy its name, unless somebody took it meanwhile.
+    """Give the synced copy its name, unless somebody took it in the meantime.
 
-    A hard link is the name that replaces none. Where a file system has no links (FAT, some of FUSE), an empty file
-    claims the name, and the copy takes the place of this claim alone.
+    Not by a hard link and the removal of the first name: killed in between, the copy would have two names, and a
+    database that has two is refused.
     """
     descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -63,9 +66,9 @@ def _settle(temporary: str, target: str) -> None:
         os.close(descriptor)
     try:
         try:
-            os.link(temporary, target)
+            _rename_to_new(temporary, target)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in _NOT_SUPPORTED:
                 raise
             _claim(temporary, target)
     except FileExistsError:
@@ -73,8 +76,22 @@ def _settle(temporary: str, target: str) -> None:
     tree.sync_directory(os.path.dirname(target))
 
 
+def _rename_to_new(old: str, new: str) -> None:
+    """Rename a file to a name that nobody has, which `os.rename` cannot.
+
+    Raises:
+        FileExistsError: somebody has it.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):  # musl before 1.2.6
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if library.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), old, None, new)
+
+
 def _claim(temporary: str, target: str) -> None:
-    """Rename a file to a name that nobody has.
+    """Rename a file to a name that nobody has, in two steps: killed in between, an empty file is left.
 
     Raises:
         FileExistsError: somebody has it.

@@ -20,6 +20,7 @@ from layerstore.errors import StoreClosedError, StoreOpenError
 from layerstore.sql.sqlite import file as files
 from layerstore.sql.sqlite.file import Connection, Durability, File, apart_from_forks
 from layerstore.sql.sqlite.handles import Handle
+from layerstore.sql.sqlite.interrupts import raise_interruption
 from layerstore.sql.sqlite.transactions import Held
 
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
@@ -131,6 +132,7 @@ class Connections:
                 connection.get_execution_options().get("layerstore_begin", "BEGIN")
             ),
         )
+        event.listen(engine, "handle_error", lambda context: raise_interruption(context.original_exception))
         return engine
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from layerstore.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
+from layerstore.sql.sqlite.interrupts import raise_interruption
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
 _DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
@@ -53,14 +54,22 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
     """Return the error of our tree for one of the driver or of SQLAlchemy.
 
     Args:
-        error: `sqlite3.Error`, or SQLAlchemy's wrapper around one.
+        error: `sqlite3.Error`, SQLAlchemy's wrapper around one, or what the driver raises instead of one.
         path: the database file, `None` in memory.
         closed: whether the store was closed, which the driver reports without a code.
+
+    Raises: what a signal's handler raised, KeyboardInterrupt as a rule, if that has stopped the statement.
     """
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
+    raise_interruption(error)
     if closed:
         return StoreClosedError("this store was closed; make a new SQLMetadataStore", path)
+    if isinstance(error, UnicodeDecodeError):
+        # The driver cannot tell what SQLite says, as it names an object whose name is not UTF-8.
+        return StoreCorruptError(
+            "its schema is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`", path
+        )
     if is_undecodable(error):
         return StoreError(
             f"another program wrote text that is not UTF-8: `layerstore verify` says where ({error})", path
@@ -93,7 +102,7 @@ def mapping(path: str | None) -> Iterator[None]:
     """Turn whatever the driver or SQLAlchemy raises in the body into an error of our tree."""
     try:
         yield
-    except (sqlite3.Error, DBAPIError) as error:
+    except (sqlite3.Error, DBAPIError, UnicodeDecodeError) as error:
         raise mapped(error, path) from error
 
 

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
 from layerstore.files import tree
+from layerstore.sql.sqlite.interrupts import let_signals_in
 from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
 from layerstore.sql.sqlite.place import Identity, Place, changed, identity
 
@@ -130,6 +131,7 @@ class File:
                 "mmap_size=0",
             ):
                 connection.execute(f"PRAGMA {setting}").close()
+            let_signals_in(connection)
         except BaseException:
             connection.close()
             raise

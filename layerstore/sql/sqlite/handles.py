@@ -22,7 +22,7 @@ from layerstore.sql.sqlite.log import LogKeeper
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.transactions import Held
 
-_REFUSED: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+_REFUSED: Final = (sqlite3.Error, UnicodeError, OverflowError)
 """What the driver raises: on what SQLite says, and on parameters that SQLite cannot take."""
 
 inside: ContextVar[tuple[Held, ...]] = ContextVar("inside", default=())
@@ -57,7 +57,7 @@ class Handle:
     def _connect(self) -> None:
         try:
             self.connection = self._file.connect()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise mapped(error, self._file.path, closed=self._file.closed) from error
         self._pid = os.getpid()
         self._cursors = 1
@@ -308,6 +308,6 @@ class Handle:
             self.connection.rollback()
 
     def _fail(self, error: Exception) -> NoReturn:
-        if not isinstance(error, sqlite3.Error):
+        if isinstance(error, UnicodeEncodeError | OverflowError):
             raise InvalidInputError(str(error)) from error
         raise mapped(error, self._file.path, closed=self._file.closed) from error

@@ -70,9 +70,11 @@ _ADD = f"""
 _ADD_ABSENT = f"""
     {_ADD} AND {_ABSENT.format(namespace="s.namespace", key="s.key")} ORDER BY s.rowid"""
 _DIFFERING = f"""
-    SELECT s.rowid, s.namespace, s.key, CAST(m.value AS BLOB), m.modified_at_ns, s.value, s.modified_at_ns
+    SELECT s.rowid, s.namespace, s.key, CAST(m.value AS BLOB), CAST(m.modified_at_ns AS INTEGER),
+      s.value, s.modified_at_ns
     FROM temp.staged s CROSS JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
-    WHERE {_OF_SOURCE} AND (CAST(m.value AS BLOB) <> s.value OR m.modified_at_ns <> s.modified_at_ns)
+    WHERE {_OF_SOURCE} AND (CAST(m.value AS BLOB) <> s.value OR (m.modified_at_ns <> s.modified_at_ns
+      AND typeof(m.modified_at_ns) = 'integer'))
     ORDER BY s.rowid LIMIT {_WINDOW}"""
 _SET_TIME = "UPDATE main.metadata SET modified_at_ns = ? WHERE namespace = ? AND key = ?"
 

@@ -8,27 +8,27 @@ a generated column or a collation would make a key another one. What people add 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_master"
-
-_CREATION = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX|VIEW) (\w+)(?: ON (\w+))?")
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|[\w$]+|\s+|.""", re.DOTALL
+OBJECTS = (
+    "SELECT "
+    + ", ".join(f"CAST({name} AS BLOB)" for name in ("type", "name", "tbl_name", "sql"))
+    + (" FROM sqlite_master")
 )
+"""As bytes, because what another program wrote need not be UTF-8."""
 
-_CONSTRAINING = frozenset({"autoincrement", "constraint", "not", "null", "primary"})
+_IN_EVERY_REVISION = ("metadata", "v2_metadata", "quarantine", "alembic_version")
+_CREATION = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX|VIEW) (\w+)(?: ON (\w+))?")
 
 
 class Object(NamedTuple):
-    """A row of `sqlite_master`."""
+    """A row of `sqlite_master`. Of the SQL, quotes and spaces do not count: `ALTER TABLE` writes others."""
 
     type: str
     name: str
     table: str
-    sql: str | None
+    sql: str
 
 
 class Ours:
@@ -40,59 +40,50 @@ class Ours:
             match = _CREATION.match(statement)
             if match is not None:
                 kind, name, table = match[1].lower(), match[2], match[3] or match[2]
-                self._objects[name] = Object(kind, name, table, statement)
+                self._objects[name] = Object(kind, name, table, _packed(statement))
 
-    def why_foreign(self, found: Iterable[Sequence[str | None]]) -> str | None:
-        """Say what is not ours in the rows of `OBJECTS`, or return `None`."""
-        rows = [Object(*row) for row in found]  # type: ignore[arg-type]  # only `sql` can be NULL
+    def foreign(self, found: Iterable[Sequence[bytes | None]]) -> Iterator[str]:
+        """Yield what is not ours in the rows of `OBJECTS`."""
+        rows = [_object(row) for row in found]
         missing = dict(self._objects)
         for there in rows:
             expected = missing.pop(there.name.lower(), None)
-            if expected is not None and there != expected and not _is_same(there, expected):
-                return f"{there.type} {there.name} is not the {expected.type} that layerstore makes"
+            if expected is not None and there._replace(name=expected.name, table=there.table.lower()) != expected:
+                yield f"{there.type} {there.name} is not the {expected.type} that layerstore makes"
+            if "\N{REPLACEMENT CHARACTER}" in there.name:
+                yield f"{there.type} {there.name} has a name that is not UTF-8"
         for name, lacking in missing.items():
-            return f"{lacking.type} {name} is missing"
-        return self.why_triggered(rows)
+            yield f"{lacking.type} {name} is missing"
+        yield from self._triggers(rows)
 
-    def why_triggered(self, found: Iterable[Sequence[str | None]]) -> str | None:
-        """Say which trigger is on what has one of our names, or return `None`; for schemas of other revisions."""
-        for row in found:
-            there = Object(*row)  # type: ignore[arg-type]  # only `sql` can be NULL
+    def triggers(self, found: Iterable[Sequence[bytes | None]]) -> Iterator[str]:
+        """Yield the triggers on what has one of our names; for schemas of other revisions."""
+        return self._triggers([_object(row) for row in found])
+
+    def _triggers(self, rows: list[Object]) -> Iterator[str]:
+        for there in rows:
             if there.type == "trigger" and there.table.lower() in self._objects:
-                return f"trigger {there.name} on {there.table} (`DROP TRIGGER` removes it)"
-        return None
+                yield f"trigger {there.name} on {there.table} (`DROP TRIGGER` removes it)"
+
+    def no_tables(self, found: Iterable[Sequence[bytes | None]]) -> Iterator[str]:
+        """Yield which of our tables are none: reading a view in the place of one may never end."""
+        there = {row.name.lower(): row for row in map(_object, found)}
+        for name in _IN_EVERY_REVISION:
+            if name not in there:
+                yield f"table {name} is missing"
+        for name, row in there.items():
+            if name in self._objects and self._objects[name].type == "table" and not _is_table(row):
+                yield f"{row.type} {row.name} is not the table that layerstore makes"
 
 
-def _is_same(there: Object, expected: Object) -> bool:
-    """Compare what the SQL means: ALTER and other programs write it with other quotes, spaces, or in another order."""
-    if there.sql is None or (there.type, there.table.lower()) != (expected.type, expected.table):
-        return False
-    assert expected.sql is not None
-    found, wanted = list(_tokens(there.sql)), list(_tokens(expected.sql))
-    return _parts(found) == _parts(wanted) if there.type == "table" else found == wanted
+def _object(row: Sequence[bytes | None]) -> Object:
+    kind, name, table, sql = ((part or b"").decode("utf-8", "replace") for part in row)
+    return Object(kind, name, table, _packed(sql))
 
 
-def _tokens(sql: str) -> Iterator[str]:
-    """Yield the words and marks of a statement: names without quotes and in lower case, texts as they are."""
-    for match in _TOKEN.finditer(sql):
-        token = match[0]
-        if token.isspace() or token.startswith(("--", "/*")):
-            continue
-        word = token[1:-1].lower() if token[0] in '"`[' else token
-        if token[0] in '"`[' and (word in _CONSTRAINING or not word.isidentifier()):
-            yield token  # as a part of a type's name, it would look like a constraint
-        else:
-            yield word if token[0] == "'" else word.lower()
+def _is_table(row: Object) -> bool:
+    return row.sql.lower().startswith(f"createtable{row.name.lower()}(")
 
 
-def _parts(tokens: list[str]) -> Counter[tuple[str, ...]]:
-    """Return what is between the commas of a table's definition, and what is before and behind its brackets."""
-    parts: list[list[str]] = [[]]
-    depth = 0
-    for word in tokens:
-        depth += (word == "(") - (word == ")")
-        if (word, depth) in {("(", 1), (",", 1), (")", 0)}:
-            parts.append([word])  # the mark goes along, so that no part can pass for another kind
-        else:
-            parts[-1].append(word)
-    return Counter(tuple(part[1:]) if part[:1] in (["("], [","]) else tuple(part) for part in parts)
+def _packed(sql: str) -> str:
+    return re.sub(r'["\s]', "", sql)

@@ -19,7 +19,7 @@ from layerstore.files import tree
 from layerstore.sql.schema import HEAD, PAGE_SIZE, STATISTICS, creation
 from layerstore.sql.sqlite.connections import Connections
 from layerstore.sql.sqlite.errors import mapped, mapping
-from layerstore.sql.sqlite.owners import warn_of_others
+from layerstore.sql.sqlite.place import check_name, warn_of_others
 from layerstore.sql.sqlite.recognition import explain, look_at_log, refuse_foreign, version
 from layerstore.sql.sqlite.statements import STAMP
 
@@ -101,6 +101,7 @@ def move_to(path: str, wanted: str) -> tuple[str, str]:
         raise migrate.unknown(before, path)
     connections = Connections(path, durability="full", read_only=False, timeout_s=30.0)
     try:
+        prepare_file(connections)
         with mapping(path), connections.local.handle.driver() as connection:
             version(connection, path, writing=True)
         if known.index(target) >= known.index(before):
@@ -136,7 +137,8 @@ def prepare_file(connections: Connections) -> None:
     """Make the file 0600 and its directory 0700 if they are not there; to read only, they must be.
 
     Raises:
-        StoreOpenError: the file is missing, a directory, or cannot be made.
+        StoreOpenError: the file is missing, a directory, a device or the like, or cannot be made; or, to write, it has
+            another name, under which writes get lost.
 
     The file is not even opened: closing it again would drop the locks that other connections of this process hold, as
     another thread may have one by then. Source: sqlite.org/howtocorrupt.html, section 2.2.
@@ -145,6 +147,9 @@ def prepare_file(connections: Connections) -> None:
     if os.path.isdir(path):
         raise StoreOpenError("a directory, not a database file: `layerstore import` reads directories", path)
     if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise StoreOpenError("a device, pipe or socket, not a database file: give another path", path)
+        check_name(path, read_only=connections.read_only)
         return
     if connections.read_only:
         raise StoreOpenError("there is no such file: `layerstore import` makes one", path)

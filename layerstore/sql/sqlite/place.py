@@ -1,16 +1,26 @@
-"""The files that a connection is open on: are they still the ones at their paths?
+"""A database's file: has it one name, may others change it, and is it still the one that was opened?
 
-SQLite goes on writing into a file that was removed, renamed or replaced, and says that all is well: what it then
-acknowledges is lost with the last process that has the file open. In its rollback mode it looks itself
+One name: SQLite finds the write-ahead log by the name of the file. Under two names (hard links, or a bind mount of the
+file alone) there are two logs, and what is written with one is lost with the other, without an error. Source:
+sqlite.org/howtocorrupt.html, section 2.3, "Multiple links to the same file".
+
+Still the one: SQLite goes on writing into a file that was removed, renamed or replaced, and says that all is well: what
+it then acknowledges is lost with the last process that has the file open. In its rollback mode it looks itself
 (SQLITE_READONLY_DBMOVED), in write-ahead mode it does not. Source: sqlite.org/howtocorrupt.html, section 2.4.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
+from collections.abc import Iterator
 from typing import Final
 
 from layerstore.errors import StoreOpenError
+
+_log = logging.getLogger("layerstore")
+_told: set[tuple[str, str]] = set()
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -26,6 +36,87 @@ def identity(path: str) -> Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def check_name(path: str, *, read_only: bool) -> None:
+    """Refuse to write to a database that has another name; to read, log a warning, once for each file and process.
+
+    Raises:
+        StoreOpenError: it is to be written, and has hard links, or is a mount point itself.
+    """
+    reason = _why_two_names(path)
+    if reason is not None and not read_only:
+        raise StoreOpenError(reason, path)
+    if reason is not None:
+        _warn(path, reason)
+
+
+def warn_of_others(path: str) -> None:
+    """Log a warning, once for each file and process, if other users may change a database or its directory.
+
+    The rule is that of OpenSSH's StrictModes: both must belong to root or to this user, and not be writable for
+    everybody. OpenSSH refuses; here it is a warning, as the operator may know why it is so. A group may write, which
+    is how several builders share a store; and in a sticky directory as /tmp, only the owner can replace a file.
+    """
+    real = os.path.realpath(path)
+    reasons = [*_reasons_of(real), *_reasons_of(os.path.dirname(real))]
+    if reasons:
+        _warn(path, f"other users may change this database: {'; '.join(reasons)}")
+
+
+def _warn(path: str, what: str) -> None:
+    if (path, what) not in _told:
+        _told.add((path, what))
+        _log.warning("%s: %s", path, what)
+
+
+def _why_two_names(path: str) -> str | None:
+    try:
+        links = os.stat(path).st_nlink
+    except OSError:
+        return None  # it has just been removed, which whoever opens it will say
+    if links > 1:
+        return (
+            f"the file has {links} names (hard links). Each has a log of its own, so writes under one name are lost"
+            f" under another. Stop the programs that write to it, then run `layerstore --db {path} backup NEW` and"
+            f" `mv NEW {path}`"
+        )
+    if _is_mount_point(os.path.realpath(path)):
+        return (
+            "the file is mounted alone (a bind mount). Its log is not beside the original, so writes are lost there or"
+            f" here. Stop the programs that write to it, run `layerstore --db {path} backup NEW`, `mv` NEW over the"
+            " original, and mount the directory instead of the file"
+        )
+    return None
+
+
+def _is_mount_point(path: str) -> bool:
+    """Tell whether a file is one, which `os.path.ismount` does not; where there is no /proc, say no."""
+    try:
+        return _mount_of(path) != _mount_of(os.path.dirname(path))
+    except OSError:
+        return False
+
+
+def _mount_of(path: str) -> str:
+    # O_PATH does not open the file: to close it does not drop the locks that this process has on it.
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}") as lines:
+            return next((line for line in lines if line.startswith("mnt_id:")), "")
+    finally:
+        os.close(descriptor)
+
+
+def _reasons_of(path: str) -> Iterator[str]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return  # it is not for us to look there
+    if status.st_uid not in (0, os.geteuid()):
+        yield f"{path} belongs to the user with number {status.st_uid} (`chown` gives it to you)"
+    elif status.st_mode & stat.S_IWOTH and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
+        yield f"everybody may write to {path} (`chmod o-w` ends that)"
 
 
 class Place:

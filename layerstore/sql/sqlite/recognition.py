@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -16,9 +16,15 @@ from sqlalchemy.exc import ArgumentError
 from layerstore.errors import StoreCorruptError, StoreError, StoreOpenError, StoreReadOnlyError
 from layerstore.sql.schema import APPLICATION_ID, HEAD, creation
 from layerstore.sql.sqlite.connections import Connections
-from layerstore.sql.sqlite.errors import mapping
+from layerstore.sql.sqlite.errors import is_undecodable, mapping
 from layerstore.sql.sqlite.objects import OBJECTS, Ours
 from layerstore.sql.sqlite.statements import VERSION
+
+_COLUMNS: Final = (
+    "SELECT namespace, key, value, modified_at_ns, diff_id, position, digest, source_repository, hmac"
+    " FROM metadata, v2_metadata LIMIT 0"
+)
+"""What every lookup reads; prepared only."""
 
 
 def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
@@ -54,30 +60,52 @@ def version(connection: sqlite3.Connection, path: str | None, *, writing: bool =
     Looks in one transaction: between two reads, another process may make the schema.
     """
     if connection.in_transaction:
-        return _version_now(connection, path)
+        return _version_now(connection, path, writing=writing)
     connection.execute("BEGIN")
     try:
-        found = _version_now(connection, path)
-        if writing and found is not None:
-            refuse_foreign(connection.execute(OBJECTS).fetchall(), found, path)
-        return found
+        return _version_now(connection, path, writing=writing)
     finally:
         connection.rollback()  # does nothing where SQLite has rolled back by itself
 
 
-def _version_now(connection: sqlite3.Connection, path: str | None) -> str | None:
+def _version_now(connection: sqlite3.Connection, path: str | None, *, writing: bool) -> str | None:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    objects = connection.execute(OBJECTS).fetchall()
+    no_table = next(ours().no_tables(objects), None)
     if application_id != APPLICATION_ID:
-        if application_id or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            raise StoreOpenError("not a layerstore database: another program made it", path)
-        return None
-    row = connection.execute(VERSION).fetchone()
-    if row is None:
+        if application_id == 0 and not objects:
+            return None
+        if application_id == 0 and no_table is None:
+            raise StoreOpenError(
+                "a copy of a layerstore database by `.dump` or `.clone` of `sqlite3`, which do not copy all of it:"
+                " `layerstore recover FILE NEW` makes a database of it",
+                path,
+            )
+        raise StoreOpenError("not a layerstore database: another program made it", path)
+    found, why = (None, no_table) if no_table else _revision(connection)
+    if found is None:
         raise StoreOpenError(
-            "a layerstore database without a schema revision: it is damaged, `layerstore recover FILE NEW` mends it",
+            f"a damaged layerstore database: {why}: `layerstore recover FILE NEW` makes a new one of what it holds",
             path,
         )
-    return str(row[0])
+    if writing:
+        refuse_foreign(objects, found, path)
+    return found
+
+
+def _revision(connection: sqlite3.Connection) -> tuple[str | None, str]:
+    """Return the schema's revision, or `None` and why there is none or nothing can be read."""
+    try:
+        row = connection.execute(VERSION).fetchone()
+        if row == (HEAD,):
+            connection.execute(_COLUMNS)
+    except sqlite3.OperationalError as error:
+        if is_undecodable(error) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such column
+            return None, str(error)
+        raise
+    if row is None or not isinstance(row[0], str):
+        return None, "its schema revision is missing"
+    return row[0], ""
 
 
 def refuse_foreign(rows: list[Any], found: str, path: str | None) -> None:
@@ -88,7 +116,7 @@ def refuse_foreign(rows: list[Any], found: str, path: str | None) -> None:
     Raises:
         StoreOpenError: an object under our names is not ours, or a trigger is on one.
     """
-    reason = ours().why_foreign(rows) if found == HEAD else ours().why_triggered(rows)
+    reason = next(ours().foreign(rows) if found == HEAD else ours().triggers(rows), None)
     if reason is not None:
         raise StoreOpenError(
             f"its schema is not layerstore's: {reason}. It can be read, not written: mend it with `sqlite3`,"
@@ -111,10 +139,15 @@ def look_at_log(path: str) -> None:
     left by a process that was killed, or another one is at work.
 
     Raises:
+        StoreOpenError: it is no file.
         StoreCorruptError: with this log, the database cannot be read.
     """
     log = f"{os.path.realpath(path)}-wal"
-    if not (os.path.exists(log) and os.path.getsize(log)):
+    if not os.path.exists(log):
+        return
+    if not os.path.isfile(log):
+        raise StoreOpenError(f"{log} is no file, but a directory, device, pipe or socket: remove it", path)
+    if not os.path.getsize(log):
         return
     connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
     try:

@@ -8,10 +8,14 @@ Source: sqlite.org/fileformat2.html, whose words are used; sqlite.org/walformat.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final, NamedTuple
+from contextlib import ExitStack
+from typing import Final, NamedTuple
 
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.sql.schema import PAGE_SIZE
@@ -46,32 +50,44 @@ class Pages:
     """
 
     def __init__(self, path: str) -> None:
-        try:
-            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115  # closed by `close`
-            size = os.fstat(self._file.fileno()).st_size
-            log = _log(path)
-        except OSError as error:
-            raise StoreOpenError(f"cannot be read: {error.strerror}", path) from error
-        head = self._file.read(100)
-        intact = head[:16] == MAGIC
-        given = struct.unpack(">H", head[16:18])[0] if len(head) >= 18 else 0
-        given = 65536 if given == 1 else given
-        self._size = given if intact and 512 <= given <= 65536 and not given & (given - 1) else PAGE_SIZE
+        real = os.path.realpath(path)  # the log lies beside the file that a link leads to
+        with ExitStack() as opened:
+            try:
+                self._file = _open(real, opened)
+                try:
+                    self._log: int | None = _open(f"{real}-wal", opened)
+                except FileNotFoundError:
+                    self._log = None
+                self._bytes = os.fstat(self._file).st_size
+                head = os.pread(self._file, 100, 0)
+                intact = head[:16] == MAGIC
+                given = struct.unpack(">H", head[16:18])[0] if len(head) >= 18 else 0
+                given = 65536 if given == 1 else given
+                self._size = given if intact and 512 <= given <= 65536 and not given & (given - 1) else PAGE_SIZE
+                self._newer, in_log = ({}, 0) if self._log is None else _committed(self._log, self._size)
+            except OSError as error:
+                raise StoreOpenError(f"cannot be read: {error.strerror}", path) from error
+            self._opened = opened.pop_all()
         self._usable = self._size - (head[20] if intact and head[20] <= self._size - 480 else 0)
-        self._newer, in_log = _committed(log, self._size)
-        self.count = max(size // self._size, in_log)
+        self._in_file = list(self._data())
+        self.count = max(self._bytes // self._size, in_log)
         self.unreadable = 0
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the files."""
+        self._opened.close()
 
     def salvage(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Salvage]:
-        """Yield what each page has, but for free pages: what lies there was deleted."""
-        free = set(self._free())
+        """Yield what each page has, but for free pages: what lies there was deleted.
+
+        Holes of the file are passed over, as there may be a terabyte of them.
+        """
+        free = {number for number in self._free() if number <= self.count}
         parts: set[int] = set()
         odd: set[int] = set()
-        for number in range(1, self.count + 1):
+        seen = 0
+        for number in self._written():
+            seen += 1
             if number not in free:
                 found, whole = self._page(number, parts)
                 if not whole:
@@ -79,15 +95,47 @@ class Pages:
                 yield found
             if progress is not None:
                 progress(number, self.count)
-        self.unreadable = len(odd - parts)
+        # A page in a hole is all zeros: nothing, but that it may be free, or the end of a row.
+        holes = (
+            self.count - seen - sum(not (number in self._newer or self._is_in_file(number)) for number in free | parts)
+        )
+        self.unreadable = len(odd - parts) + holes
+
+    def _data(self) -> Iterator[range]:
+        """Yield the pages of the file that are in no hole."""
+        behind, at, pages = 1, 0, self._bytes // self._size
+        while at < self._bytes:
+            try:
+                at = os.lseek(self._file, at, os.SEEK_DATA)
+                hole = os.lseek(self._file, at, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole
+                    return
+                hole = self._bytes
+            found = range(max(at // self._size + 1, behind), min(-(-hole // self._size), pages) + 1)
+            if found:
+                yield found
+                behind = found.stop
+            at = hole
+
+    def _is_in_file(self, number: int) -> bool:
+        at = bisect_right(self._in_file, number, key=lambda pages: pages.start) - 1
+        return at >= 0 and number in self._in_file[at]
+
+    def _written(self) -> Iterator[int]:
+        """Yield the pages that the file or its log has."""
+        for pages in self._in_file:
+            yield from pages
+        yield from sorted(number for number in self._newer if number <= self.count and not self._is_in_file(number))
 
     def _read(self, number: int) -> bytes:
-        if number in self._newer:
-            return self._newer[number]
-        if not 0 < number <= self.count:
+        at = self._newer.get(number)
+        if at is not None and self._log is not None:
+            page = os.pread(self._log, self._size, at)
+        elif 0 < number <= self.count:
+            page = os.pread(self._file, self._size, (number - 1) * self._size)
+        else:
             raise DamagedError
-        self._file.seek((number - 1) * self._size)
-        page = self._file.read(self._size)
         if len(page) < self._size:
             raise DamagedError
         return page
@@ -214,38 +262,42 @@ def _value(payload: bytes, at: int, kind: int) -> tuple[Value, int]:
     raise DamagedError
 
 
-def _log(path: str) -> bytes:
-    try:
-        with open(f"{path}-wal", "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
+def _open(path: str, opened: ExitStack) -> int:
+    """Open a file to read; anything else, which might never end, is an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, f"{os.path.basename(path)} is no file, but a directory, device, pipe or socket")
+    return descriptor
 
 
-def _committed(log: bytes, page_size: int) -> tuple[dict[int, bytes], int]:
-    """Return the pages of the transactions that a write-ahead log holds whole, and the database's size after them."""
-    if len(log) < 32:
+def _committed(log: int, page_size: int) -> tuple[dict[int, int], int]:
+    """Return where in a write-ahead log the pages of whole transactions are, and the database's size after them."""
+    head = os.pread(log, 32, 0)
+    if len(head) < 32:
         return {}, 0
-    magic, _, size = struct.unpack(">III", log[:12])
+    magic, _, size = struct.unpack(">III", head[:12])
     if magic not in _WAL_MAGIC or size != page_size:
         return {}, 0
-    order, salts = _WAL_MAGIC[magic], log[16:24]
-    sums = _checksum(log[:24], order, (0, 0))
-    if struct.unpack(">II", log[24:32]) != sums:
+    order, salts = _WAL_MAGIC[magic], head[16:24]
+    sums = _checksum(head[:24], order, (0, 0))
+    if struct.unpack(">II", head[24:32]) != sums:
         return {}, 0
-    committed: dict[int, bytes] = {}
-    waiting: dict[int, bytes] = {}
-    count = 0
-    for at in range(32, len(log) - page_size - 23, 24 + page_size):
-        number, commit = struct.unpack(">II", log[at : at + 8])
-        page = log[at + 24 : at + 24 + page_size]
-        sums = _checksum(page, order, _checksum(log[at : at + 8], order, sums))
-        if log[at + 8 : at + 16] != salts or struct.unpack(">II", log[at + 16 : at + 24]) != sums:
+    committed: dict[int, int] = {}
+    waiting: dict[int, int] = {}
+    count, at = 0, 32
+    while len(frame := os.pread(log, 24 + page_size, at)) == 24 + page_size:
+        number, commit = struct.unpack(">II", frame[:8])
+        if frame[8:16] != salts:
             break
-        waiting[number] = page
+        sums = _checksum(frame[24:], order, _checksum(frame[:8], order, sums))
+        if struct.unpack(">II", frame[16:24]) != sums:
+            break
+        waiting[number] = at + 24
         if commit:
             committed |= waiting
             waiting, count = {}, commit
+        at += len(frame)
     return committed, count
 
 

@@ -16,6 +16,8 @@ from layerstore.records import V2_METADATA, Record, digest_key
 from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable
+from layerstore.sql.sqlite.objects import OBJECTS
+from layerstore.sql.sqlite.recognition import ours
 from layerstore.sql.sqlite.transactions import AnyHandle
 
 
@@ -128,6 +130,20 @@ class Snapshot:
         """
         found = [str(row[0]) for row in self._handle.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
+
+    def foreign(self) -> list[str]:
+        """Return what keeps every write from this database, as its schema is not ours."""
+        return list(ours().foreign(self._handle.execute(OBJECTS)))
+
+    def odd_times(self) -> Iterator[OddName]:
+        """Yield the entries whose time another program wrote, and which is no whole number."""
+        yield from map(OddName._make, self._handle.stream(statements.ODD_TIMES))
+
+    def odd_quarantine(self) -> Iterator[int]:
+        """Yield the numbers of the values in quarantine of which not all is of the type that it should be."""
+        for number, *texts, fit in self._handle.stream(statements.TYPES_IN_QUARANTINE):
+            if not fit or any(text.decode("utf-8", "replace").encode() != text for text in texts):
+                yield number
 
     def stale(self) -> Iterator[str | bytes]:
         """Yield the DiffIDs whose derived rows are not what their list says, the ones without a list included.

@@ -94,6 +94,14 @@ _raw_here = "namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT))"
 GET_RAW: Final = f"SELECT CAST(value AS BLOB) FROM metadata WHERE {_raw_here}"
 DELETE_RAW: Final = f"DELETE FROM metadata WHERE {_raw_here}"
 
+# What another program wrote as a time: `now`, 1.5.
+_odd_time = "typeof(modified_at_ns) <> 'integer'"
+ODD_TIMES: Final = f"SELECT CAST(namespace AS BLOB), CAST(key AS BLOB) FROM metadata WHERE {_odd_time}"
+MEND_TIME: Final = (
+    "UPDATE metadata SET modified_at_ns = CAST(modified_at_ns AS INTEGER)"
+    f" WHERE namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT)) AND {_odd_time}"
+)
+
 KEYS: Final = _sql(
     select(*_name).order_by(metadata.c.namespace, metadata.c.key),
 )
@@ -147,15 +155,22 @@ REMOVE_RAW_ASSOCIATIONS: Final = "DELETE FROM v2_metadata WHERE diff_id IN (?, C
 COUNT_QUARANTINED: Final = _sql(select(func.count()).select_from(quarantine))
 _set_aside = (
     quarantine.c.id,
-    quarantine.c.namespace,
-    quarantine.c.key,
+    cast(quarantine.c.namespace, LargeBinary),
+    cast(quarantine.c.key, LargeBinary),
     cast(quarantine.c.value, LargeBinary),
-    quarantine.c.reason,
-    quarantine.c.quarantined_at_ns,
+    cast(quarantine.c.reason, LargeBinary),
+    cast(quarantine.c.quarantined_at_ns, Integer),
 )
 _of_number = quarantine.c.id == bindparam("id")
 QUARANTINED: Final = _sql(select(*_set_aside).order_by(quarantine.c.id))
 ONE_QUARANTINED: Final = _sql(select(*_set_aside).where(_of_number), "id")
+TYPES_IN_QUARANTINE: Final = (
+    "SELECT id, CAST(namespace AS BLOB), CAST(key AS BLOB), CAST(reason AS BLOB), typeof(namespace) = 'text'"
+    " AND typeof(key) = 'text' AND typeof(reason) = 'text' AND typeof(quarantined_at_ns) = 'integer' FROM quarantine"
+)
+REWRITE_QUARANTINED: Final = (
+    "UPDATE quarantine SET namespace = ?, key = ?, reason = ?, quarantined_at_ns = ? WHERE id = ?"
+)
 DROP_QUARANTINED: Final = _sql(delete(quarantine).where(_of_number), "id")
 IS_QUARANTINED: Final = _sql(
     select(literal_column("1")).where(
