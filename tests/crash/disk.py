@@ -113,8 +113,9 @@ class Disk:
                 self._opened(call, at, name, flags, int(str(mode[0]), 8) if mode else 0)
             case "close", [Descriptor(number, _)]:
                 self._open.pop(number, None)
-            case (("dup" | "dup2" | "dup3" | "fcntl"), [Descriptor(number, _), *rest]) if number in self._open:
-                if call.name != "fcntl" or "F_DUPFD" in str(rest[0]):
+            case (("dup" | "dup2" | "dup3" | "fcntl"), [Descriptor(number, _), *rest]):
+                # Not in it is the directory itself, which is found by its path.
+                if number in self._open and (call.name != "fcntl" or "F_DUPFD" in str(rest[0])):
                     self._open[call.result] = self._open[number]
             case "lseek", [Descriptor(number, _) as place, *_]:
                 self._offsets[number, self._file(place)] = call.result
