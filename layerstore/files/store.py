@@ -1,7 +1,7 @@
 """Docker's directory as a store, byte for byte: `<base>/<namespace>/<key>`, one file an entry.
 
 How files are reached without following links is `layerstore.files.tree`'s, what all of them hold is
-`layerstore.files.scanning`'s.
+`layerstore.files.scan`'s.
 Source: Docker's distribution/metadata/metadata.go.
 """
 
@@ -25,7 +25,7 @@ from layerstore.errors import (
     StoreReadOnlyError,
 )
 from layerstore.files import tree
-from layerstore.files.scanning import scan
+from layerstore.files.scan import scan
 from layerstore.records import Record
 from layerstore.store import check_key, why_not_a_namespace
 

@@ -28,6 +28,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What the process or the machine lacks: it says nothing about the file."""
+
 databases: set[tuple[int, int]] = set()
 """Device and inode of the databases that this process has open. Opening and closing one as a file would drop the locks
 that SQLite holds on it. Source: sqlite.org/howtocorrupt.html, section 2.2."""
@@ -120,34 +123,47 @@ def read(directory: int, name: str | bytes, *, limit_bytes: int | None = MAX_VAL
 
     A file of more than `limit_bytes` is `EFBIG`, and no more of it than that is ever in memory.
     """
-    if databases and _is_open_database(directory, os.fsencode(name)):
+    if databases and is_open_database(directory, os.fsencode(name)):
         raise PermissionError(errno.EPERM, "it is a database that is open here")
+    return read_regular(directory, name, limit_bytes=limit_bytes)
+
+
+def read_regular(
+    directory: int, name: str | bytes, *, limit_bytes: int | None = MAX_VALUE
+) -> tuple[bytes, os.stat_result]:
+    """`read` what is known to be no database that is open here. Each step of it counts in a scan of a million files."""
     descriptor = os.open(name, _FILE, dir_fd=directory)
     try:
         status = os.fstat(descriptor)
+        size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             raise IsADirectoryError(f"not a regular file: {name!r}")
-        if limit_bytes is not None and status.st_size > limit_bytes:
+        if limit_bytes is not None and size > limit_bytes:
             raise _too_large(limit_bytes)
-        value = os.read(descriptor, status.st_size + 1)
-        if len(value) != status.st_size:  # it is being written, or is more than one call reads
-            parts, size = [value], len(value)
-            while part := os.read(descriptor, 1 << 20):
-                parts.append(part)
-                size += len(part)
-                if limit_bytes is not None and size > limit_bytes:
-                    raise _too_large(limit_bytes)
-            value = b"".join(parts)
+        value = os.read(descriptor, size + 1)
+        if len(value) != size:  # it is being written, or is more than one call reads
+            value = _read_on(descriptor, value, limit_bytes)
         return value, status
     finally:
         os.close(descriptor)
+
+
+def _read_on(descriptor: int, begun: bytes, limit_bytes: int | None) -> bytes:
+    parts, size = [begun], len(begun)
+    while part := os.read(descriptor, 1 << 20):
+        parts.append(part)
+        size += len(part)
+        if limit_bytes is not None and size > limit_bytes:
+            raise _too_large(limit_bytes)
+    return b"".join(parts)
 
 
 def _too_large(limit_bytes: int) -> OSError:
     return OSError(errno.EFBIG, f"larger than {limit_bytes} bytes")
 
 
-def _is_open_database(directory: int, name: bytes) -> bool:
+def is_open_database(directory: int, name: bytes) -> bool:
+    """Tell whether a file is a database that this process has open, or the `-shm` of one."""
     for of in (name, name.removesuffix(b"-shm")):
         try:
             status = os.stat(of, dir_fd=directory, follow_symlinks=False)
@@ -156,6 +172,13 @@ def _is_open_database(directory: int, name: bytes) -> bool:
         if (status.st_dev, status.st_ino) in databases:
             return True
     return False
+
+
+def why_unreadable(error: OSError) -> str:
+    """Say what keeps a file or directory from being read, and what helps."""
+    if isinstance(error, PermissionError) and error.errno == errno.EACCES:
+        return "permission denied: run this as its owner, or as root (sudo)"
+    return f"cannot be read: {error.strerror or error}"
 
 
 def random_suffix() -> str:

@@ -13,9 +13,9 @@ from decimal import Decimal
 from types import TracebackType
 from typing import IO, Any, Final
 
+from layerstore.collection import Odd
 from layerstore.errors import TransferError
 from layerstore.files import tree
-from layerstore.files.scanning import Odd
 from layerstore.formats import compression, signatures, tar_members
 from layerstore.formats.compression import Damaged
 from layerstore.formats.tar_contents import Contents, base_of, is_rest_of_a_data_root, may_be_linked_to, relative

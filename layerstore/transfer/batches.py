@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from layerstore.files.scanning import Odd
+from layerstore.collection import Odd
 from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record, are_mappings, associations, why_unreadable
 from layerstore.store import why_not_a_key, why_not_a_namespace
 
@@ -36,7 +36,7 @@ def in_batches(labelled: Iterable[tuple[str, Record | Odd]]) -> Iterator[Batch]:
     """Gather what comes one after the other."""
     batch, size = Batch("", [], [], [], []), 0
     for label, found in labelled:
-        if label != batch.label or len(batch.records) + len(batch.odd) >= RECORDS or size >= _BYTES:
+        if label != batch.label:
             if batch.records or batch.odd:
                 yield _checked(batch)
             batch, size = Batch(label, [], [], [], []), 0
@@ -45,6 +45,9 @@ def in_batches(labelled: Iterable[tuple[str, Record | Odd]]) -> Iterator[Batch]:
         else:
             batch.records.append(found)
             size += len(found.value)
+        if size >= _BYTES or len(batch.records) + len(batch.odd) >= RECORDS:
+            yield _checked(batch)
+            batch, size = Batch(label, [], [], [], []), 0
     if batch.records or batch.odd:
         yield _checked(batch)
 

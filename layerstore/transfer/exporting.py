@@ -15,13 +15,12 @@ from typing import IO
 from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidInputError, StoreFullError, TransferError
-from layerstore.files import tree
+from layerstore.files import scan, tree
 from layerstore.formats import compression, tar
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.sqlite.snapshot import Snapshot
 from layerstore.store import TEMPORARY_PREFIX, Store, check_key
-from layerstore.transfer import reader
 from layerstore.transfer.importing import Skipped
 from layerstore.transfer.joining import side_by_side
 from layerstore.transfer.merging import Conflict, Examples, OnConflict
@@ -222,9 +221,11 @@ class _Target:
     def _existing(self) -> Iterator[Record]:
         if not os.path.isdir(self._base):
             return
-        for batch in reader.scan(self._base):
-            self._unreadable.update((odd.path, odd.reason) for odd in batch.odd if odd.kind == "unreadable")
-            yield from map(Record._make, batch.records)
+        for found in scan.scan(self._base):
+            if isinstance(found, Record):
+                yield found
+            elif found.kind == "unreadable":
+                self._unreadable[found.path] = found.reason
 
     def _settle(self, there: Record | None, wanted: Record, writer: Writer | None) -> None:
         reason = self._why_not(there, wanted)

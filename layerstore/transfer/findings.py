@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from layerstore.files.scanning import Odd
+from layerstore.collection import Odd
 from layerstore.records import MAX_METADATA
 from layerstore.transfer.spool import Spool
 

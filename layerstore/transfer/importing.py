@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from layerstore.collection import Odd
 from layerstore.errors import InvalidInputError
-from layerstore.files.scanning import Odd
 from layerstore.sql.backend import Incoming, Loaded, Resolve
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store

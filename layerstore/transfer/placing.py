@@ -26,7 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from layerstore.files import tree, walking
+from layerstore.files import scan, tree
 from layerstore.records import Record, storable_time
 from layerstore.store import TEMPORARY_PREFIX
 from layerstore.transfer.exchanging import NO_FILE, NOTHING, Look, look, look_of, take_name
@@ -162,7 +162,7 @@ class Writer:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            for found in walking.walk(lock):
+            for found in scan.walk(lock):
                 *below, last = os.fsdecode(found.path).split("/")
                 segments, temporary = (namespace, *below), tree.temporary_name(last, self._suffix)
                 self._renaming.append(_Renaming(segments, temporary, last, NOTHING))
@@ -305,7 +305,7 @@ def _hold(top: int, name: str) -> int:
 
 def _clear(top: int) -> None:
     """Remove what exports that were killed have left of namespaces; one that goes on has its directory locked."""
-    for typed in walking.names(top):
+    for typed in scan.names(top):
         name = os.fsdecode(typed.rstrip(b"/"))
         if not (typed.endswith(b"/") and name.startswith(_UNFINISHED)):
             continue

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from layerstore.collection import Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, InvalidKeyError, StoreError, TransferError
 from layerstore.files import tree
-from layerstore.files.scanning import Odd
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from layerstore.errors import TransferError
-from layerstore.files import tree, walking
+from layerstore.files import scan, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.records import DIFF_IDS, V2_METADATA, Record, key_digest
 from layerstore.sql.backend import Doomed
@@ -78,7 +78,7 @@ def remove_temporary(base: str, *, dry_run: bool) -> int:
     """
     removed = 0
     with _naming(base), tree.directory(base, ()) as top:
-        for found in walking.walk(top):
+        for found in scan.walk(top):
             if found.kind != "temporary":
                 continue
             if not stat.S_ISREG(os.stat(found.name, dir_fd=found.directory, follow_symlinks=False).st_mode):

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Protocol
 
+from layerstore.collection import Odd
 from layerstore.docker.dataroot import distributions, has_namespaces
 from layerstore.errors import TransferError
-from layerstore.files import scanning
-from layerstore.files.scanning import Odd
+from layerstore.files import scan as scanning
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
 from layerstore.records import KNOWN_NAMESPACES, Record
@@ -26,7 +26,6 @@ from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import TEMPORARY_PREFIX, Store
-from layerstore.transfer import reader
 from layerstore.transfer.batches import Batch, in_batches
 
 Progress = Callable[[int, int | None], None]
@@ -140,7 +139,12 @@ def _standard_input() -> IO[bytes]:
 
 
 def _directory_source(base: str) -> Source:
-    return Source(base, lambda: reader.scan(base), lambda: scanning.count(base), in_order=True)
+    return Source(
+        base,
+        lambda: in_batches(("", found) for found in scanning.scan(base)),
+        lambda: scanning.count(base),
+        in_order=True,
+    )
 
 
 def _tar_source(name: str, open_: Callable[[], IO[bytes]]) -> Source:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
+from layerstore.collection import Odd
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.errors import NotFoundError, StoreError, TransferError
-from layerstore.files.scanning import Odd, count, scan, show
+from layerstore.files.scan import count, scan, show
 from layerstore.files.store import FSMetadataStore
 from layerstore.records import (
     DIFF_IDS,

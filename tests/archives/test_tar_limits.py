@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from layerstore import SQLMetadataStore, TransferError, import_directory, verify
-from layerstore.files.scanning import Odd
+from layerstore.collection import Odd
 from layerstore.formats import tar
 from layerstore.formats.tar_members import MAX_HEADER
 from layerstore.records import Record

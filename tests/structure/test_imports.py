@@ -22,7 +22,7 @@ LAYERS = [
     {"v1", "v2", "hmac"},
     {"sql"},
     {"files"},
-    {"store", "records", "gojson", "repository"},
+    {"collection", "store", "records", "gojson", "repository"},
     {"digest", "errors", "words"},
 ]
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]

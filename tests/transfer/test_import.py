@@ -195,7 +195,7 @@ def test_a_time_that_a_database_cannot_hold_is_an_error_of_ours_or_in_the_report
 ):
     """Btrfs, XFS and tmpfs have times far beyond the year 2262, where 64 bits of nanoseconds end."""
     from layerstore import LayerstoreError
-    from layerstore.files import scanning
+    from layerstore.files import scan as scanning
     from layerstore.records import Record
 
     def scan(base: str, namespace: str | None = None):
@@ -203,7 +203,7 @@ def test_a_time_that_a_database_cannot_hold_is_an_error_of_ours_or_in_the_report
             yield found._replace(modified_at_ns=2**70) if isinstance(found, Record) else found
 
     real = scanning.scan
-    monkeypatch.setattr("layerstore.files.scanning.scan", scan)
+    monkeypatch.setattr("layerstore.files.scan.scan", scan)
     write("n", "k", b"value")
     with contextlib.suppress(LayerstoreError):
         report = import_directory(sql_file, directory)

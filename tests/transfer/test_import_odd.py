@@ -168,7 +168,7 @@ def test_lists_that_docker_can_read_are_taken_byte_for_byte(sql_file: SQLMetadat
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take in each file before the next one is read."""
     monkeypatch.setattr("layerstore.transfer.batches.RECORDS", 1)
-    monkeypatch.setattr("layerstore.files.walking._RUN", 1)
+    monkeypatch.setattr("layerstore.files.scan._RUN", 1)
 
 
 @pytest.mark.usefixtures("one_at_a_time")
@@ -214,15 +214,15 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_taken(
             raise PermissionError(13, "Permission denied")
         return real(folder, name)
 
-    real = tree.read
-    monkeypatch.setattr(tree, "read", read)
+    real = tree.read_regular
+    monkeypatch.setattr(tree, "read_regular", read)
     for key in "abc":
         write("n", key, b"")
 
     report = import_directory(sql_file, directory)
 
     assert [row[1] for row in rows_of(sql_file)] == ["a", "c"]
-    assert [(found.path, "Permission denied" in found.reason) for found in report.skipped] == [
+    assert [(found.path, "permission denied" in found.reason) for found in report.skipped] == [
         (str(directory / "n" / "b"), True)
     ]
 

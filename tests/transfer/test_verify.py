@@ -275,7 +275,7 @@ def test_a_file_that_cannot_be_read_is_an_error(files: FSMetadataStore, monkeypa
         raise OSError(5, "Input/output error")
 
     files.set("n", "k", b"")
-    monkeypatch.setattr("layerstore.files.store.tree.read", read)
+    monkeypatch.setattr("layerstore.files.scan.tree.read_regular", read)
 
     assert kinds(verify(files)) == {"unreadable-file": ("error", 1)}
 

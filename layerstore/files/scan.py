@@ -1,0 +1,281 @@
+"""Everything that lies below a base directory of Docker's: what is an entry, and what is none and why.
+
+One loop in one process: each directory is listed and read through its descriptor, so that no path is joined and no link
+followed. Nothing here is fatal but a base that cannot be read, and a process or machine that is out of file
+descriptors or memory; who asks decides what an odd file means.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from layerstore.collection import Odd
+from layerstore.errors import StoreError, StoreOpenError
+from layerstore.files import tree
+from layerstore.records import Record, storable_time
+from layerstore.store import TEMPORARY_PREFIX, is_utf8, why_not_a_key, why_not_a_namespace
+
+# Docker's own keys: they break no rule, which then need not be asked one by one.
+_are_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199}(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199})*").fullmatch
+
+_TEMPORARY: Final = TEMPORARY_PREFIX.encode()
+_LEFT: Final = "left by a write that did not end"
+_SPECIAL: Final = "a link, device, socket or pipe"
+_OPEN_DATABASE: Final = "a database that is open here"
+_VANISHED: Final = "removed while it was read"
+_NOT_UTF8: Final = "the name is not UTF-8"
+_NAMES: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+_RUN: Final = 1000
+"""How many files are given together at most."""
+
+
+class Found(NamedTuple):
+    """What a walk came upon. `directory` is open until the walk goes on."""
+
+    directory: int
+    name: bytes
+    path: bytes
+    kind: str
+    """`file`, `temporary`, `special` (a link, device, socket, pipe or open database), or `unreadable` (a directory)."""
+    reason: str = ""
+    """Why it is no entry."""
+
+
+class Files(NamedTuple):
+    """Files that a walk came upon. `directory` is open until the walk goes on."""
+
+    directory: int
+    prefix: bytes
+    """The directory's path below the top, with a slash at its end; empty at the top."""
+    names: list[bytes]
+
+
+def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:
+    """Read every file below a base directory, by namespace and then by the UTF-8 bytes of the whole key.
+
+    What is no entry, or cannot be read, comes as `Odd` in between; nothing of it is fatal.
+
+    Raises:
+        StoreOpenError: the base itself cannot be read.
+        StoreError: there are too few file descriptors, or too little memory.
+    """
+    with _opened(base) as top:
+        for typed in sorted(names(top), key=lambda typed: typed.rstrip(b"/\0")):
+            shown = show(typed.rstrip(b"/\0"))
+            if namespace is not None and shown != namespace:
+                continue
+            odd = _odd_namespace(top, typed, shown)
+            if odd is None:
+                yield from _scan_namespace(top, shown)
+            else:
+                yield odd
+
+
+def count(base: str) -> int:
+    """Return how many files lie below a base directory, without reading them.
+
+    Raises: as `scan`.
+    """
+    with _opened(base) as top:
+        return sum(len(found.names) for found in _walk_in_runs(top) if isinstance(found, Files))
+
+
+def walk(top: int) -> Iterator[Found]:
+    """Come upon everything below a directory but the directories themselves, by the bytes of the whole path.
+
+    What begins with `.tmp-` is `temporary`, files and directories alike. What the system raises comes as it is.
+    """
+    for found in _walk_in_runs(top):
+        if isinstance(found, Found):
+            yield found
+        else:
+            for name in found.names:
+                yield Found(found.directory, name, found.prefix + name, "file")
+
+
+def names(directory: int) -> list[bytes]:
+    """List a directory by the bytes of the whole paths below it; each name ends with its type.
+
+    A directory's ends with `/`, which also sorts it as its paths sort (`a-b` before `a/x`); that of a link, device,
+    socket, pipe, or of a database that is open in this process ends with NUL; a file's is bare. One short object a
+    name: a directory may have a million.
+    """
+    found = []
+    databases: list[bytes] = []
+    inodes = {inode for _, inode in tree.databases}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name = entry.name.encode(*_NAMES)  # as `os.fsencode`, which takes three times as long
+            if not entry.is_file(follow_symlinks=False):
+                name += b"/" if entry.is_dir(follow_symlinks=False) else b"\0"
+            elif entry.inode() in inodes and tree.is_open_database(directory, name):
+                databases.append(name)
+            found.append(name)
+    for database in databases:
+        # A process that closes one of the two drops SQLite's locks, whatever it opened it for.
+        found = [name + b"\0" if name in (database, database + b"-shm") else name for name in found]
+    found.sort()
+    return found
+
+
+def show(name: bytes) -> str:
+    """Return a file's name as text; bytes that are not UTF-8 as `\\xff`."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _opened(base: str) -> Iterator[int]:
+    try:
+        with tree.directory(base, ()) as top:
+            yield top
+    except OSError as error:
+        if error.errno in tree.EXHAUSTED:
+            raise StoreError(f"cannot be read: {error.strerror}: raise the limit (`ulimit -n`)", base) from error
+        raise StoreOpenError(tree.why_unreadable(error), base) from error
+
+
+def _odd_namespace(top: int, typed: bytes, shown: str) -> Odd | None:
+    if typed.startswith(_TEMPORARY):
+        return Odd(shown, "temporary", _LEFT)
+    if typed.endswith(b"\0"):
+        return Odd(shown, "special", _why_special(top, typed[:-1]))
+    if not typed.endswith(b"/"):
+        return Odd(shown, "outside", "a file outside every namespace")
+    reason = why_not_a_namespace(shown) if _is_utf8(typed) else _NOT_UTF8
+    return None if reason is None else Odd(shown, "name", reason)
+
+
+def _scan_namespace(top: int, namespace: str) -> Iterator[Record | Odd]:
+    try:
+        here = tree.open_below(top, (namespace,))
+    except FileNotFoundError:
+        yield Odd(namespace, "vanished", _VANISHED)
+        return
+    except OSError as error:
+        _raise_exhausted(error)
+        yield Odd(namespace, "unreadable", tree.why_unreadable(error))
+        return
+    try:
+        for found in _walk_in_runs(here):
+            if isinstance(found, Files):
+                yield from _read_files(namespace, found)
+            else:
+                yield _odd(namespace, found.path, found.kind, found.reason)
+    finally:
+        os.close(here)
+
+
+def _read_files(namespace: str, files: Files) -> Iterator[Record | Odd]:
+    directory, prefix, file_names = files
+    if not _are_plain(prefix + b"/".join(file_names)):
+        for name in file_names:
+            yield _read_odd_name(namespace, directory, prefix, name)
+        return
+    start = prefix.decode()
+    for name in file_names:
+        try:
+            value, status = tree.read_regular(directory, name)
+        except OSError as error:
+            yield _unreadable(namespace, prefix + name, error)
+        else:
+            yield Record(namespace, start + name.decode(), value, storable_time(status.st_mtime_ns))
+
+
+def _read_odd_name(namespace: str, directory: int, prefix: bytes, name: bytes) -> Record | Odd:
+    path = prefix + name
+    reason = why_not_a_key(path.decode()) if _is_utf8(path) else _NOT_UTF8
+    if reason is not None:
+        return _odd(namespace, path, "name", reason)
+    try:
+        value, status = tree.read_regular(directory, name)
+    except OSError as error:
+        return _unreadable(namespace, path, error)
+    return Record(namespace, path.decode(), value, storable_time(status.st_mtime_ns))
+
+
+def _unreadable(namespace: str, path: bytes, error: OSError) -> Odd:
+    _raise_exhausted(error)
+    if isinstance(error, FileNotFoundError):
+        return _odd(namespace, path, "vanished", _VANISHED)
+    if error.errno == errno.EFBIG:
+        return _odd(namespace, path, "unreadable", f"larger than {tree.MAX_VALUE >> 20} MiB")
+    return _odd(namespace, path, "unreadable", tree.why_unreadable(error))
+
+
+def _raise_exhausted(error: OSError) -> None:
+    """Raise an error that is this process's or the machine's, and says nothing about what it was to read."""
+    if error.errno in tree.EXHAUSTED:
+        raise error
+
+
+def _why_special(directory: int, name: bytes) -> str:
+    return _OPEN_DATABASE if tree.databases and tree.is_open_database(directory, name) else _SPECIAL
+
+
+def _odd(namespace: str, path: bytes, kind: str, reason: str) -> Odd:
+    return Odd(f"{namespace}/{show(path)}", kind, reason)
+
+
+def _is_utf8(name: bytes) -> bool:
+    return is_utf8(name.decode(*_NAMES))
+
+
+def _walk_in_runs(top: int) -> Iterator[Found | Files]:
+    """`walk`, with files that lie in one directory, and in the order one behind the other, together."""
+    levels = [(os.dup(top), b"", _runs(names(top)))]
+    try:
+        while levels:
+            here, prefix, rest = levels[-1]
+            for run in rest:
+                if isinstance(run, list):
+                    yield Files(here, prefix, run)
+                    continue
+                name = run.rstrip(b"/\0")
+                if name.startswith(_TEMPORARY):
+                    yield Found(here, name, prefix + name, "temporary", _LEFT)
+                elif run.endswith(b"\0"):
+                    yield Found(here, name, prefix + name, "special", _why_special(here, name))
+                else:
+                    try:
+                        levels.append(_level(here, name, prefix))
+                    except OSError as error:
+                        _raise_exhausted(error)
+                        yield Found(here, name, prefix + name, "unreadable", tree.why_unreadable(error))
+                        continue
+                    break
+            else:
+                os.close(levels.pop()[0])
+    finally:
+        for here, _, _ in levels:
+            os.close(here)
+
+
+def _runs(typed_names: Iterable[bytes]) -> Iterator[list[bytes] | bytes]:
+    """Yield files that follow one another as a list, and what is none by itself."""
+    files: list[bytes] = []
+    for typed in typed_names:
+        is_file = typed[-1:] not in (b"/", b"\0") and not typed.startswith(_TEMPORARY)
+        if is_file:
+            files.append(typed)
+        if files and (not is_file or len(files) == _RUN):
+            yield files
+            files = []
+        if not is_file:
+            yield typed
+    if files:
+        yield files
+
+
+def _level(above: int, name: bytes, prefix: bytes) -> tuple[int, bytes, Iterator[list[bytes] | bytes]]:
+    here = tree.open_below(above, (os.fsdecode(name),))
+    try:
+        return here, prefix + name + b"/", _runs(names(here))
+    except OSError:
+        os.close(here)
+        raise
