@@ -32,7 +32,18 @@ from layerstore.records import (
     key_digest,
 )
 from layerstore.repository import warn_if_not_canonical
-from layerstore.store import Address, Change, SetAside, Store, Write, changing, get_many, is_utf8
+from layerstore.store import (
+    MAX_SEGMENT,
+    Address,
+    Change,
+    SetAside,
+    Store,
+    Write,
+    changing,
+    check_key,
+    get_many,
+    is_utf8,
+)
 
 _log = logging.getLogger("layerstore")
 
@@ -121,6 +132,7 @@ class V2MetadataService:
 
         Raises:
             InvalidDigestError: `diff_id` or the association's digest is not a digest.
+            InvalidKeyError: one of them, of an algorithm of its own, is over 239 bytes.
             InvalidRepositoryError: the repository's name cannot be UTF-8.
             InvalidInputError: the HMAC cannot be UTF-8.
             StoreError: the store failed; nothing was written (on files: perhaps the list).
@@ -134,6 +146,9 @@ class V2MetadataService:
         _check(metadata)
         warn_if_not_canonical(metadata.source_repository)
         layer, blob = (V2_METADATA, digest_key(diff_id)), (DIFF_IDS, digest_key(metadata.digest))
+        if len(diff_id) + len(metadata.digest) > MAX_SEGMENT:  # no two of SHA-256 are
+            check_key(*layer)
+            check_key(*blob)
         mapped = diff_id.encode()
         known: bytes | None = None
 

@@ -79,8 +79,8 @@ class FSMetadataStore:
         """Write the value: temporary file, fsync, rename, fsync of the directory. Whole or not at all.
 
         Raises:
-            InvalidKeyError: the namespace or key breaks the key rules, or cannot be a path here: a segment over
-                255 bytes, or an entry in the place of a directory, or the other way round.
+            InvalidKeyError: the namespace or key breaks the key rules, or cannot be a path here: an entry in the place
+                of a directory, or the other way round.
             InvalidInputError: `value` is not bytes.
             StoreFullError: no space is left. StoreReadOnlyError: the file system is. StoreError: anything else.
 
@@ -120,7 +120,7 @@ class FSMetadataStore:
     def records(self, namespace: str | None = None) -> Iterator[Record]:
         """Yield `entries` with the times of their files."""
         self._check_open()
-        reason = None if namespace is None else why_not_a_namespace(namespace)
+        reason = None if namespace is None else why_not_a_namespace(namespace, to_write=False)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
         for found in scan(self.path, namespace):
@@ -170,7 +170,7 @@ class FSMetadataStore:
     def _at(self, namespace: str, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
         """Open the directory of a key, and turn what fails there or in the body into our errors."""
         self._check_open()
-        check_key(namespace, key)
+        check_key(namespace, key, to_write=create)
         *segments, name = (namespace, *key.split("/"))
         try:
             with tree.directory(self.path, segments, create=create) as directory:

@@ -17,8 +17,6 @@ from layerstore.store import TEMPORARY_PREFIX
 BASE_MODE = 0o700
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
-MAX_SEGMENT = 255
-"""Bytes in a file's name, on every file system that Docker supports (NAME_MAX)."""
 MAX_VALUE = 64 << 20
 """Bytes of the largest file that is taken unless it is asked for by name. A list of 50 entries has about 12,000."""
 
@@ -191,10 +189,7 @@ def temporary_name(name: str, suffix: str) -> str:
 
     Source: Docker's `ioutils.AtomicWriteFile`, which names it `.tmp-<name><random>`.
     """
-    room = MAX_SEGMENT - len(TEMPORARY_PREFIX) - len(suffix)
-    # A name near the limit is cut for the temporary file only; Docker fails on it.
-    shortened = name if name.isascii() and len(name) <= room else os.fsencode(name)[:room].decode("utf-8", "ignore")
-    return f"{TEMPORARY_PREFIX}{shortened}{suffix}"
+    return f"{TEMPORARY_PREFIX}{name}{suffix}"
 
 
 def write_new(

@@ -177,7 +177,6 @@ def _shown(name: str) -> str:
 def _why_no_entry(member: Member, namespace: str, key: str, *, known: bool) -> tuple[str, str] | None:
     below = [namespace, *key.split("/")]
     is_file = member.kind in tar_members.REGULAR or member.kind == tar_members.HARD_LINK
-    too_long = any(len(os.fsencode(segment)) > tree.MAX_SEGMENT for segment in below)
     checks = (
         (member.kind == tar_members.CONTINUED, "unreadable", "the end of a file that begins in another volume"),
         (not is_file, "special", "a link, device, socket or pipe"),
@@ -186,7 +185,6 @@ def _why_no_entry(member: Member, namespace: str, key: str, *, known: bool) -> t
         (not key or not known, "outside", "a file outside every namespace"),
         (member.problem is not None, "unreadable", member.problem or ""),
         (member.size > MAX_VALUE, "unreadable", f"larger than {MAX_VALUE >> 20} MiB"),
-        (too_long, "name", f"a segment is over {tree.MAX_SEGMENT} bytes"),
     )
     for applies, kind, reason in checks:
         if applies:

@@ -91,7 +91,7 @@ class SQLMetadataStore:
         except LayerstoreError as error:
             self._fail(error, namespace, key)
         if value is None:
-            check_key(namespace, key)
+            check_key(namespace, key, to_write=False)
             raise NotFoundError(namespace, key)
         return value
 
@@ -123,7 +123,7 @@ class SQLMetadataStore:
         except LayerstoreError as error:
             self._fail(error, namespace, key)
         if not is_gone:
-            check_key(namespace, key)
+            check_key(namespace, key, to_write=False)
             raise NotFoundError(namespace, key)
 
     def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
@@ -157,7 +157,7 @@ class SQLMetadataStore:
 
     def records(self, namespace: str | None = None) -> Iterator[Record]:
         """Yield `entries` with their times."""
-        reason = None if namespace is None else why_not_a_namespace(namespace)
+        reason = None if namespace is None else why_not_a_namespace(namespace, to_write=False)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
         yield from self._each(lambda snapshot: snapshot.records(namespace))
@@ -189,11 +189,11 @@ class SQLMetadataStore:
             found = self._backend.get_many(namespace, wanted)
         except (LayerstoreError, UnicodeEncodeError, TypeError) as error:
             for key in wanted:
-                check_key(namespace, key)
+                check_key(namespace, key, to_write=False)
             self._fail(error, namespace, "key")
         for key in wanted:
             if key not in found:
-                check_key(namespace, key)
+                check_key(namespace, key, to_write=False)
         return found
 
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
@@ -359,7 +359,7 @@ class SQLMetadataStore:
     def _fail(self, error: Exception, namespace: str, key: str) -> NoReturn:
         """Raise an error, or that for a namespace and key that break the rules, if that was why."""
         if not self._backend.closed:
-            check_key(namespace, key)
+            check_key(namespace, key, to_write=False)
         if not isinstance(error, LayerstoreError):
             raise InvalidInputError(str(error)) from error
         raise error

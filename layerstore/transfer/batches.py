@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from layerstore.collection import Odd
 from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record, are_mappings, associations, why_unreadable
-from layerstore.store import why_not_a_key, why_not_a_namespace
+from layerstore.store import MAX_SEGMENT, why_not_a_key, why_not_a_namespace
 
 RECORDS = 1000
 """How many entries a batch has at most."""
@@ -64,14 +64,14 @@ def _checked(batch: Batch) -> Batch:
 def _why_unfit(row: Row, derived: list[Association]) -> str | None:
     """Say why an entry cannot be taken, or derive its rows; a database may hold keys that no directory can have."""
     namespace, key, value, _ = row
-    if namespace == V2_METADATA:
-        # A list is read but once. Of the keys, that of a digest breaks no rule.
-        try:
-            derived += associations(key, value)
-        except ValueError as error:
-            return why_not_a_key(key) or str(error)
-        return None
-    reason = why_unreadable(namespace, key, value)
-    if reason is None and namespace == DIFF_IDS:
-        return None
-    return why_not_a_namespace(namespace) or why_not_a_key(key) or reason
+    # A short key that is a digest's breaks no rule; one that is none has a reason below.
+    is_short = namespace in (V2_METADATA, DIFF_IDS) and len(key) <= MAX_SEGMENT
+    reason = None if is_short else why_not_a_namespace(namespace) or why_not_a_key(key)
+    if reason is not None or namespace != V2_METADATA:
+        return reason or why_unreadable(namespace, key, value)
+    # A list is read but once.
+    try:
+        derived += associations(key, value)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -20,7 +20,7 @@ from layerstore.formats import compression, tar
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.sqlite.snapshot import Snapshot
-from layerstore.store import TEMPORARY_PREFIX, Store, check_key
+from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer.importing import Skipped
 from layerstore.transfer.joining import side_by_side
 from layerstore.transfer.merging import Conflict, Examples, OnConflict
@@ -36,8 +36,6 @@ from layerstore.transfer.sources import (
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
 
-_MAX_SEGMENT = tree.MAX_SEGMENT - len(TEMPORARY_PREFIX) - 11
-"""Bytes of the longest segment of a key that Docker can write: it needs room for `.tmp-` and random digits."""
 
 _PRIVATE = 0o600
 
@@ -371,8 +369,8 @@ def _check_paths(snapshot: Snapshot, unplaceable: dict[tuple[str, str], str]) ->
             directories.add(f"{namespace}/sha256")
             continue
         path = f"{namespace}/{key}"
-        if max(len(segment.encode("utf-8", "surrogatepass")) for segment in path.split("/")) > _MAX_SEGMENT:
-            unplaceable[namespace, key] = f"a segment over {_MAX_SEGMENT} bytes cannot be a file"
+        if max(len(segment.encode("utf-8", "surrogatepass")) for segment in path.split("/")) > MAX_SEGMENT:
+            unplaceable[namespace, key] = f"a segment over {MAX_SEGMENT} bytes cannot be a file"
             continue
         check_key(namespace, key)
         while (path := path.rpartition("/")[0]) and path not in directories:

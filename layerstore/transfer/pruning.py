@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from layerstore.collection import Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
-from layerstore.errors import InvalidInputError, InvalidKeyError, StoreError, TransferError
-from layerstore.files import tree
+from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
@@ -305,11 +304,6 @@ def _remove(store: ReadableStore, doomed: Spool, archive: str | None) -> list[in
 def _write(archive: str, doomed: Spool) -> None:
     with new_file(archive) as file, tar.Writer(file) as writer:
         for record, _ in _each(doomed):
-            if any(len(segment.encode()) > tree.MAX_SEGMENT for segment in record.key.split("/")):
-                raise InvalidKeyError(
-                    f"namespace {record.namespace!r}, key {record.key!r}: a segment over {tree.MAX_SEGMENT} bytes"
-                    " cannot be in an archive; nothing was removed"
-                )
             writer.add(record)
 
 

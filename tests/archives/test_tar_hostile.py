@@ -49,8 +49,8 @@ HOSTILE = {
     "at the top": (member("README", b"text"), "outside every namespace"),
     "no name": (member("", b"text"), "outside every namespace"),
     "NUL": (member("distribution/n/a", b"", pax_headers={"path": "distribution/n/a\0b"}), "NUL"),
-    "segment of 10,000 characters": (member("distribution/n/" + "x" * 10_000), "255 bytes"),
-    "namespace of 10,000 characters": (member("distribution/" + "x" * 10_000 + "/k"), "255 bytes"),
+    "segment of 10,000 characters": (member("distribution/n/" + "x" * 10_000), "239 bytes"),
+    "namespace of 10,000 characters": (member("distribution/" + "x" * 10_000 + "/k"), "239 bytes"),
 }
 
 

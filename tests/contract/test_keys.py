@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from sqlalchemy import text
 
-from layerstore import InvalidKeyError, NotFoundError, SQLMetadataStore
+from layerstore import (
+    DiffID,
+    InvalidKeyError,
+    NotFoundError,
+    SQLMetadataStore,
+    V1IDService,
+    V2Metadata,
+    V2MetadataService,
+)
 from layerstore.store import check_key, why_not_a_key, why_not_a_namespace
 from tests.conftest import AnyStore
-from tests.strategies import KEYS, SEGMENTS
+from tests.strategies import KEYS, SEGMENTS, sha256
 
 BAD_SEGMENTS = ["", ".", "..", ".tmp-", ".tmp-abc123", "a\0b", "\0", "\ud800", "a\udcff"]
 BAD_NAMESPACES = [*BAD_SEGMENTS, "a/b", "/", "/a", "a/", "../a", 5, None, b"n", ("n",)]
@@ -75,12 +84,54 @@ def test_a_segment_that_only_looks_odd_is_allowed(store: AnyStore, segment: str)
     assert list(store.entries()) == []
 
 
-def test_the_longest_name_a_file_can_have_is_a_key(store: AnyStore):
-    """NAME_MAX bytes, in characters of one byte and of four: the temporary file's name has to be cut in both."""
-    for key in ("k" * 255, "\U0001f600" * 63 + "abc", "d" * 255 + "/" + "k" * 255):
-        store.set("n", key, key.encode())
+LONGEST = ["k" * 239, "\U0001f600" * 59 + "abc", "d" * 239 + "/" + "k" * 239]
 
-        assert store.get("n", key) == key.encode()
+
+@pytest.mark.parametrize("key", LONGEST, ids=["ascii", "four bytes", "two segments"])
+def test_the_longest_segment_has_239_bytes(store: AnyStore, key: str):
+    """So that its temporary file, as Docker names it, still fits into 255; in characters of one byte and of four."""
+    store.set("n", key, b"value")
+    store.set(key.partition("/")[0], "k", b"value")
+    assert store.get("n", key) == b"value"
+
+    for namespace, too_long in (("n", f"{key}x"), ("n", f"x{key}/a"), ("x" * 240, "k")):
+        with pytest.raises(InvalidKeyError, match="over 239 bytes"):
+            store.set(namespace, too_long, b"value")
+        with pytest.raises(InvalidKeyError, match="over 239 bytes"):
+            store.set_many([(namespace, too_long, b"value")])
+        with pytest.raises(NotFoundError):
+            store.get(namespace, too_long)
+        with pytest.raises(NotFoundError):
+            store.delete(namespace, too_long)
+        assert store.get_many(namespace, [too_long]) == {}
+    assert len(list(store.entries())) == 2
+
+
+def test_a_digest_that_is_too_long_for_a_key_is_refused(store: AnyStore):
+    """The grammar of other algorithms than SHA-2 sets no limit."""
+    v2, long = V2MetadataService(store), f"other:{'x' * 240}"
+
+    for diff_id, digest in ((sha256(1), long), (long, sha256(1))):
+        with pytest.raises(InvalidKeyError, match="over 239 bytes"):
+            v2.add(diff_id, V2Metadata(digest))
+    with pytest.raises(InvalidKeyError, match="over 239 bytes"):
+        V1IDService(store).set("a" * 64, "r" * 240, DiffID(sha256(1)))
+
+    assert list(store.entries()) == []
+
+
+@pytest.mark.parametrize("key", ["k" * 240, "k" * 2000, f"a/{'é' * 120}/b"], ids=["one over", "far over", "two bytes"])
+def test_an_entry_of_before_with_a_longer_segment_can_be_read_and_deleted(sql_store: SQLMetadataStore, key: str):
+    with sql_store.engine.begin() as connection:
+        connection.execute(text("INSERT INTO metadata VALUES ('n', :key, X'76', 0)"), {"key": key})
+
+    assert sql_store.get("n", key) == b"v"
+    assert sql_store.get_many("n", [key]) == {key: b"v"}
+    assert list(sql_store.entries("n")) == [("n", key, b"v")]
+    with pytest.raises(InvalidKeyError, match="over 239 bytes"):
+        sql_store.set("n", key, b"other")
+    sql_store.delete("n", key)
+    assert list(sql_store.entries()) == []
 
 
 @pytest.mark.parametrize("below", ["a/b", "a/b/c"])

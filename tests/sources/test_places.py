@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from layerstore import (
     FSMetadataStore,
@@ -23,7 +24,7 @@ from layerstore.sql.sqlite.backup import backup
 from tests.archives.conftest import plain_rows
 from tests.cli.conftest import GOLDEN, GOLDEN_FILES, Run
 from tests.sources.conftest import counts, fill_database, fill_directory, untouched
-from tests.transfer.conftest import AT, MAPPINGS, layer_key, rows_of, sources_of, whole, write_file
+from tests.transfer.conftest import AT, LISTS, MAPPINGS, layer_key, rows_of, sources_of, whole, write_file
 
 ROOTS = [
     "image/overlay2",
@@ -253,3 +254,21 @@ def test_the_database_may_be_imported_into_itself_by_the_command(run: Run, datab
     done = run("import", "--json", database)
 
     assert (done.code, done.json["added"], done.json["unchanged"]) == (0, 0, 1)
+
+
+def test_a_key_too_long_for_a_directory_is_quarantined_and_the_rest_is_taken(
+    sql_file: SQLMetadataStore, tmp_path: Path
+):
+    """An earlier version, or another program, could write it into a database."""
+    key = f"alg/{'x' * 240}"
+    with SQLMetadataStore(fill_database(tmp_path / "other.db", "k", b"v")) as other, other.engine.begin() as connection:
+        for namespace, value in ((MAPPINGS, b"sha256:" + b"1" * 64), (LISTS, b"[]"), ("n" * 240, b"")):
+            connection.execute(
+                text("INSERT INTO metadata VALUES (:n, :k, :v, 0)"), {"n": namespace, "k": key, "v": value}
+            )
+
+    report = import_directory(sql_file, tmp_path / "other.db")
+
+    assert [row[:2] for row in rows_of(sql_file)] == [("n", "k")]
+    assert report.quarantined_count == 3
+    assert all("over 239 bytes" in found.reason for found in report.quarantined)

@@ -89,11 +89,11 @@ def test_what_lies_beside_a_directory_is_never_overwritten(files: FSMetadataStor
 
 @pytest.mark.parametrize(
     ("namespace", "key"),
-    [(V1, "r" * 245 + ",abc"), (MAPPINGS, "sha256/" + "f" * 255), (LISTS, "é" * 127)],
+    [(V1, "r" * 235 + ",abc"), (MAPPINGS, "sha256/" + "f" * 239), (LISTS, "é" * 119)],
     ids=["v1", "mapping", "two-byte-letters"],
 )
 def test_an_entry_with_the_longest_name_goes_to_quarantine_too(files: FSMetadataStore, namespace: str, key: str):
-    """A file's name may have 255 bytes: nothing can be put behind it."""
+    """A key's segment may have 239 bytes: nothing can be put behind it."""
     files.set(namespace, key, b"unreadable")
 
     assert verify(files, repair=True).ok
