@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from layerstore import V2Metadata
+from layerstore.collection import Incoming
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, encode_list
-from layerstore.sql.backend import Incoming
 
 REGISTRIES = 40
 ASSOCIATIONS_PER_LAYER = 2.1

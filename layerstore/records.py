@@ -108,6 +108,14 @@ def decode_list(value: bytes) -> list[V2Metadata]:
         return _decode_as_go(value)
 
 
+def digests_of(value: bytes) -> set[str]:
+    """Return the digests in a V2 list; of one that cannot be read, none."""
+    try:
+        return {entry.digest for entry in decode_list(value)}
+    except ValueError:
+        return set()
+
+
 def associations(key: str, value: bytes) -> list[Association]:
     """Read a V2 list as the rows that are derived from it; an entry whose digest is none has no row.
 

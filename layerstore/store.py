@@ -175,12 +175,7 @@ def check_key(namespace: str, key: str, *, to_write: bool = True) -> None:
     """
     reason = why_not_a_namespace(namespace, to_write=to_write) or why_not_a_key(key, to_write=to_write)
     if reason is not None:
-        raise InvalidKeyError(f"namespace {_shortened(namespace)}, key {_shortened(key)}: {reason}")
-
-
-def _shortened(name: object) -> str:
-    shown = repr(name)
-    return shown if len(shown) <= 300 else f"{shown[:300]}…"
+        raise InvalidKeyError(f"namespace {namespace!r}, key {key!r}: {reason}")
 
 
 def why_not_a_namespace(namespace: object, *, to_write: bool = True) -> str | None:

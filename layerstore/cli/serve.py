@@ -93,9 +93,7 @@ def _database(path: str) -> Iterator[tuple[str, str | None]]:
         yield path, None
         return
     from layerstore import SQLMetadataStore, import_directory
-    from layerstore.transfer.sources import refuse_unknown
 
-    refuse_unknown(path)
     with tempfile.TemporaryDirectory(prefix="layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")
         with SQLMetadataStore(database) as store:

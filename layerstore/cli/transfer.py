@@ -36,7 +36,8 @@ Examples:
     show_default=True,
     help="Where both sides have an entry: merge by time, take what comes in, or keep what is there.",
 )
-@click.option("--force", is_flag=True, help="Take also a directory that has none of Docker's namespaces.")
+@click.option("--force", is_flag=True, help="Import also a directory that has none of Docker's namespaces.")
+@click.option("--allow-empty", is_flag=True, help="Import also from where there is nothing (for scripts).")
 @quiet_option
 @json_option
 @database_option
@@ -47,6 +48,7 @@ def import_(
     paths: tuple[str, ...],
     on_conflict: OnConflict,
     force: bool,
+    allow_empty: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -57,15 +59,16 @@ def import_(
     read first, then merged in their order in one transaction.
 
     What cannot be what its namespace says goes to quarantine. Exits with 1 if anything was not taken, or two values
-    of one digest were found. Importing the same again changes nothing.
+    of one digest were found. Importing the same again changes nothing. Where there is no metadata, that is an error,
+    and no database is made; an empty directory called `distribution` is a fresh host's.
     """
     from layerstore.transfer.importing import import_all
-    from layerstore.transfer.sources import refuse_unknown
+    from layerstore.transfer.place import sources
 
-    for path in () if force else paths:
-        refuse_unknown(path)
+    # Looked into before the database is made.
+    found = sources(paths, force=force, allow_empty=allow_empty)
     with settings.writing(create=True) as store, progress("importing", quiet=quiet) as bar:
-        report = import_all(store, paths, on_conflict=on_conflict, progress=bar)
+        report = import_all(store, found, on_conflict=on_conflict, progress=bar)
     if as_json:
         report_json(report)
     else:
@@ -280,7 +283,9 @@ Examples:
 )
 @click.argument("path", type=click.Path(allow_dash=True), required=False)
 @click.option("--repair", is_flag=True, help="Mend what can be derived, move what cannot be read to quarantine.")
-@click.option("--force", is_flag=True, help="Repair also the directory of a running daemon.")
+@click.option(
+    "--force", is_flag=True, help="Check also a directory without Docker's namespaces; repair also under a daemon."
+)
 @quiet_option
 @json_option
 @database_option
@@ -329,11 +334,12 @@ Examples:
 )
 @click.argument("left", type=click.Path(allow_dash=True))
 @click.argument("right", type=click.Path(allow_dash=True), required=False)
+@click.option("--force", is_flag=True, help="Compare also a directory that has none of Docker's namespaces.")
 @quiet_option
 @json_option
 @database_option
 @settings_argument
-def diff(settings: Settings, left: str, right: str | None, quiet: bool, as_json: bool) -> int:
+def diff(settings: Settings, *, left: str, right: str | None, force: bool, quiet: bool, as_json: bool) -> int:
     """Compare two stores.
 
     LEFT and RIGHT are database files, directories or tars, - for one on standard input; given one, the database
@@ -342,7 +348,7 @@ def diff(settings: Settings, left: str, right: str | None, quiet: bool, as_json:
     """
     from layerstore import diff as compare
 
-    report = compare(settings.path, left) if right is None else compare(left, right)
+    report = compare(*((settings.path, left) if right is None else (left, right)), force=force)
     if as_json:
         report_json(report)
     else:

@@ -182,5 +182,5 @@ def _is_directory(path: str) -> bool:
 
 def _unreadable(error: OSError, path: str) -> TransferError:
     no_such_kind = error.errno in (errno.ELOOP, errno.ENOTDIR) or error.errno is None
-    why = "a link, or no regular file or directory" if no_such_kind else error.strerror
-    return TransferError(f"cannot be read: {why}", path)
+    why = "cannot be read: a link, or no regular file or directory" if no_such_kind else tree.why_unreadable(error)
+    return TransferError(why, path)

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from layerstore.collection import Odd
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.files import tree
-from layerstore.records import Record, storable_time
+from layerstore.records import KNOWN_NAMESPACES, Record, storable_time
 from layerstore.store import TEMPORARY_PREFIX, is_utf8, why_not_a_key, why_not_a_namespace
 
 # Docker's own keys: they break no rule, which then need not be asked one by one.
@@ -147,6 +147,8 @@ def _odd_namespace(top: int, typed: bytes, shown: str) -> Odd | None:
         return Odd(shown, "special", _why_special(top, typed[:-1]))
     if not typed.endswith(b"/"):
         return Odd(shown, "outside", "a file outside every namespace")
+    if shown in KNOWN_NAMESPACES:
+        return None
     reason = why_not_a_namespace(shown) if _is_utf8(typed) else _NOT_UTF8
     return None if reason is None else Odd(shown, "name", reason)
 

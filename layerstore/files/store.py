@@ -25,6 +25,7 @@ from layerstore.errors import (
     StoreReadOnlyError,
 )
 from layerstore.files import tree
+from layerstore.files.collection import Directory
 from layerstore.files.scan import scan
 from layerstore.records import Record
 from layerstore.store import check_key, why_not_a_namespace
@@ -161,6 +162,10 @@ class FSMetadataStore:
 
     def __repr__(self) -> str:
         return f"FSMetadataStore({self.path!r})"
+
+    def _collection(self) -> Directory:
+        """Return what work on whole stores needs: `layerstore.collection.Collection`."""
+        return Directory(self)
 
     def _check_open(self) -> None:
         if self._closed:

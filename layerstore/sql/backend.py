@@ -6,12 +6,12 @@ implements it is a folder of its own: `layerstore.sql.sqlite`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from layerstore.records import Association, Record
+from layerstore.collection import Doomed, Incoming, Loaded, Resolve
 from layerstore.store import Address, Change, Compute, SetAside
 
 if TYPE_CHECKING:
@@ -43,45 +43,6 @@ class Quarantined:
     value: bytes
     reason: str
     quarantined_at_ns: int
-
-
-class Doomed(NamedTuple):
-    """An entry that is to be removed, as it was judged."""
-
-    record: Record
-    kept: bytes | None
-    """What is stored in its place, with its time; `None` to remove it."""
-
-
-class Incoming(NamedTuple):
-    """Entries on their way in."""
-
-    source: int
-    """Which source they are from; sources are merged one after the other, by this number."""
-    records: Sequence[tuple[str, str, bytes, int]]
-    """Those that can be taken."""
-    unfit: Sequence[tuple[str, str, bytes, str]] = ()
-    """Those that cannot, with the reason; they go to quarantine instead."""
-    in_order: bool = False
-    """Whether this source comes in the order of namespaces and keys, each once. Otherwise it is sorted first, and of a
-    key that it has twice, as an archive may, the last one counts."""
-    associations: Sequence[Association] = ()
-    """The rows that are derived from the lists among them, where they come in order."""
-
-
-class Loaded(NamedTuple):
-    """What a load did with one source, in entries. One whose time alone is later by now is not counted."""
-
-    added: int
-    updated: int
-
-
-Aside = Callable[[Record, str], None]
-"""Keep an entry's bytes in quarantine, with the reason."""
-
-Resolve = Callable[[int, Record, Record, Aside], Record | None]
-"""Given the source, the entry that is there and the one that comes in, return what to store, or `None` to leave it.
-What is lost by that can be set aside by the last argument."""
 
 
 class Backend(Protocol):

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from layerstore.errors import InvalidInputError, NotFoundError
 from layerstore.records import why_unreadable
 from layerstore.sql.backend import Quarantined
-from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import check_key
 
@@ -22,14 +21,6 @@ def one_quarantined(store: SQLMetadataStore, number: int) -> Quarantined:
     if not found:
         raise NotFoundError("quarantine", str(number))
     return found[0]
-
-
-def rewrite(store: SQLMetadataStore, number: int) -> None:
-    """Write a value's names and time as `quarantined` shows them: another program wrote them in another type.
-
-    Raises: as `SQLMetadataStore.set`.
-    """
-    store._backend.rewrite_quarantined(number)
 
 
 def restore(store: SQLMetadataStore, number: int, *, force: bool = False) -> Quarantined:
@@ -66,12 +57,3 @@ def drop(store: SQLMetadataStore, numbers: Iterable[int]) -> list[Quarantined]:
         found = [one_quarantined(store, number) for number in dict.fromkeys(numbers)]
         store._backend.drop_quarantined(one.number for one in found)
     return found
-
-
-def set_aside_odd_name(store: SQLMetadataStore, name: OddName) -> bool:
-    """Move an entry whose name is not UTF-8 to quarantine, its exact name with the reason; tell whether it was there.
-
-    Raises: as `SQLMetadataStore.set`.
-    """
-    reason = f"{NOT_UTF8}: X'{name.namespace.hex()}', X'{name.key.hex()}'"
-    return store._backend.set_aside_odd_name(name.namespace, name.key, name.shown(), reason)

@@ -15,10 +15,12 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from sqlalchemy import Engine
 
+from layerstore.collection import Doomed, Incoming, Loaded, Resolve
 from layerstore.digest import DiffID
 from layerstore.errors import InvalidInputError, InvalidKeyError, LayerstoreError, NotFoundError, StoreClosedError
 from layerstore.records import Record
-from layerstore.sql.backend import Doomed, Incoming, Known, Loaded, Quarantined, Resolve
+from layerstore.sql.backend import Known, Quarantined
+from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
@@ -342,6 +344,10 @@ class SQLMetadataStore:
     def close(self) -> None:
         """Close every connection, also those of other threads and of the engine. A second call does nothing."""
         self._backend.close()
+
+    def _collection(self) -> DatabaseCollection:
+        """Return what work on whole stores needs: `layerstore.collection.Collection`."""
+        return DatabaseCollection(self)
 
     def __enter__(self) -> Self:
         return self

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from layerstore.records import V2_METADATA, Record, V2Metadata, decode_list, key_digest
-from layerstore.transfer.joining import side_by_side
-from layerstore.transfer.sources import Place, name, opened, view
+from layerstore.transfer.joining import records, side_by_side
+from layerstore.transfer.place import Place, name, opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +64,30 @@ class DiffReport:
         return not (self.only_left or self.only_right or self.differing)
 
 
-def diff(left: Place, right: Place) -> DiffReport:
+def diff(left: Place, right: Place, *, force: bool = False) -> DiffReport:
     """Compare the entries of any two of: a store, a directory, a data root with one driver, a database file, a tar.
 
     Of a database, one snapshot is read; of a directory, the files as they are: temporary ones, links and names that
     are no keys are no entries.
 
+    Args:
+        left: one side.
+        right: the other side.
+        force: compare also a directory that has none of Docker's namespaces, or nothing at all.
+
     Raises:
-        TransferError: there is nothing at a path, or an archive that cannot be read.
+        TransferError: there is nothing at a path, or none of Docker's metadata, or an archive that cannot be read.
+        CorruptRecordError: another program wrote an entry whose name is not UTF-8.
         StoreError: a side cannot be read.
     """
     found = _Found()
-    with opened(left) as (one, _), view(one) as ours, opened(right) as (other, _), view(other) as theirs:
-        for mine, yours in side_by_side(ours.records(), theirs.records()):
+    with (
+        opened(left, force=force) as one,
+        one.view() as ours,
+        opened(right, force=force) as other,
+        other.view() as theirs,
+    ):
+        for mine, yours in side_by_side(records(ours), records(theirs)):
             found.add(mine, yours)
     return DiffReport(
         name(left),

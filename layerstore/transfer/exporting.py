@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import IO
 
+from layerstore.collection import View
 from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidInputError, StoreFullError, TransferError
@@ -19,19 +20,13 @@ from layerstore.files import scan, tree
 from layerstore.formats import compression, tar
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.sqlite.recognition import is_database
-from layerstore.sql.sqlite.snapshot import Snapshot
 from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer.importing import Skipped
-from layerstore.transfer.joining import side_by_side
+from layerstore.transfer.joining import records, side_by_side
 from layerstore.transfer.merging import Conflict, Examples, OnConflict
+from layerstore.transfer.place import Progress, opened
 from layerstore.transfer.placing import Writer, has_right_mode
 from layerstore.transfer.rules import Rules
-from layerstore.transfer.sources import (
-    Progress,
-    Readable,
-    opened,
-    view,
-)
 
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
@@ -151,15 +146,15 @@ def export_directory(
         refuse_under_a_daemon(base)
     under_a_daemon = not force and running_on(base) is not None
     rules = Rules(base, on_conflict, under_a_daemon=under_a_daemon, dry_run=dry_run)
-    with opened(store) as (source, _), view(source) as content:
+    with opened(store) as source, source.view() as content:
         target = _Target(base, rules, delete=delete, dry_run=dry_run)
-        total = _check_paths(content, target.unplaceable) if isinstance(content, Snapshot) else None
+        total = _check_paths(content, target.unplaceable) if source.directory is None else None
         with _naming(base):
             if not dry_run:
                 tree.make_base(base)
             if delete and not force:
                 _refuse_to_empty(base, content)
-            target.fill(content.records(), progress, total)
+            target.fill(records(content), progress, total)
     return target.report()
 
 
@@ -180,11 +175,11 @@ class _Target:
         self._extra = 0
         self.unplaceable: dict[tuple[str, str], str] = {}
 
-    def fill(self, records: Iterable[Record], progress: Progress | None, total: int | None) -> None:
+    def fill(self, wanted_records: Iterable[Record], progress: Progress | None, total: int | None) -> None:
         """Settle each key that the directory or the store has."""
         writing = nullcontext() if self._dry_run else Writer(self._base, self._rules.settle_again)
         with writing as writer:
-            for done, (there, wanted) in enumerate(side_by_side(self._existing(), records), 1):
+            for done, (there, wanted) in enumerate(side_by_side(self._existing(), wanted_records), 1):
                 if wanted is None:
                     assert there is not None
                     self._remove(there, writer)
@@ -265,11 +260,11 @@ def export_tar(
         TransferError: the file cannot be written.
         StoreError: the store failed.
     """
-    with opened(store) as (source, _), view(source) as content:
+    with opened(store) as source, source.view() as content:
         unplaceable: dict[tuple[str, str], str] = {}
-        total = _check_paths(content, unplaceable) if isinstance(content, Snapshot) else None
+        total = _check_paths(content, unplaceable) if source.directory is None else None
         with _naming(getattr(file, "name", None) or "the archive"), tar.Writer(file) as writer:
-            for record in content.records():
+            for record in records(content):
                 if unplaceable and record[:2] in unplaceable:
                     if skipped is not None:
                         skipped.add(Skipped("/".join(record[:2]), unplaceable[record[:2]]))
@@ -355,7 +350,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, _PRIVATE)
 
 
-def _check_paths(snapshot: Snapshot, unplaceable: dict[tuple[str, str], str]) -> int:
+def _check_paths(content: View, unplaceable: dict[tuple[str, str], str]) -> int:
     """Refuse keys that break the key rules, and find those that no directory can hold; return how many keys there are.
 
     Raises:
@@ -363,7 +358,7 @@ def _check_paths(snapshot: Snapshot, unplaceable: dict[tuple[str, str], str]) ->
     """
     total = 0
     directories: set[str] = set()
-    for namespace, key in snapshot.names():
+    for namespace, key in content.names():
         total += 1
         if namespace in KNOWN_NAMESPACES and _is_plain(key):
             directories.add(f"{namespace}/sha256")
@@ -377,12 +372,12 @@ def _check_paths(snapshot: Snapshot, unplaceable: dict[tuple[str, str], str]) ->
             directories.add(path)
     for directory in directories:
         namespace, _, key = directory.partition("/")
-        if key and key in snapshot.get_many(namespace, [key]):
+        if key and key in content.get_many(namespace, [key]):
             unplaceable[namespace, key] = "it cannot be a file, as other keys lie below it"
     return total
 
 
-def _refuse_to_empty(base: str, content: Readable) -> None:
+def _refuse_to_empty(base: str, content: View) -> None:
     """Refuse to delete in a directory that has nothing of what it should have: it is another one than was meant.
 
     Raises:
@@ -390,7 +385,7 @@ def _refuse_to_empty(base: str, content: Readable) -> None:
     """
     names = os.listdir(base) if os.path.isdir(base) else ()
     there = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
-    if there and not there & {*KNOWN_NAMESPACES, *(record.namespace for record in content.records())}:
+    if there and not there & {*KNOWN_NAMESPACES, *(record.namespace for record in records(content))}:
         raise TransferError(
             "none of the store's namespaces is there, so that --delete would empty it: give a `distribution` directory,"
             " or use --force",

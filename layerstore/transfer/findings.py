@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from layerstore.collection import Odd
+from layerstore.collection import Fault, Odd
 from layerstore.records import MAX_METADATA
 from layerstore.transfer.spool import Spool
 
@@ -23,6 +23,8 @@ class _Kind:
 
 UNFIT = ("unreadable", "invalid-key")
 """Kinds of entries that cannot stay where they are."""
+FAULTS = ("stale-rows", "odd-time", "odd-quarantine")
+"""Kinds of faults that a collection mends itself."""
 
 _REPAIR = "`verify --repair`"
 _KINDS = {
@@ -149,7 +151,7 @@ class Findings:
         self._examples: dict[str, list[str]] = {}
         self._repaired: dict[str, int] = {}
         self._to_mend = to_mend
-        self.places = {kind: Spool() for kind in (*UNFIT, "unmapped", "stale-rows", "odd-time", "odd-quarantine")}
+        self.places = {kind: Spool() for kind in (*UNFIT, "unmapped", *FAULTS)}
 
     def __enter__(self) -> Findings:
         return self
@@ -174,8 +176,15 @@ class Findings:
         if example is not None and len(examples) < _EXAMPLES:
             examples.append(example)
 
+    def add_fault(self, fault: Fault) -> None:
+        self.add(fault.kind, fault.example, fault.number)
+        if fault.place is not None and self._to_mend:
+            self.places[fault.kind].add(*fault.place)
+
     def add_odd(self, odd: Odd) -> None:
-        if odd.kind != "vanished":
+        if odd.place is not None:
+            self.add_place("invalid-key", f"{odd.path}: {odd.reason}", *odd.place)
+        elif odd.kind != "vanished":
             kind = {"temporary": "temporary", "unreadable": "unreadable-file"}.get(odd.kind, "no-entry")
             self.add(kind, f"{odd.path}: {odd.reason}")
 

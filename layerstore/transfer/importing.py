@@ -6,15 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from layerstore.collection import Odd
+from layerstore.collection import Incoming, Loaded, Odd, Resolve, Source
 from layerstore.errors import InvalidInputError
-from layerstore.sql.backend import Incoming, Loaded, Resolve
-from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import Store
-from layerstore.transfer import sources as reading
-from layerstore.transfer.batches import Batch
+from layerstore.transfer import place
+from layerstore.transfer.batches import Batch, in_batches
 from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, keep, replace
-from layerstore.transfer.sources import Place, Progress
+from layerstore.transfer.place import Place, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +99,8 @@ def import_directory(
     path: Place,
     *,
     on_conflict: OnConflict = "merge",
+    force: bool = False,
+    allow_empty: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Take a `distribution` directory into a store; or a data root, a tar archive, another store.
@@ -118,35 +118,42 @@ def import_directory(
             (`<uid>.<gid>/image/*/distribution`); a tar of any of them, `-` for one on standard input; a database
             file; or a store.
         on_conflict: `merge` by time; `replace` takes what comes in, with its time; `keep` leaves what is there.
+        force: import also a directory that has none of Docker's namespaces; every file below it is an entry.
+        allow_empty: import also from where there is nothing. An empty directory called `distribution` is a fresh
+            host's, and needs no such word.
         progress: called with the entries done and, where that can be told, the entries there are.
 
     Raises:
         InvalidInputError: `store` or `on_conflict` is none of these.
-        TransferError: there is nothing to read, or no metadata in it.
+        TransferError: there is nothing to read, or no metadata in it; the message says what it looks like. Nothing
+            was written.
         StoreError: the store failed, or the source cannot be read at all; nothing was taken.
 
     Source: Docker's layout of `<data-root>/image/<driver>/distribution`.
     """
-    return import_all(store, [path], on_conflict=on_conflict, progress=progress)
+    return import_all(store, [path], on_conflict=on_conflict, force=force, allow_empty=allow_empty, progress=progress)
 
 
 def import_all(
     store: Store,
-    places: Sequence[Place],
+    places: Sequence[Place | Source],
     *,
     on_conflict: OnConflict = "merge",
+    force: bool = False,
+    allow_empty: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
-    """Take several places into a store, one after the other, in one transaction. Otherwise as `import_directory`."""
-    if not isinstance(store, SQLMetadataStore):
-        raise InvalidInputError(f"importing needs a SQLMetadataStore, not {type(store).__name__}")
+    """Take several places into a store, one after the other, in one transaction. Otherwise as `import_directory`.
 
-    found = _Reading([source for place in places for source in reading.sources(place)], progress)
+    A place may be what `layerstore.transfer.place.sources` made of it, which has looked whether there is something.
+    """
+    target = place.target(store)
+    found = _Reading(place.sources(places, force=force, allow_empty=allow_empty), progress)
     merge = Merge(found.name)
     resolvers: dict[str, Resolve] = {"merge": merge, "replace": replace, "keep": keep}
     if on_conflict not in resolvers:
         raise InvalidInputError(f"on_conflict is one of {', '.join(resolvers)}, not {on_conflict!r}")
-    by_source = found.reports(store.load(found, resolvers[on_conflict]))
+    by_source = found.reports(target.load(found, resolvers[on_conflict]))
     return ImportReport(
         sources=by_source,
         read=sum(report.read for report in by_source),
@@ -176,7 +183,7 @@ class _Account:
 class _Reading:
     """Read the sources one after the other, and keep account of what is not taken."""
 
-    def __init__(self, sources: list[reading.Source], progress: Progress | None) -> None:
+    def __init__(self, sources: list[Source], progress: Progress | None) -> None:
         self._sources = sources
         self._progress = progress
         self._accounts: list[_Account] = []
@@ -189,7 +196,7 @@ class _Reading:
         done = 0
         for source in self._sources:
             accounts: dict[str, _Account] = {}
-            for batch in source.batches():
+            for batch in in_batches(source.read()):
                 for one in batch.odd:
                     self._leave_out(source, one)
                 if batch.records:
@@ -240,7 +247,7 @@ class _Reading:
             records = [row for number, row in enumerate(records) if number not in numbers]
         return Incoming(account.number, records, unfit, in_order, batch.associations)
 
-    def _leave_out(self, source: reading.Source, odd: Odd) -> None:
+    def _leave_out(self, source: Source, odd: Odd) -> None:
         if odd.kind == "temporary":
             self.temporary += 1
         else:

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from layerstore.collection import View
+from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.records import Record
 
 Pair = tuple[Record | None, Record | None]
+
+
+def records(view: View) -> Iterator[Record]:
+    """Yield all entries of a view, in order; what is no entry is left out.
+
+    Raises:
+        CorruptRecordError: the name of an entry is not UTF-8. StoreError: a file or directory cannot be read.
+    """
+    for found in view.scan():
+        if isinstance(found, Record):
+            yield found
+        elif found.place is not None:
+            namespace, _, key = found.path.partition("/")
+            raise CorruptRecordError(namespace, key, found.reason)
+        elif found.kind == "unreadable":
+            raise StoreError(found.reason, found.path)
 
 
 def side_by_side(left: Iterable[Record], right: Iterable[Record]) -> Iterator[Pair]:

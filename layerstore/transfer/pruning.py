@@ -9,38 +9,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from layerstore.collection import Odd
+from layerstore.collection import Collection, Doomed, IndexedView, Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
-from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
-from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
-from layerstore.sql import removal
-from layerstore.sql.backend import Doomed
-from layerstore.sql.removal import free_bytes
-from layerstore.sql.sqlite.snapshot import OddName, Snapshot
-from layerstore.sql.store import SQLMetadataStore
+from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.transfer import criteria as judging
 from layerstore.transfer.criteria import Age, Criteria, Verdict
 from layerstore.transfer.exporting import new_file
-from layerstore.transfer.removing import remove_files, remove_temporary
+from layerstore.transfer.place import Place, Progress, indexed, name, opened
 from layerstore.transfer.repairing import why_unfit
-from layerstore.transfer.sources import (
-    UNCHANGEABLE,
-    Place,
-    Progress,
-    ReadableStore,
-    is_archive,
-    name,
-    opened,
-    sources,
-    unpacked,
-)
 from layerstore.transfer.spool import Spool
 
 _EXAMPLES = 20
@@ -127,7 +109,8 @@ def prune(
         to: a new tar archive for what goes, of which `import_directory` makes the same store again; a list is in it
             whole. It is on the disk before anything goes.
         temporary: remove also the files that writes left behind in a directory.
-        vacuum: give the free space of a database back to the file system; see `layerstore.sql.removal.vacuum`.
+        vacuum: give the free space of a database back to the file system; it is written anew, which needs
+            twice its room for a moment.
         dry_run: only count.
         force: prune also under a running daemon; take a data root that has no layers, or unreadable ones.
         progress: called with the entries judged and how many there are.
@@ -149,22 +132,21 @@ def prune(
     if not (judges or temporary or vacuum):
         raise InvalidInputError("nothing says what may go: give a criterion, such as keep_layers or older_than")
     archive = None if to is None else _new_name(to)
-    if is_archive(store_or_path):
-        raise TransferError(UNCHANGEABLE, name(store_or_path))
-    with Spool() as doomed, opened(store_or_path, write=not dry_run) as (store, _):
-        _check_options(store, temporary=temporary, vacuum=vacuum)
-        if isinstance(store, FSMetadataStore) and not (dry_run or force):
-            refuse_under_a_daemon(store.path)
+    with Spool() as doomed, opened(store_or_path, write=not dry_run, force=force) as collection:
+        _check_place(collection, temporary=temporary, vacuum=vacuum)
+        if collection.directory is not None and not (dry_run or force):
+            refuse_under_a_daemon(collection.directory)
         judge = _Judge(doomed, progress)
         if judges:
-            with _content(store, judge) as content:
+            with indexed(collection) as (content, odd):
+                judge.note_odd(odd)
                 judge.total = content.count()  # from here on the snapshot stands: layers that come later do not matter
                 if keep_layers is not None:
                     criteria = replace(criteria, layers=layers_of(keep_layers, force=force))
                 judge.judge(content, criteria)
-        left = [] if dry_run else _remove(store, doomed, archive)
+        left = [] if dry_run else _remove(collection, doomed, archive)
         counts = judge.counts_without(left)
-        swept = remove_temporary(store.path, dry_run=dry_run) if isinstance(store, FSMetadataStore) and temporary else 0
+        swept = collection.remove_temporary(dry_run=dry_run) if temporary else 0
         return PruneReport(
             path=name(store_or_path),
             checked=judge.checked,
@@ -178,7 +160,7 @@ def prune(
             temporary=swept,
             examples=tuple(judge.examples),
             archive=archive if len(doomed) and not dry_run else None,
-            free_bytes=_free_bytes(store, vacuum=vacuum and not dry_run),
+            free_bytes=collection.free_bytes(vacuum=vacuum and not dry_run),
             vacuumed=vacuum and not dry_run,
             dry_run=dry_run,
         )
@@ -197,24 +179,12 @@ def _new_name(to: str | os.PathLike[str]) -> str:
     return path
 
 
-def _check_options(store: ReadableStore, *, temporary: bool, vacuum: bool) -> None:
-    if temporary and not isinstance(store, FSMetadataStore):
+def _check_place(collection: Collection, *, temporary: bool, vacuum: bool) -> None:
+    collection.refuse_change()
+    if temporary and collection.directory is None:
         raise InvalidInputError("only a directory has temporary files")
-    if vacuum and not isinstance(store, SQLMetadataStore):
+    if vacuum and collection.directory is not None:
         raise InvalidInputError("only a database has free space to give back")
-
-
-@contextmanager
-def _content(store: ReadableStore, judge: _Judge) -> Iterator[Snapshot]:
-    """Open a snapshot of a database; of a directory, of a temporary one that holds its files."""
-    if isinstance(store, SQLMetadataStore):
-        with store.snapshot() as snapshot:
-            yield snapshot
-        return
-    with unpacked(sources(store)[0]) as (copy, odd):
-        judge.note_odd(odd)
-        with copy.snapshot() as snapshot:
-            yield snapshot
 
 
 class _Judge:
@@ -231,14 +201,14 @@ class _Judge:
     def note_odd(self, odd: Iterable[Odd]) -> None:
         self.unreadable += sum(found.kind == "unreadable" for found in odd)
 
-    def judge(self, content: Snapshot, criteria: Criteria) -> None:
+    def judge(self, content: IndexedView, criteria: Criteria) -> None:
         """Note what goes: lists first, as mappings stay while a list that stays holds their digest."""
         for namespace in (V2_METADATA, V1_IDS, DIFF_IDS):
             for record in content.scan(namespace):
                 self.checked += 1
                 if self._progress is not None:
                     self._progress(self.checked, self.total)
-                if isinstance(record, OddName) or why_unfit(*record[:3]) is not None:
+                if isinstance(record, Odd) or why_unfit(*record[:3]) is not None:
                     self.unreadable += 1
                     continue
                 verdict = _verdict(record, content, criteria)
@@ -262,7 +232,7 @@ class _Judge:
         return counts
 
 
-def _verdict(record: Record, content: Snapshot, criteria: Criteria) -> Verdict | None:
+def _verdict(record: Record, content: IndexedView, criteria: Criteria) -> Verdict | None:
     if record.namespace == V2_METADATA:
         return criteria.judge_list(record)
     if record.namespace == V1_IDS:
@@ -272,12 +242,11 @@ def _verdict(record: Record, content: Snapshot, criteria: Criteria) -> Verdict |
     return Verdict(None, 0) if goes else None
 
 
-def _is_listed(mapping: Record, content: Snapshot, criteria: Criteria) -> bool:
+def _is_listed(mapping: Record, content: IndexedView, criteria: Criteria) -> bool:
     """Tell whether a list that stays holds the digest of a mapping."""
     digest = key_digest(mapping.key)
     assert digest is not None
-    keys = [digest_key(diff_id) for diff_id in content.layers_of(digest)]
-    return any(criteria.lists_still(found, digest) for found in content.get_records(V2_METADATA, keys))
+    return any(criteria.lists_still(found, digest) for found in content.lists_with(digest))
 
 
 def _each(doomed: Spool) -> Iterator[Doomed]:
@@ -285,16 +254,14 @@ def _each(doomed: Spool) -> Iterator[Doomed]:
         yield Doomed(Record(*record), kept)
 
 
-def _remove(store: ReadableStore, doomed: Spool, archive: str | None) -> list[int]:
+def _remove(collection: Collection, doomed: Spool, archive: str | None) -> list[int]:
     """Write what goes to an archive, if there shall be one, then take it out; return what was left."""
     if not len(doomed):
         return []
     if archive is not None:
         _write(archive, doomed)
-    if isinstance(store, FSMetadataStore):
-        return remove_files(store, _each(doomed))
     try:
-        return store.remove(_each(doomed))
+        return collection.remove(_each(doomed))
     except StoreError:
         if archive is not None:
             os.unlink(archive)  # nothing went
@@ -305,11 +272,3 @@ def _write(archive: str, doomed: Spool) -> None:
     with new_file(archive) as file, tar.Writer(file) as writer:
         for record, _ in _each(doomed):
             writer.add(record)
-
-
-def _free_bytes(store: ReadableStore, *, vacuum: bool) -> int | None:
-    if not isinstance(store, SQLMetadataStore):
-        return None
-    if vacuum:
-        removal.vacuum(store)
-    return free_bytes(store)

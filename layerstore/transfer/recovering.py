@@ -17,7 +17,7 @@ from layerstore.sql.sqlite.backup import backup
 from layerstore.sql.sqlite.salvage import Value
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import check_key
-from layerstore.transfer.sources import Progress
+from layerstore.transfer.place import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,12 @@ crash, a power cut or another hand leaves is a `warning` or an `error`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from layerstore.collection import Odd
+from layerstore.collection import Collection, Odd, View
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import refuse_under_a_daemon
-from layerstore.errors import NotFoundError, StoreError, TransferError
-from layerstore.files.scan import count, scan, show
-from layerstore.files.store import FSMetadataStore
 from layerstore.records import (
     DIFF_IDS,
     MAX_METADATA,
@@ -24,28 +20,16 @@ from layerstore.records import (
     decode_diff_id,
     decode_list,
     digest_key,
+    digests_of,
     key_digest,
     why_unreadable,
 )
 from layerstore.repository import why_not_canonical
-from layerstore.sql.sqlite.errors import noting_damage
-from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName, Snapshot
-from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import why_not_a_key, why_not_a_namespace
 from layerstore.transfer.findings import Findings, VerifyReport
-from layerstore.transfer.repairing import digests_of, why_unfit
+from layerstore.transfer.place import Place, Progress, name, opened
 from layerstore.transfer.repairing import repair as mend
-from layerstore.transfer.sources import (
-    UNCHANGEABLE,
-    Place,
-    Progress,
-    Readable,
-    ReadableStore,
-    is_archive,
-    name,
-    opened,
-    view,
-)
+from layerstore.transfer.repairing import why_unfit
 
 _BATCH = 500
 
@@ -72,108 +56,58 @@ def verify(
         store_or_path: a store, a database file, a `distribution` directory, a data root that has one, or a tar of
             one (to look only).
         repair: mend what can be mended.
-        force: repair a directory also under a running daemon.
+        force: check also a directory that has none of Docker's namespaces, or nothing at all; repair a directory also
+            under a running daemon.
         progress: called with the entries checked and, for a database, how many there are.
 
     Raises:
-        TransferError: there is nothing at the path; or, to repair it: it is an archive, or a directory that a
-            daemon runs on.
+        TransferError: there is nothing at the path, or none of Docker's metadata; or, to repair it: it is an archive,
+            or a directory that a daemon runs on.
         StoreOpenError: the store cannot be opened; or, to repair it: its schema is not ours.
         StoreError: it cannot be read, but for damage.
     """
-    if repair and is_archive(store_or_path):
-        raise TransferError(UNCHANGEABLE, name(store_or_path))
     with Findings(to_mend=repair) as findings:
-        with opened(store_or_path) as (store, odd):
-            if repair and isinstance(store, FSMetadataStore) and not force:
-                refuse_under_a_daemon(store.path)
-            if repair and isinstance(store, SQLMetadataStore):
-                store.refuse_foreign_schema()
-            for found in odd:
-                findings.add_odd(found)
-            with view(store) as content:
-                checked = _check(store, content, findings, progress)
-        moved_to = _mend(store_or_path, findings) if repair else None
+        with opened(store_or_path, force=force) as collection:
+            if repair:
+                collection.refuse_change()
+                if collection.directory is not None and not force:
+                    refuse_under_a_daemon(collection.directory)
+            checked = _check(collection, findings, progress)
+        moved_to = _mend(store_or_path, findings, force=force) if repair else None
         return VerifyReport(name(store_or_path), checked, findings.report(), moved_to)
 
 
-def _mend(place: Place, findings: Findings) -> str | None:
-    """Open the place to write, which a damaged file never is, and mend what was found."""
+def _mend(place: Place, findings: Findings, *, force: bool) -> str | None:
+    """Open the place to write, which a damaged file never is, and mend it; return where files were moved."""
     if findings.has("damaged-file"):
         findings.add("not-repaired", None)
         return None
     if not any(len(places) for places in findings.places.values()):
         return None
-    with opened(place, write=True) as (store, _):
-        return mend(store, findings)
+    with opened(place, write=True, force=force) as collection:
+        mend(collection, findings)
+        return collection.moved_to
 
 
-def _check(store: ReadableStore, content: Readable, findings: Findings, progress: Progress | None) -> int:
-    def note_damage(line: str) -> None:
-        findings.add("damaged-file", line)
-
-    total = None
-    if isinstance(content, Snapshot):
-        total = _check_database(content, findings, note_damage)
-    elif isinstance(store, FSMetadataStore) and progress is not None:
-        total = count(store.path)
+def _check(collection: Collection, findings: Findings, progress: Progress | None) -> int:
     checked = 0
-    for batch in _batches(_records(store, content, findings, note_damage)):
-        readable = [record for record in batch if _is_fit(record, findings)]
-        # Of a damaged file, what can still be read is checked.
-        with noting_damage(note_damage):
-            _check_lists([record for record in readable if record.namespace == V2_METADATA], content, findings)
-            _check_mappings([record for record in readable if record.namespace == DIFF_IDS], content, findings)
-        checked += len(batch)
-        if progress is not None:
-            progress(checked, total)
+    # Of a damaged file, what can still be read is checked.
+    with collection.view(note=lambda line: findings.add("damaged-file", line)) as view:
+        for fault in view.faults():
+            findings.add_fault(fault)
+        total = None if progress is None else view.count()
+        for batch in _batches(_records(view, findings)):
+            readable = [record for record in batch if _is_fit(record, findings)]
+            _check_lists([record for record in readable if record.namespace == V2_METADATA], view, findings)
+            _check_mappings([record for record in readable if record.namespace == DIFF_IDS], view, findings)
+            checked += len(batch)
+            if progress is not None:
+                progress(checked, total)
     return checked
 
 
-def _check_database(content: Snapshot, findings: Findings, note_damage: Callable[[str], None]) -> int | None:
-    """Check what only a database has; return how many entries there are, if that can be told."""
-    total = None
-    with noting_damage(note_damage):
-        for line in content.damage():
-            note_damage(line)
-    with noting_damage(note_damage):
-        for reason in content.foreign():
-            findings.add("foreign-schema", reason)
-    with noting_damage(note_damage):
-        total = content.count()
-    with noting_damage(note_damage):
-        for diff_id in content.stale():
-            findings.add_place("stale-rows", diff_id if isinstance(diff_id, str) else show(diff_id), diff_id)
-    with noting_damage(note_damage):
-        if quarantined := content.quarantined():
-            findings.add("quarantined", None, quarantined)
-    if not findings.has("foreign-schema"):  # its columns may be others
-        with noting_damage(note_damage):
-            _check_types(content, findings)
-    return total
-
-
-def _check_types(content: Snapshot, findings: Findings) -> None:
-    """Check what only another program can have written: text where numbers belong, and bytes where text does."""
-    for odd in content.odd_times():
-        findings.add_place("odd-time", "/".join(odd.shown()), *odd)
-    for number in content.odd_quarantine():
-        findings.add_place("odd-quarantine", f"number {number}", str(number))
-
-
-def _records(
-    store: ReadableStore, content: Readable, findings: Findings, note_damage: Callable[[str], None]
-) -> Iterator[Record]:
-    if isinstance(content, Snapshot):
-        with noting_damage(note_damage):
-            for entry in content.scan():
-                if isinstance(entry, OddName):
-                    findings.add_place("invalid-key", f"{'/'.join(entry.shown())}: {NOT_UTF8}", *entry)
-                else:
-                    yield entry
-        return
-    assert isinstance(store, FSMetadataStore)
-    for found in scan(store.path):
+def _records(view: View, findings: Findings) -> Iterator[Record]:
+    for found in view.scan():
         if isinstance(found, Odd):
             findings.add_odd(found)
         else:
@@ -195,10 +129,10 @@ def _is_fit(record: Record, findings: Findings) -> bool:
     return reason is None
 
 
-def _check_lists(lists: Sequence[Record], content: Readable, findings: Findings) -> None:
+def _check_lists(lists: Sequence[Record], view: View, findings: Findings) -> None:
     """Check lists for themselves, and that each of their digests maps to a layer."""
     digests = [(digest, record.key) for record in lists for digest in _check_list(record, findings)]
-    mapped = _look_up(content, DIFF_IDS, [digest_key(digest) for digest, _ in digests])
+    mapped = view.get_many(DIFF_IDS, [digest_key(digest) for digest, _ in digests])
     for digest, key in digests:
         value = mapped.get(digest_key(digest))
         diff_id = key_digest(key)
@@ -226,22 +160,11 @@ def _check_list(record: Record, findings: Findings) -> Iterator[str]:
             findings.add("odd-digest", f"{place}: {digest!r}")
 
 
-def _check_mappings(mappings: Sequence[Record], content: Readable, findings: Findings) -> None:
+def _check_mappings(mappings: Sequence[Record], view: View, findings: Findings) -> None:
     """Check that the layer of each mapping lists the digest."""
     layers = {record.key: digest_key(decode_diff_id(record.value)) for record in mappings}
-    lists = _look_up(content, V2_METADATA, list(dict.fromkeys(layers.values())))
+    lists = view.get_many(V2_METADATA, list(dict.fromkeys(layers.values())))
     listed = {key: digests_of(value) for key, value in lists.items()}
     for key, layer in layers.items():
         if key_digest(key) not in listed.get(layer, ()):
             findings.add("not-listed", f"{DIFF_IDS}/{key}")
-
-
-def _look_up(content: Readable, namespace: str, keys: list[str]) -> dict[str, bytes]:
-    """Return the values that are there and can be read; of those that cannot, the walk tells."""
-    if not isinstance(content, FSMetadataStore):
-        return content.get_many(namespace, keys)
-    found: dict[str, bytes] = {}
-    for key in keys:
-        with suppress(NotFoundError, StoreError):
-            found[key] = content.get(namespace, key)
-    return found

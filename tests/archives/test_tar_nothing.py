@@ -83,7 +83,7 @@ def test_the_command_exits_with_an_error_also_for_standard_input(save: Save, run
     for done in (
         run_process("import", path),
         run_process("verify", path),
-        run_process("diff", path),
+        run_process("diff", path, path),
         run_process("import", "-", stdin=bytes(10240)),
         run_process("verify", "-", stdin=archive(directory("image/"))),
     ):

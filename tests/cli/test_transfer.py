@@ -224,3 +224,18 @@ def test_the_files_of_a_database_that_is_only_read_are_not_changed(run: Run, imp
     assert imported.read_bytes() == before
     with SQLMetadataStore(imported) as store:
         assert len(list(store.entries())) == GOLDEN_FILES
+
+
+def test_nothing_found_is_an_error_and_no_database_is_made_unless_there_may_be_nothing(
+    run: Run, tmp_path: Path, database: Path
+):
+    (tmp_path / "mount").mkdir()
+
+    for command in (["import"], ["diff", GOLDEN], ["verify"]):
+        refused = run(*command, tmp_path / "mount")
+        assert refused.code == BAD
+        assert_one_line_error(refused, tmp_path / "mount")
+    assert not database.exists()
+
+    assert run("import", "--allow-empty", tmp_path / "mount").code == DONE
+    assert database.exists()

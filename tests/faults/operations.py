@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layerstore import (
+    DiffID,
     LayerstoreError,
     SQLMetadataStore,
     V1IDService,
@@ -57,7 +58,7 @@ WRITES: Mapping[str, Operation] = {
     "set of a list": lambda store, _: store.set("v2metadata-by-diffid", "k", b"[" + b" " * len(LARGE) + b"]"),
     "set_many": lambda store, _: store.set_many(("n", f"new/{number}", LARGE[:999]) for number in range(300)),
     "add": lambda store, _: V2MetadataService(store).add(LAYER, V2Metadata(sha256(3), "r" * len(LARGE))),
-    "V1 ID": lambda store, _: V1IDService(store).set("a" * 64, "registry" * 9999, LAYER),
+    "V1 ID": lambda store, _: V1IDService(store).set("a" * 64, "registry", DiffID("odd:" + "x" * 80_000)),
     "quarantine": lambda store, _: store.quarantine("n", "k", LARGE, "reason"),
     "import": lambda store, _: import_directory(store, source()).added,
     "transaction": lambda store, _: in_a_transaction(store),

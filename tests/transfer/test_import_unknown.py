@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import FSMetadataStore, SQLMetadataStore, StoreError, export_directory, import_directory, verify
+from layerstore import (
+    FSMetadataStore,
+    SQLMetadataStore,
+    StoreError,
+    TransferError,
+    diff,
+    export_directory,
+    import_directory,
+    prune,
+    verify,
+)
 from layerstore.files import tree
 from tests.cli.conftest import BAD, DONE, Run, assert_one_line_error, database, run
 from tests.transfer.conftest import V1, Write, paths_in, rows_of, write_file
@@ -52,11 +62,21 @@ def test_what_force_does_not_change(run: Run, etc: Path, tmp_path: Path, forced:
     assert (done.code, done.json["read"]) == (DONE, 1)
 
 
-def test_the_library_takes_what_it_is_given(sql_store: SQLMetadataStore, etc: Path):
-    """A store may have any namespaces; who types a path may have typed the wrong one."""
-    import_directory(sql_store, etc)
+def test_forced_the_library_takes_it(sql_store: SQLMetadataStore, etc: Path):
+    """A store may have any namespaces; but a path may be the wrong one."""
+    for work in (lambda: import_directory(sql_store, etc), lambda: verify(etc), lambda: diff(sql_store, etc)):
+        with pytest.raises(TransferError, match=r"v2metadata-by-diffid.*apt, passwd.*--force") as raised:
+            work()
+        assert raised.value.path == str(etc)
+    with pytest.raises(TransferError, match="apt, passwd"):
+        prune(etc, older_than="1d")
+    assert rows_of(sql_store) == []
+
+    import_directory(sql_store, etc, force=True)
 
     assert [row[:2] for row in rows_of(sql_store)] == [("apt", "sources.list")]
+    assert verify(etc, force=True).checked == 1
+    assert diff(sql_store, etc, force=True).ok
 
 
 def test_an_export_of_unknown_namespaces_alone_comes_back(run: Run, sql_store: SQLMetadataStore, tmp_path: Path):
@@ -70,13 +90,18 @@ def test_an_export_of_unknown_namespaces_alone_comes_back(run: Run, sql_store: S
     assert run("import", tmp_path / "elsewhere").code == BAD
 
 
-def test_an_empty_directory_is_an_empty_import(sql_store: SQLMetadataStore, tmp_path: Path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / ".tmp-left1").touch()
+@pytest.mark.parametrize("name", ["distribution", "docker/image/overlay2/distribution"])
+def test_an_empty_directory_where_a_fresh_host_has_one_is_an_empty_import(
+    sql_store: SQLMetadataStore, tmp_path: Path, name: str
+):
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / ".tmp-left1").touch()
 
-    report = import_directory(sql_store, tmp_path / "empty")
+    for place in {tmp_path / name, tmp_path / name.split("/", maxsplit=1)[0]}:
+        report = import_directory(sql_store, place)
 
-    assert (report.read, report.temporary, report.ok) == (0, 1, True)
+        assert (report.read, report.temporary, report.ok) == (0, 1, True)
+        assert verify(place).ok
 
 
 def make_huge(path: Path) -> None:

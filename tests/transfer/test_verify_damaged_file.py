@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import LayerstoreError, SQLMetadataStore, StoreCorruptError, StoreError, import_directory, verify
+from layerstore import LayerstoreError, SQLMetadataStore, StoreCorruptError, import_directory, verify
 from tests.cli.conftest import FOUND, Run, database, run
 from tests.transfer.conftest import GOLDEN, GOLDEN_FILES
 from tests.transfer.test_verify import finding, kinds
@@ -150,7 +150,7 @@ def test_what_cannot_be_opened_as_a_database_of_ours_is_an_error(tmp_path: Path,
 
     with pytest.raises(LayerstoreError) as caught:
         verify(path)
-    assert isinstance(caught.value, StoreError) or "layerstore recover" in str(caught.value)
+    assert ("layerstore recover" if content else "an empty file") in str(caught.value)
 
 
 def test_a_file_that_is_cut_off_cannot_be_opened_and_says_what_to_do(tmp_path: Path):

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from sqlalchemy import Engine
 
+from layerstore.collection import Doomed, Incoming, Loaded, Resolve
 from layerstore.digest import DiffID
 from layerstore.records import V2_METADATA, digest_key
-from layerstore.sql.backend import Doomed, Incoming, Known, Loaded, Quarantined, Resolve
+from layerstore.sql.backend import Known, Quarantined
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
 from layerstore.sql.sqlite.connections import Connections

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from layerstore.collection import Incoming, Loaded, Resolve
 from layerstore.records import V2_METADATA, Association, Record
 from layerstore.sql import derived
-from layerstore.sql.backend import Incoming, Loaded, Resolve
 from layerstore.sql.schema import REBUILT, STATISTICS, index_statement
 from layerstore.sql.sqlite import writing
 from layerstore.sql.sqlite.transactions import AnyHandle

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from layerstore.collection import Doomed
 from layerstore.digest import is_digest
 from layerstore.records import DIFF_IDS, V2_METADATA, V2Metadata, digest_key, key_digest
 from layerstore.sql import derived
-from layerstore.sql.backend import Doomed
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.transactions import AnyHandle
 from layerstore.store import Address, Change, Compute, SetAside

@@ -7,16 +7,18 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from layerstore.collection import Doomed
 from layerstore.errors import TransferError
 from layerstore.files import scan, tree
-from layerstore.files.store import FSMetadataStore
-from layerstore.records import DIFF_IDS, V2_METADATA, Record, key_digest
-from layerstore.sql.backend import Doomed
-from layerstore.transfer.repairing import digests_of
+from layerstore.records import DIFF_IDS, V2_METADATA, Record, digests_of, key_digest
+
+if TYPE_CHECKING:
+    from layerstore.files.store import FSMetadataStore
 
 
-def remove_files(store: FSMetadataStore, doomed: Iterable[Doomed]) -> list[int]:
+def remove(store: FSMetadataStore, doomed: Iterable[Doomed]) -> list[int]:
     """Remove or shorten files; return the numbers of those that were left, as they come.
 
     Each file is whole or absent at every moment; a crash leaves some of it done. Left is what changed since, and the

@@ -1,0 +1,156 @@
+"""A database as a collection of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from layerstore.collection import Doomed, Fault, Incoming, IndexedView, Loaded, Note, Odd, Place, Resolve, View
+from layerstore.records import V2_METADATA, Record, digest_key
+from layerstore.sql.sqlite.errors import noting_damage
+from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName, Snapshot
+
+if TYPE_CHECKING:
+    from layerstore.sql.store import SQLMetadataStore
+
+
+class DatabaseCollection:
+    """The entries of a database: `layerstore.collection.Target`."""
+
+    directory: str | None = None
+    moved_to: str | None = None
+    in_order = False
+    """What another program wrote there may be no text, and is once it is read."""
+
+    def __init__(self, store: SQLMetadataStore) -> None:
+        self.store = store
+        self.name = store.path or ":memory:"
+
+    def count(self) -> int:
+        with self.store.snapshot() as snapshot:
+            return snapshot.count()
+
+    def read(self) -> Iterator[tuple[str, Record | Odd]]:
+        return (("", _found(one)) for one in self.store.scan())
+
+    @contextmanager
+    def view(self, note: Note | None = None) -> Iterator[View]:
+        with self.store.snapshot() as snapshot:
+            yield _View(snapshot, note)
+
+    @contextmanager
+    def indexed(self) -> Iterator[IndexedView]:
+        with self.store.snapshot() as snapshot:
+            yield _View(snapshot, None)
+
+    def refuse_change(self) -> None:
+        self.store.refuse_foreign_schema()
+
+    def set_aside(self, namespace: str, key: str, value: bytes, reason: str) -> None:
+        self.store.quarantine(namespace, key, value, reason)
+
+    def mend(self, kind: str, place: Place) -> bool:
+        backend = self.store._backend
+        match kind, place:
+            case "stale-rows", (diff_id,):
+                self.store.rederive(diff_id)
+            case "odd-time", (bytes(namespace), bytes(key)):
+                backend.mend_time(namespace, key)
+            case "odd-quarantine", (str(number),):
+                backend.rewrite_quarantined(int(number))
+            case _, (bytes(namespace), bytes(key)):
+                name = OddName(namespace, key)
+                reason = f"{NOT_UTF8}: X'{namespace.hex()}', X'{key.hex()}'"
+                return backend.set_aside_odd_name(namespace, key, name.shown(), reason)
+        return True
+
+    def remove(self, doomed: Iterable[Doomed]) -> list[int]:
+        return self.store.remove(doomed)
+
+    def remove_temporary(self, *, dry_run: bool) -> int:
+        return 0
+
+    def free_bytes(self, *, vacuum: bool) -> int:
+        """Return how much of the file is free; with `vacuum`, give it back to the file system first.
+
+        The database is written anew into the write-ahead log, and from there into the file: it needs twice the room
+        for a moment. Other writers wait for that, readers do not. Where one is reading the state of before, file and
+        log shrink later: at a checkpoint that comes after it, or when the last process closes the store.
+
+        Raises:
+            StoreBusyError: another writer did not end in time. StoreFullError: there is no room. StoreError: it is
+                inside `transaction()`, or the store failed.
+
+        Source: sqlite.org/lang_vacuum.html.
+        """
+        if vacuum:
+            self.store._backend.vacuum()
+        return self.store._backend.free_bytes()
+
+    def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
+        return self.store.load(incoming, resolve)
+
+
+class _View:
+    """A database at one moment: `layerstore.collection.IndexedView`."""
+
+    def __init__(self, snapshot: Snapshot, note: Note | None) -> None:
+        self._snapshot, self._note = snapshot, note
+
+    def count(self) -> int:
+        found = 0
+        with self._noting():
+            found = self._snapshot.count()
+        return found  # noqa: RET504  # damage ends the block above
+
+    def scan(self, namespace: str | None = None) -> Iterator[Record | Odd]:
+        with self._noting():
+            yield from map(_found, self._snapshot.scan(namespace))
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        return self._snapshot.names()
+
+    def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        with self._noting():
+            found = self._snapshot.get_many(namespace, keys)
+        return found  # noqa: RET504  # damage ends the block above
+
+    def lists_with(self, digest: str) -> Iterator[Record]:
+        keys = [digest_key(diff_id) for diff_id in self._snapshot.layers_of(digest)]
+        return self._snapshot.get_records(V2_METADATA, keys)
+
+    def faults(self) -> Iterator[Fault]:
+        is_ours = True
+        with self._noting():
+            for line in self._snapshot.damage():
+                yield Fault("damaged-file", line)
+        with self._noting():
+            for reason in self._snapshot.foreign():
+                is_ours = False
+                yield Fault("foreign-schema", reason)
+        with self._noting():
+            for diff_id in self._snapshot.stale():
+                shown = diff_id if isinstance(diff_id, str) else diff_id.decode("utf-8", "backslashreplace")
+                yield Fault("stale-rows", shown, place=(diff_id,))
+        with self._noting():
+            if quarantined := self._snapshot.quarantined():
+                yield Fault("quarantined", None, quarantined)
+        if is_ours:  # else its columns may be others
+            with self._noting():
+                yield from self._odd_types()
+
+    def _odd_types(self) -> Iterator[Fault]:
+        """Yield what only another program can have written: text where numbers belong, and bytes where text does."""
+        for odd in self._snapshot.odd_times():
+            yield Fault("odd-time", "/".join(odd.shown()), place=odd)
+        for number in self._snapshot.odd_quarantine():
+            yield Fault("odd-quarantine", f"number {number}", place=(str(number),))
+
+    def _noting(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._note is None else noting_damage(self._note)
+
+
+def _found(one: Record | OddName) -> Record | Odd:
+    return Odd("/".join(one.shown()), "name", NOT_UTF8, one) if isinstance(one, OddName) else one

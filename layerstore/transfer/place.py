@@ -1,0 +1,365 @@
+"""What a PATH, a text or a store stands for, told by its content: here, and nowhere else.
+
+A store is its own collection. A path is a directory of metadata, a data root that has some, a database, or else an
+archive; `-` is an archive on standard input. Where nothing of Docker's is found, that is an error which says what the
+place looks like, unless somebody said that it is meant.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import IO, cast
+
+from layerstore.collection import Collection, Fault, Incoming, IndexedView, Note, Odd, Source, Target, View
+from layerstore.docker.dataroot import distributions, has_namespaces
+from layerstore.errors import InvalidInputError, TransferError
+from layerstore.files import scan, tree
+from layerstore.files.store import FSMetadataStore
+from layerstore.formats import tar
+from layerstore.records import Record
+from layerstore.sql.collection import DatabaseCollection
+from layerstore.sql.sqlite.recognition import is_database
+from layerstore.sql.store import SQLMetadataStore
+from layerstore.store import TEMPORARY_PREFIX, Store
+from layerstore.transfer.batches import in_batches
+from layerstore.transfer.looks import EXPECTED, NEW_FILE_SYSTEM, looks_like
+
+Progress = Callable[[int, int | None], None]
+"""Called with how many entries are done, and how many there are, if that is known."""
+
+Place = Store | str | os.PathLike[str]
+"""A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin."""
+
+STANDARD_INPUT = "-"
+_UNCHANGEABLE = "an archive cannot be changed: import it, then work on the store"
+_HELD = 100
+"""Sources of which an archive is held open between the look into it and its reading. Those behind are opened again."""
+_LOOKED_AT = 1000
+"""What is no entry, at the beginning of an archive, before the look at it ends."""
+
+
+def name(place: Place) -> str:
+    """Return what a report calls a store or path."""
+    if not isinstance(place, str | os.PathLike):
+        return getattr(place, "path", None) or ":memory:"
+    return "standard input" if os.fspath(place) == STANDARD_INPUT else _absolute(place)
+
+
+def target(store: Store) -> Target:
+    """Return a store as what an import fills.
+
+    Raises:
+        InvalidInputError: it is none that can take in many entries at once.
+    """
+    collection: Target | None = getattr(store, "_collection", lambda: None)()
+    if not hasattr(collection, "load"):
+        raise InvalidInputError(f"importing needs a SQLMetadataStore, not {type(store).__name__}")
+    assert collection is not None
+    return collection
+
+
+def sources(places: Sequence[Place | Source], *, force: bool = False, allow_empty: bool = False) -> list[Source]:
+    """Return what several places stand for: one source each, but for a data root several, all with something in them.
+
+    Args:
+        places: stores and paths; a source that was made of one is kept.
+        force: take a directory with none of Docker's namespaces, and every file below it for an entry.
+        allow_empty: take also what has nothing in it.
+
+    Raises:
+        TransferError: there is nothing to read from, or nothing in it.
+        StoreError: a database or directory cannot be read.
+    """
+    found: list[Source] = []
+    for place in places:
+        if isinstance(place, str | os.PathLike):
+            for source in _sources_of(place, force=force, allow_empty=allow_empty):
+                source.look(hold=len(found) < _HELD)
+                found.append(source)
+        else:
+            # What this function has returned knows its order; no store does.
+            found.append(cast("Source", place) if hasattr(place, "in_order") else _of_store(place))
+    return found
+
+
+@contextmanager
+def opened(place: Place, *, write: bool = False, force: bool = False) -> Iterator[Collection]:
+    """Open a place as one collection: a directory as files, a database as it is, an archive in a temporary database.
+
+    Args:
+        place: a store or a path.
+        write: open it to be changed.
+        force: take a directory with none of Docker's namespaces.
+
+    Raises:
+        TransferError: there is nothing at the path, or several directories, or none of Docker's; or, to `write`, it is
+            an archive.
+        StoreError: it cannot be opened.
+    """
+    if not isinstance(place, str | os.PathLike):
+        yield _of_store(place)
+        return
+    found = _sources_of(place, force=force, allow_empty=force)
+    if len(found) != 1:
+        names = ", ".join(source.name for source in found)
+        what = f"several metadata directories: give one of {names}" if found else "it has no metadata"
+        raise TransferError(what, name(place))
+    (source,) = found
+    if isinstance(source, _Archive) and write:
+        raise TransferError(_UNCHANGEABLE, source.name)
+    with unpacked(source) if isinstance(source, _Archive) else source.opened(write=write) as collection:
+        yield collection
+
+
+@contextmanager
+def unpacked(source: Source) -> Iterator[Unpacked]:
+    """Hold a source's entries, readable or not, in a database that goes afterwards."""
+    odd: list[Odd] = []
+
+    def entries() -> Iterator[Incoming]:
+        labels: dict[str, None] = {}
+        for batch in in_batches(source.read()):
+            odd.extend(batch.odd)
+            if batch.records:
+                labels[batch.label] = None
+            if len(labels) > 1:
+                raise TransferError(f"several metadata directories: {', '.join(labels)}: import it first", source.name)
+            yield Incoming(0, batch.records)
+
+    with _temporary_folder() as folder, SQLMetadataStore(os.path.join(folder, "a.db"), durability="normal") as store:
+        copy = Unpacked(store, source.name, odd)
+        copy.load(entries(), lambda _source, _existing, incoming, _aside: incoming)
+        yield copy
+
+
+@contextmanager
+def indexed(collection: Collection) -> Iterator[tuple[IndexedView, list[Odd]]]:
+    """Open a view that finds lists by what they hold, of a temporary database if the collection has none.
+
+    Also gives what that left out: what is no entry.
+    """
+    own = collection.indexed()
+    if own is not None:
+        with own as view:
+            yield view, []
+        return
+    with unpacked(collection) as copy, copy.indexed() as view:
+        yield view, copy.odd
+
+
+class Unpacked(DatabaseCollection):
+    """A temporary database that stands for a source, and what the source has that is no entry."""
+
+    def __init__(self, store: SQLMetadataStore, source: str, odd: list[Odd]) -> None:
+        super().__init__(store)
+        self.name, self.odd = source, odd
+
+    def refuse_change(self) -> None:
+        raise TransferError(_UNCHANGEABLE, self.name)
+
+    @contextmanager
+    def view(self, note: Note | None = None) -> Iterator[View]:
+        with super().view(note) as view:
+            yield _ViewWithOdd(view, self.odd)
+
+
+class _ViewWithOdd:
+    """A view of a temporary database, of which nobody need know what is wrong with it."""
+
+    def __init__(self, view: View, odd: list[Odd]) -> None:
+        self._view, self._odd = view, odd
+        self.count, self.names, self.get_many = view.count, view.names, view.get_many
+
+    def scan(self, namespace: str | None = None) -> Iterator[Record | Odd]:
+        return chain(self._odd if namespace is None else (), self._view.scan(namespace))
+
+    def faults(self) -> Iterator[Fault]:
+        return iter(())
+
+
+class _Directory:
+    """A directory of metadata."""
+
+    in_order = True
+
+    def __init__(self, path: str, *, may_be_empty: bool) -> None:
+        self.name, self._may_be_empty = path, may_be_empty
+
+    def count(self) -> int:
+        return scan.count(self.name)
+
+    def read(self) -> Iterator[tuple[str, Record | Odd]]:
+        return (("", found) for found in scan.scan(self.name))
+
+    def look(self, *, hold: bool) -> None:
+        if not self._may_be_empty:
+            _refuse_nothing(self)
+
+    @contextmanager
+    def opened(self, *, write: bool = False) -> Iterator[Collection]:
+        with FSMetadataStore(self.name) as store:
+            yield store._collection()
+
+
+class _DatabaseFile:
+    """A database, opened when it is read."""
+
+    in_order = False
+
+    def __init__(self, path: str, *, may_be_empty: bool) -> None:
+        self.name, self._may_be_empty = path, may_be_empty
+
+    def count(self) -> int | None:
+        with self.opened() as database:
+            return database.count()
+
+    def read(self) -> Iterator[tuple[str, Record | Odd]]:
+        with self.opened() as database:
+            yield from database.read()
+
+    def look(self, *, hold: bool) -> None:
+        if not self._may_be_empty:
+            _refuse_nothing(self)
+
+    @contextmanager
+    def opened(self, *, write: bool = False) -> Iterator[Collection]:
+        with SQLMetadataStore(self.name, read_only=not write) as store:
+            yield store._collection()
+
+
+def _refuse_nothing(source: Source) -> None:
+    """Raise if there is no entry in a source: before anything is made for what it has."""
+    if not any(isinstance(found, Record) for _, found in source.read()):
+        raise TransferError(f"there is no entry in it: {EXPECTED}; --allow-empty takes it all the same", source.name)
+
+
+class _Archive:
+    """A tar, read once from its beginning to its end."""
+
+    in_order = False
+
+    def __init__(
+        self, name: str, open_: Callable[[], IO[bytes]], *, is_once: bool, force: bool, allow_empty: bool
+    ) -> None:
+        self.name, self._open, self._is_once = name, open_, is_once
+        self._force, self._allow_empty = force, allow_empty
+        self._begun: Iterator[tuple[str, Record | Odd]] | None = None
+
+    def count(self) -> None:
+        return None
+
+    def read(self) -> Iterator[tuple[str, Record | Odd]]:
+        begun, self._begun = self._begun, None
+        yield from begun or self._scan()
+
+    def look(self, *, hold: bool) -> None:
+        """Read up to the first entry, so that what is no archive is found out before anything is made for it.
+
+        What was read is read no second time, but where the file would have to be held open, and need not be.
+        """
+        reading = self._scan()
+        first: list[tuple[str, Record | Odd]] = []
+        for one in islice(reading, _LOOKED_AT):
+            first.append(one)
+            if isinstance(one[1], Record):
+                break
+        self._begun = chain(first, reading) if hold or self._is_once else None
+
+    def _scan(self) -> Iterator[tuple[str, Record | Odd]]:
+        try:
+            file = self._open()
+        except OSError as error:
+            raise TransferError(tree.why_unreadable(error), self.name) from error
+        if file.closed:
+            raise TransferError("it was read to its end already: name it once", self.name)
+        with file:
+            yield from tar.scan(file, self.name, force=self._force, allow_empty=self._allow_empty)
+
+
+_Place = _Directory | _DatabaseFile | _Archive
+
+
+def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> Sequence[_Place]:
+    if os.fspath(place) == STANDARD_INPUT:
+        return [_Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)]
+    path = _absolute(place)
+    status = _status(path)
+    if stat.S_ISDIR(status.st_mode):
+        return _directories(path, force=force, allow_empty=allow_empty)
+    if not os.access(path, os.R_OK):
+        raise TransferError(tree.PERMISSION_DENIED, path)
+    is_file = stat.S_ISREG(status.st_mode)
+    if is_file and not status.st_size:
+        raise TransferError(f"an empty file: it was cut off, or a disk was full; {EXPECTED}", path)
+    if is_file and is_database(path):
+        return [_DatabaseFile(path, may_be_empty=allow_empty)]
+    return [_Archive(path, lambda: open(path, "rb"), is_once=not is_file, force=force, allow_empty=allow_empty)]
+
+
+def _directories(path: str, *, force: bool, allow_empty: bool) -> Sequence[_Place]:
+    """Return the directories of metadata that a directory stands for.
+
+    A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
+    """
+    try:
+        found = distributions(path)
+        names = os.listdir(path)
+    except OSError as error:
+        raise TransferError(tree.why_unreadable(error), path) from error
+    except TransferError:
+        if allow_empty and os.path.isdir(os.path.join(path, "image")):
+            return []  # it has recorded nothing yet
+        raise
+    # An empty one of this name is a fresh host's.
+    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar.ROOT
+    there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != NEW_FILE_SYSTEM]
+    if not (is_known or (force if there else allow_empty)):
+        raise TransferError(looks_like(path, there), path)
+    return [_Directory(base, may_be_empty=is_known or allow_empty) for base in found]
+
+
+def _of_store(store: Store) -> Collection:
+    make: Callable[[], Collection] | None = getattr(store, "_collection", None)
+    if make is None:
+        raise TransferError(f"{type(store).__name__} cannot list its entries: give a store of this package, or a path")
+    return make()
+
+
+def _absolute(place: str | os.PathLike[str]) -> str:
+    try:
+        return os.path.abspath(os.fspath(place))
+    except FileNotFoundError as error:
+        raise TransferError("the working directory was removed: give an absolute path", os.fspath(place)) from error
+
+
+def _status(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError as error:
+        raise TransferError(f"there is no such file or directory: {EXPECTED}", path) from error
+    except (OSError, ValueError) as error:
+        why = tree.why_unreadable(error) if isinstance(error, OSError) else f"cannot be a path: {error}"
+        raise TransferError(why, path) from error
+
+
+def _standard_input() -> IO[bytes]:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdin.buffer
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="layerstore-")
+    except OSError as error:
+        raise TransferError(
+            f"cannot write temporary data: {error.strerror}; set TMPDIR to a directory with free space",
+            error.filename or "TMPDIR",
+        ) from error
