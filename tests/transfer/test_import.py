@@ -96,6 +96,22 @@ def test_importing_again_changes_nothing_whatever_is_done_about_conflicts(
     assert report.unchanged == GOLDEN_FILES
 
 
+def test_two_lists_of_one_time_in_another_order_come_to_rest(sql_file: SQLMetadataStore, tmp_path: Path):
+    """Neither is the later one: once merged, importing either of them again changes nothing."""
+    places = [tmp_path / name / "distribution" for name in ("a", "b")]
+    for place, numbers in zip(places, [(1, 2), (2, 1)], strict=True):
+        write_file(place, LISTS, layer_key(9), entries(*numbers), AT)
+    for place in places:
+        import_directory(sql_file, place)
+    before = whole(sql_file)
+
+    for place in (*places, *reversed(places)):
+        report = import_directory(sql_file, place)
+        assert (report.updated, report.unchanged) == (0, 1)
+
+    assert whole(sql_file) == before
+
+
 def test_a_data_root_gives_what_its_driver_has(sql_file: SQLMetadataStore, golden: Path, tmp_path: Path):
     base = tmp_path / "docker" / "image" / "overlay2" / "distribution"
     shutil.copytree(golden, base)
