@@ -20,6 +20,7 @@ from layerstore.files import tree
 from layerstore.files.scanning import Odd
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
+from layerstore.paths import absolute
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import removal
 from layerstore.sql.backend import Doomed
@@ -192,7 +193,7 @@ def _count(keep_newest: int | None) -> int | None:
 
 
 def _new_name(to: str | os.PathLike[str]) -> str:
-    path = os.path.abspath(os.fspath(to))
+    path = absolute(to)
     if os.path.lexists(path):
         raise TransferError("there is a file already: give a new name, so that no earlier archive is lost", path)
     return path

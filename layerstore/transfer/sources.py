@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from layerstore.files import scanning
 from layerstore.files.scanning import Odd
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
+from layerstore.paths import absolute, kind, status, why_refused
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.backend import Incoming
 from layerstore.sql.sqlite.recognition import is_database
@@ -80,13 +82,19 @@ def sources(place: Place) -> list[Source]:
     text = os.fspath(place)
     if text == STANDARD_INPUT:
         return [_tar_source("standard input", _standard_input)]
-    path = os.path.abspath(text)
-    if os.path.isdir(path):
-        return [_directory_source(base) for base in distributions(path)]
-    if not os.path.exists(path):
+    path = absolute(text)
+    try:
+        found = status(path)
+    except OSError as error:
+        raise TransferError(f"cannot be read: {why_refused(error)}", path) from error
+    if found is None:
         raise TransferError(f"there is no such file or directory: {_EXPECTED}", path)
-    if os.path.isfile(path) and is_database(path):
+    if stat.S_ISDIR(found.st_mode):
+        return [_directory_source(base) for base in distributions(path)]
+    if stat.S_ISREG(found.st_mode) and is_database(path):
         return [_database_source(path)]
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
+        raise TransferError(f"{kind(found.st_mode)}: {_EXPECTED}", path)
     return [_tar_source(path, lambda: open(path, "rb"))]
 
 
@@ -98,15 +106,17 @@ def refuse_unknown(path: str | os.PathLike[str]) -> None:
     Raises:
         TransferError: it is one; or a data root without any metadata.
     """
-    base = os.path.abspath(os.fspath(path))
-    if os.fspath(path) == STANDARD_INPUT or not os.path.isdir(base) or distributions(base) != [base]:
+    if os.fspath(path) == STANDARD_INPUT:
+        return
+    base = absolute(path)
+    if not os.path.isdir(base) or distributions(base) != [base]:
         return
     if has_namespaces(base) or os.path.basename(base) == tar.ROOT:
         return
     try:
         names = sorted(map(os.fsencode, os.listdir(base)))
     except OSError as error:
-        raise TransferError(f"cannot be read: {error.strerror}", base) from error
+        raise TransferError(f"cannot be read: {why_refused(error)}", base) from error
     there = [scanning.show(name) for name in names if not name.startswith(TEMPORARY_PREFIX.encode())]
     if there:
         raise TransferError(
@@ -129,8 +139,10 @@ def is_archive(place: Place) -> bool:
     """
     if not isinstance(place, str | os.PathLike):
         return False
-    path = os.fspath(place)
-    return path == STANDARD_INPUT or (os.path.isfile(path) and not is_database(os.path.abspath(path)))
+    if os.fspath(place) == STANDARD_INPUT:
+        return True
+    path = absolute(place)
+    return os.path.isfile(path) and not is_database(path)
 
 
 def _standard_input() -> IO[bytes]:
@@ -148,7 +160,7 @@ def _tar_source(name: str, open_: Callable[[], IO[bytes]]) -> Source:
         try:
             file = open_()
         except OSError as error:
-            raise TransferError(f"cannot be read: {error.strerror}", name) from error
+            raise TransferError(f"cannot be read: {why_refused(error)}", name) from error
         if file.closed:
             raise TransferError("it was read to its end already: name it once", name)
         with file:
@@ -201,14 +213,14 @@ def opened(place: Place, *, write: bool = False) -> Iterator[tuple[ReadableStore
         assert isinstance(place, SQLMetadataStore | FSMetadataStore)
         yield place, []
         return
-    path = os.path.abspath(os.fspath(place))
-    if os.fspath(place) != STANDARD_INPUT and os.path.isdir(path):
+    path = None if os.fspath(place) == STANDARD_INPUT else absolute(place)
+    if path is not None and os.path.isdir(path):
         found = distributions(path)
         if len(found) > 1:
             raise TransferError(f"several metadata directories: give one of {', '.join(found)}", path)
         with FSMetadataStore(found[0]) as files:
             yield files, []
-    elif os.fspath(place) != STANDARD_INPUT and os.path.isfile(path) and is_database(path):
+    elif path is not None and os.path.isfile(path) and is_database(path):
         with SQLMetadataStore(path, read_only=not write) as database:
             yield database, []
     else:
@@ -256,5 +268,5 @@ def name(place: Place) -> str:
     """Return what a report calls a store or path."""
     if isinstance(place, str | os.PathLike):
         text = os.fspath(place)
-        return "standard input" if text == STANDARD_INPUT else os.path.abspath(text)
+        return "standard input" if text == STANDARD_INPUT else absolute(text)
     return getattr(place, "path", None) or ":memory:"
