@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -92,10 +91,11 @@ def _database(path: str) -> Iterator[tuple[str, str | None]]:
         yield path, None
         return
     from layerstore import SQLMetadataStore, import_directory
+    from layerstore.files import temporary
     from layerstore.transfer.sources import refuse_unknown
 
     refuse_unknown(path)
-    with tempfile.TemporaryDirectory(prefix="layerstore-serve-") as folder:
+    with temporary.folder("layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")
         with SQLMetadataStore(database) as store:
             import_directory(store, path)

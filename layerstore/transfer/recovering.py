@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from layerstore.errors import LayerstoreError, StoreOpenError
 from layerstore.files import tree
+from layerstore.files.temporary import folder_in
 from layerstore.paths import absolute, why_refused
 from layerstore.records import Record, storable_time, why_unreadable
 from layerstore.sql.sqlite import salvage, statements
@@ -75,16 +75,14 @@ def recover(
     if os.path.lexists(target):
         raise StoreOpenError("there is a file already: give a new name, or remove it first", target)
     salvage.refuse_open(broken, tree.databases)
-    try:
-        tree.make_base(os.path.dirname(target))
-        folder = tempfile.TemporaryDirectory(prefix=".tmp-recover-", dir=os.path.dirname(target))
-    except OSError as error:
-        raise StoreOpenError(f"cannot be made: {why_refused(error)}", target) from error
-    with (
-        folder as name,
-        closing(salvage.Pages(broken)) as pages,
-        SQLMetadataStore(os.path.join(name, "new.db"), durability="normal") as store,
-    ):
+    with ExitStack() as stack:
+        try:
+            tree.make_base(os.path.dirname(target))
+            folder = stack.enter_context(folder_in(os.path.dirname(target), ".tmp-recover-"))
+        except OSError as error:
+            raise StoreOpenError(f"cannot be made: {why_refused(error)}", target) from error
+        pages = stack.enter_context(closing(salvage.Pages(broken)))
+        store = stack.enter_context(SQLMetadataStore(os.path.join(folder, "new.db"), durability="normal"))
         taking = _Taking(store)
         with store.transaction():
             for found in pages.salvage(progress):

@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import IO, Protocol
 
 from layerstore.docker.dataroot import distributions, has_namespaces
 from layerstore.errors import TransferError
-from layerstore.files import scanning
+from layerstore.files import scanning, temporary
 from layerstore.files.scanning import Odd
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
@@ -247,7 +246,7 @@ def unpacked(archive: Source) -> Iterator[tuple[SQLMetadataStore, list[Odd]]]:
             yield Incoming(0, batch.records)
 
     with (
-        tempfile.TemporaryDirectory(prefix="layerstore-") as folder,
+        temporary.folder("layerstore-") as folder,
         SQLMetadataStore(os.path.join(folder, "archive.db"), durability="normal") as store,
     ):
         store.load(entries(), lambda _source, _existing, incoming, _aside: incoming)

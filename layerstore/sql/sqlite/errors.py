@@ -24,6 +24,7 @@ from layerstore.errors import (
     StoreReadOnlyError,
 )
 from layerstore.sql.sqlite.interrupts import raise_interruption
+from layerstore.sql.sqlite.temporary import trouble
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
 _DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
@@ -80,6 +81,8 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
     if code == sqlite3.SQLITE_IOERR_WRITE:
         kind, advice = _why_not_written()
+    elif (temporary := trouble(code, path)) is not None:
+        return temporary
     name = getattr(error, "sqlite_errorname", None)
     return kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
 
