@@ -130,7 +130,7 @@ def test_a_user_who_may_not_read_it(open_folder: Path, tmp_path: Path, what: str
     counted("faults", len(ALL))
     before = held(open_folder)
 
-    assert_refused(child(what, path, folder, user=NOBODY), path, "StoreOpenError", "who may read it")
+    assert_refused(child(what, path, folder, user=NOBODY), path, "StoreOpenError", "permission denied")
     assert held(open_folder) == before
 
 
@@ -140,7 +140,7 @@ def test_a_user_who_may_not_make_it(open_folder: Path, tmp_path: Path, counted: 
     folder.mkdir()
     counted("faults", len(ALL))
 
-    assert_refused(child("writing", path, folder, user=NOBODY), path, "StoreOpenError", "Permission denied")
+    assert_refused(child("writing", path, folder, user=NOBODY), path, "StoreOpenError", "permission denied")
     assert os.listdir(open_folder) == []
 
 
