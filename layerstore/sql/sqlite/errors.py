@@ -51,13 +51,14 @@ _BY_CODE: dict[int, tuple[type[StoreError], str]] = {
 }
 
 
-def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> LayerstoreError:
+def mapped(error: BaseException, path: str | None, *, closed: bool = False, read_only: bool = False) -> LayerstoreError:
     """Return the error of our tree for one of the driver or of SQLAlchemy.
 
     Args:
         error: `sqlite3.Error`, SQLAlchemy's wrapper around one, or what the driver raises instead of one.
         path: the database file, `None` in memory.
         closed: whether the store was closed, which the driver reports without a code.
+        read_only: whether it was opened to read only.
 
     Raises: what a signal's handler raised, KeyboardInterrupt as a rule, if that has stopped the statement.
     """
@@ -78,6 +79,8 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_TOOBIG:
         return InvalidInputError(f"larger than SQLite allows: {error}")
+    if read_only and (code or 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        return StoreReadOnlyError("it was opened read_only: open it again without read_only to write", path)
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
     if code == sqlite3.SQLITE_IOERR_WRITE:
         kind, advice = _why_not_written()
