@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 
 import click
 
 from layerstore import __version__
+from layerstore.cli import signals
 from layerstore.cli.commands import Commands
 from layerstore.cli.options import Settings, database_option
 from layerstore.errors import LayerstoreError, NotFoundError
+from layerstore.paths import why_refused
 
 # Click's own errors exit with 2, for wrong usage.
 DONE, FOUND, BAD = 0, 1, 3
@@ -48,6 +49,17 @@ def command(context: click.Context) -> None:
 def main() -> None:
     """Run the command, and exit with its code."""
     _prepare()
+    with signals.interrupting():
+        try:
+            code = _outcome()
+            _let_go_of_output()
+        except (KeyboardInterrupt, click.Abort):
+            code = _fail("interrupted; nothing is half written, run it again", 130)
+            _let_go_of_output()
+    sys.exit(code)
+
+
+def _outcome() -> int:
     try:
         code = _run()
         sys.stdout.flush()
@@ -58,15 +70,13 @@ def main() -> None:
     except click.ClickException as error:
         _show(error)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted; nothing is half written, run it again", 130)
     except BrokenPipeError:
         # Whoever read the pipe has gone, as `head` does; a shell says 141 for that.
         code = 141
     except OSError as error:
-        code = _fail(f"the output cannot be written: {error.strerror or error}", BAD)
-    _let_go_of_output()
-    sys.exit(code)
+        what = "the output cannot be written" if error.filename is None else os.fsdecode(error.filename)
+        code = _fail(f"{what}: {why_refused(error)}", BAD)
+    return code
 
 
 def _fail(error: object, code: int) -> int:
@@ -91,8 +101,6 @@ def _prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a path may be no UTF-8
-    # As Ctrl-C, so that what is being written is cleaned up; also where Ctrl-C is ignored, as in a shell's background.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _run() -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, quiet_option, settings_argument
+from layerstore.cli.options import PATH, Settings, database_option, json_option, quiet_option, settings_argument
 from layerstore.cli.output import print_json, say
+from layerstore.paths import absolute
 
 
 @click.command(
@@ -16,7 +15,7 @@ Examples:
   layerstore backup layers-2026-11-24.db
   layerstore --db layers-2026-11-24.db verify"""
 )
-@click.argument("path", type=click.Path())
+@click.argument("path", type=PATH)
 @quiet_option
 @json_option
 @database_option
@@ -32,6 +31,6 @@ def backup(settings: Settings, path: str, quiet: bool, as_json: bool) -> None:
     with settings.reading() as store:
         size = copy(store, path)
     if as_json:
-        print_json({"path": os.path.abspath(path), "bytes": size})
+        print_json({"path": absolute(path), "bytes": size})
     elif not quiet:
-        say(f"copied {settings.path} to {os.path.abspath(path)}: {size} bytes")
+        say(f"copied {settings.path} to {absolute(path)}: {size} bytes")

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from layerstore.paths import absolute, kind, status
 
 if TYPE_CHECKING:
     from layerstore import SQLMetadataStore
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Path(click.Path):
+    """A path that is not empty; what lies there is for the command to find out, and to name with its exit code 3."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty path: is a variable unset?", param, ctx)
+        return value
+
+
+PATH = _Path()
+DIRECTORY = _Path(file_okay=False)
+"""As `PATH`; completion offers directories only."""
 
 
 class Settings:
@@ -23,7 +41,28 @@ class Settings:
     @property
     def path(self) -> str:
         """The database: `--db`, else `LAYERSTORE_DB`, else the place for this user."""
-        return self.database or os.environ.get("LAYERSTORE_DB") or _default_path()
+        if self.database is None:
+            named = os.environ.get("LAYERSTORE_DB")
+            if named == "":
+                raise click.UsageError("LAYERSTORE_DB is empty: set it to the database's path, or unset it")
+            return named or _default_path()
+        return self.database
+
+    @property
+    def place(self) -> str:
+        """The database, for what works on archives too: a pipe or device is none, and would be read as one.
+
+        Raises:
+            StoreOpenError: it is neither a file nor a directory.
+        """
+        from layerstore.errors import StoreOpenError
+
+        path = absolute(self.path)
+        with suppress(OSError):  # who opens it says what keeps it from being looked at
+            found = status(path)
+            if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                raise StoreOpenError(f"{kind(found.st_mode)}, not a database file: give a file", path)
+        return path
 
     def reading(self) -> SQLMetadataStore:
         """Open the database to read only; it must be there."""
@@ -34,17 +73,24 @@ class Settings:
     def writing(self, *, create: bool = False) -> SQLMetadataStore:
         """Open the database to write; with `create`, make it if it is not there."""
         from layerstore import SQLMetadataStore, StoreOpenError
+        from layerstore.sql.sqlite.recognition import resolve
 
-        if not create and not os.path.exists(self.path):
-            raise StoreOpenError("there is no such file: `layerstore import` makes one, or give --db", self.path)
+        path = resolve(self.path)
+        if not create and path is not None:
+            with suppress(OSError):  # opening says what keeps it from being looked at
+                if status(path) is None:
+                    raise StoreOpenError("there is no such file: `layerstore import` makes one, or give --db", path)
         return SQLMetadataStore(self.path)
 
 
 def _default_path() -> str:
     if os.geteuid() == 0:
         return "/var/lib/layerstore/layers.db"
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return os.path.join(state, "layerstore", "layers.db")
+    # A relative path is invalid there, and to be ignored. Source: XDG base directory specification.
+    for state in (os.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~/.local/state")):
+        if os.path.isabs(state):
+            return os.path.join(state, "layerstore", "layers.db")
+    raise click.UsageError("this user has no home directory: give --db, or set LAYERSTORE_DB")
 
 
 def _remember(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -57,7 +103,7 @@ def database_option(command: _Command) -> _Command:
     return click.option(
         "--db",
         metavar="FILE",
-        type=click.Path(dir_okay=False),
+        type=PATH,
         expose_value=False,
         callback=_remember,
         help="The database. Default: LAYERSTORE_DB, else /var/lib/layerstore/layers.db for root and"
@@ -82,7 +128,7 @@ def data_root_options(*, required: bool) -> Callable[[_Command], _Command]:
         return click.option(
             "--data-root",
             metavar="DIR",
-            type=click.Path(file_okay=False),
+            type=DIRECTORY,
             required=required,
             help="Where a Docker daemon keeps its images, such as /var/lib/docker. Only read.",
         )(command)

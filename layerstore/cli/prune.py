@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, quiet_option, settings_argument
+from layerstore.cli.options import (
+    DIRECTORY,
+    PATH,
+    Settings,
+    database_option,
+    json_option,
+    quiet_option,
+    settings_argument,
+)
 from layerstore.cli.output import progress, report_json, say
 
 if TYPE_CHECKING:
@@ -26,16 +34,14 @@ Examples:
 \b
 What went comes back with `layerstore import gone.tar`."""
 )
-@click.argument("path", type=click.Path(), required=False)
+@click.argument("path", type=PATH, required=False)
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
-@click.option(
-    "--keep-layers", metavar="DIR", type=click.Path(), help="Keep what is of a layer in this Docker data root."
-)
+@click.option("--keep-layers", metavar="DIR", type=DIRECTORY, help="Keep what is of a layer in this Docker data root.")
 @click.option("--older-than", metavar="AGE", help="Keep what is younger: 30d, 12h, or a date in UTC, 2026-01-31.")
 @click.option("--registry", metavar="HOST", multiple=True, help="Keep associations of other registries.")
 @click.option("--repository", metavar="NAME", multiple=True, help="Keep associations of other repositories.")
 @click.option("--keep-newest", metavar="N", type=click.IntRange(min=1), help="Keep each layer's newest N associations.")
-@click.option("--to", metavar="FILE", type=click.Path(), help="Write what goes to this new tar first.")
+@click.option("--to", metavar="FILE", type=PATH, help="Write what goes to this new tar first.")
 @click.option("--temporary", is_flag=True, help="Remove also what broken writes left behind in a directory.")
 @click.option("--vacuum", is_flag=True, help="Give the free space of the database back to the file system.")
 @click.option("--force", is_flag=True, help="Also under a running daemon, and by a data root without layers.")
@@ -75,7 +81,7 @@ def prune(
         raise click.UsageError("give a criterion: --keep-layers, --older-than, --registry, --repository, --keep-newest")
     with progress("judging", quiet=quiet) as bar:
         report = take_out(
-            path or settings.path,
+            path or settings.place,
             keep_layers=keep_layers,
             older_than=older_than,
             registry=registry,

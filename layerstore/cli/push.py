@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
+from layerstore.cli.options import PATH, Settings, data_root_options, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, printable, say
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _config_option = click.option(
     "--config",
     metavar="PATH",
-    type=click.Path(),
+    type=PATH,
     help="Docker's client configuration, or its directory. Default: $DOCKER_CONFIG, else ~/.docker. Only a key is"
     " computed from the credentials for the target's registry.",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from layerstore.cli.options import Settings, database_option, json_option, settings_argument
+from layerstore.cli.options import PATH, Settings, database_option, json_option, settings_argument
 from layerstore.cli.output import columns as print_columns
 from layerstore.cli.output import print_json, say
 from layerstore.cli.rows import FORMATS, print_rows
@@ -47,7 +47,7 @@ Examples:
   echo "SELECT count(*) FROM v2_metadata" | layerstore query -"""
 )
 @click.argument("arguments", nargs=-1, metavar="SQL|@NAME|- [PARAM...]", shell_complete=_complete)
-@click.option("--file", metavar="FILE", help="Read the SQL from a file; - is standard input.")
+@click.option("--file", metavar="FILE", type=PATH, help="Read the SQL from a file; - is standard input.")
 @click.option("--list", "list_them", is_flag=True, help="List the queries that have a name, with their questions.")
 @click.option("--explain", is_flag=True, help="Show the query plan, and mark full scans.")
 @click.option(

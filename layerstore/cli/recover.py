@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layerstore.cli.options import json_option, quiet_option
+from layerstore.cli.options import PATH, json_option, quiet_option
 from layerstore.cli.output import progress, report_json, say
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ Examples:
   layerstore --db recovered.db verify --repair
   layerstore --db recovered.db import /var/lib/docker"""
 )
-@click.argument("path", metavar="BROKEN", type=click.Path())
-@click.argument("new", metavar="NEW", type=click.Path())
+@click.argument("path", metavar="BROKEN", type=PATH)
+@click.argument("new", metavar="NEW", type=PATH)
 @quiet_option
 @json_option
 def recover(path: str, new: str, quiet: bool, as_json: bool) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, say
+from layerstore.paths import absolute
 
 
 @click.group()
@@ -27,7 +26,7 @@ def current(settings: Settings, as_json: bool) -> None:
     from layerstore.sql.schema import HEAD
     from layerstore.sql.sqlite.opening import revision
 
-    path = os.path.abspath(settings.path)
+    path = absolute(settings.path)
     found = revision(path)
     if as_json:
         print_json({"path": path, "revision": found, "head": HEAD})
@@ -69,5 +68,5 @@ def history(as_json: bool) -> None:
 def _move(settings: Settings, revision: str) -> None:
     from layerstore.sql.sqlite.opening import move_to
 
-    before, after = move_to(os.path.abspath(settings.path), revision)
+    before, after = move_to(absolute(settings.path), revision)
     say(f"{settings.path}: {before}" + (" already" if before == after else f" -> {after}"))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
-from layerstore.cli.options import Settings, database_option, settings_argument
+from layerstore.cli.options import PATH, Settings, database_option, settings_argument
 from layerstore.cli.output import printable, say
-from layerstore.errors import LayerstoreError, StoreOpenError
+from layerstore.errors import LayerstoreError
+from layerstore.paths import absolute
 
 
 @click.command(
@@ -24,7 +24,7 @@ Examples:
   layerstore serve /var/lib/docker --port 0
   layerstore --db builder.db serve --no-verify"""
 )
-@click.argument("path", required=False, type=click.Path())
+@click.argument("path", required=False, type=PATH)
 @click.option(
     "--host",
     metavar="ADDRESS",
@@ -88,17 +88,16 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
 def _database(path: str) -> Iterator[tuple[str, str | None]]:
     """Give a database file; a directory's metadata is in a temporary one as long as the body runs."""
     if not os.path.isdir(path):
-        if not os.path.exists(path) and "://" not in path:
-            raise StoreOpenError("there is no such file: `layerstore import` makes one, or give another PATH", path)
         yield path, None
         return
     from layerstore import SQLMetadataStore, import_directory
+    from layerstore.files import temporary
 
-    with tempfile.TemporaryDirectory(prefix="layerstore-serve-") as folder:
+    with temporary.folder("layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")
         with SQLMetadataStore(database) as store:
             import_directory(store, path)
-        yield database, os.path.abspath(path)
+        yield database, absolute(path)
 
 
 def _open(address: str) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING
 
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, quiet_option, settings_argument
+from layerstore.cli.options import (
+    DIRECTORY,
+    PATH,
+    Settings,
+    database_option,
+    json_option,
+    quiet_option,
+    settings_argument,
+)
 from layerstore.cli.output import print_json, printable, progress, report_json, say
+from layerstore.paths import absolute
 
 if TYPE_CHECKING:
     from layerstore import DiffReport, ExportReport, ImportReport, VerifyReport
@@ -28,7 +36,7 @@ Examples:
   ssh builder tar -C /var/lib/docker -c image/overlay2/distribution | layerstore import -
   layerstore import --on-conflict replace ./distribution""",
 )
-@click.argument("paths", metavar="PATH...", type=click.Path(allow_dash=True), nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
 @click.option(
     "--on-conflict",
     type=click.Choice(["merge", "replace", "keep"]),
@@ -123,8 +131,8 @@ Examples:
   layerstore export --dry-run --on-conflict replace --delete /var/lib/docker/image/overlay2/distribution
   layerstore export --tar - | ssh builder tar -C /var/lib/docker/image/overlay2 -x"""
 )
-@click.argument("path", type=click.Path(allow_dash=True), required=False)
-@click.option("--data-root", metavar="DIR", type=click.Path(), help="Write below this Docker data root.")
+@click.argument("path", type=PATH, required=False)
+@click.option("--data-root", metavar="DIR", type=DIRECTORY, help="Write below this Docker data root.")
 @click.option("--driver", metavar="NAME", help="The storage driver, with --data-root: overlay2, vfs, ...")
 @click.option(
     "--tar",
@@ -262,7 +270,7 @@ def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool
             return 1 if skipped.count else 0
         written = export_archive(store, target, overwrite=overwrite, skipped=skipped, progress=bar)
     if as_json:
-        report = {"path": os.path.abspath(target), "written": written, "ok": not skipped.count}
+        report = {"path": absolute(target), "written": written, "ok": not skipped.count}
         if skipped.count:
             report["skipped"] = [dataclasses.asdict(one) for one in skipped.first]
             report["skipped_count"] = skipped.count
@@ -270,7 +278,7 @@ def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool
     else:
         _say_skipped(skipped.count, skipped.first)
         if not quiet:
-            say(f"exported {settings.path} to {os.path.abspath(target)}: {written} written")
+            say(f"exported {settings.path} to {absolute(target)}: {written} written")
     return 1 if skipped.count else 0
 
 
@@ -281,7 +289,7 @@ Examples:
   layerstore verify /var/lib/docker/image/overlay2/distribution
   layerstore verify --repair"""
 )
-@click.argument("path", type=click.Path(allow_dash=True), required=False)
+@click.argument("path", type=PATH, required=False)
 @click.option("--repair", is_flag=True, help="Mend what can be derived, move what cannot be read to quarantine.")
 @click.option(
     "--force", is_flag=True, help="Check also a directory without Docker's namespaces; repair also under a daemon."
@@ -300,7 +308,7 @@ def verify(settings: Settings, *, path: str | None, repair: bool, force: bool, q
     from layerstore import verify as check
 
     with progress("checking", quiet=quiet) as bar:
-        report = check(path or settings.path, repair=repair, force=force, progress=bar)
+        report = check(path or settings.place, repair=repair, force=force, progress=bar)
     if as_json:
         report_json(report)
     else:
@@ -332,8 +340,8 @@ Examples:
   layerstore diff /var/lib/docker/image/overlay2/distribution
   layerstore diff yesterday.tar.gz ./distribution"""
 )
-@click.argument("left", type=click.Path(allow_dash=True))
-@click.argument("right", type=click.Path(allow_dash=True), required=False)
+@click.argument("left", type=PATH)
+@click.argument("right", type=PATH, required=False)
 @click.option("--force", is_flag=True, help="Compare also a directory that has none of Docker's namespaces.")
 @quiet_option
 @json_option
@@ -348,7 +356,7 @@ def diff(settings: Settings, *, left: str, right: str | None, force: bool, quiet
     """
     from layerstore import diff as compare
 
-    report = compare(*((settings.path, left) if right is None else (left, right)), force=force)
+    report = compare(*((settings.place, left) if right is None else (left, right)), force=force)
     if as_json:
         report_json(report)
     else:

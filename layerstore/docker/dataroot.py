@@ -20,6 +20,7 @@ from typing import NamedTuple
 from layerstore.docker.daemon import running_on
 from layerstore.errors import TransferError
 from layerstore.files import tree
+from layerstore.paths import PERMISSION_DENIED, absolute
 from layerstore.records import KNOWN_NAMESPACES
 
 _remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
@@ -74,7 +75,7 @@ def drivers(data_root: str) -> list[Driver]:
     Raises:
         TransferError: it is no directory, or cannot be read; or a link is in the place of one of these directories.
     """
-    root = os.path.abspath(data_root)
+    root = absolute(data_root)
     if not os.path.isdir(root):
         what = "it is no directory" if os.path.lexists(root) else "there is no such directory"
         raise TransferError(f"{what}: give a Docker data root, such as /var/lib/docker", root)
@@ -92,10 +93,12 @@ def distributions(path: str) -> list[str]:
     Raises:
         TransferError: a data root without any metadata, or with a link in the way to it; or no directory.
     """
-    base = os.path.abspath(path)
+    base = absolute(path)
     if not os.path.isdir(base):
         what = "not a directory" if os.path.exists(base) else "there is no such directory"
         raise TransferError(f"{what}: give a `distribution` directory or a Docker data root", base)
+    if not os.access(base, os.R_OK | os.X_OK):
+        raise TransferError(f"cannot be read: {PERMISSION_DENIED}", base)
     if has_namespaces(base):
         return [base]
     every = drivers(base)
@@ -113,7 +116,7 @@ def distribution_of(data_root: str, driver: str) -> str:
     Raises:
         TransferError: there is a link in the way to it.
     """
-    path = os.path.abspath(data_root)
+    path = absolute(data_root)
     for segment in ("image", driver, "distribution"):
         path = os.path.join(path, segment)
         _is_directory(path)  # raises if it is a link

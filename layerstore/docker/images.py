@@ -21,6 +21,7 @@ import msgspec
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import Driver, drivers
 from layerstore.errors import ImageNotFoundError, InvalidInputError, InvalidRepositoryError, TransferError
+from layerstore.paths import absolute
 from layerstore.repository import parse_normalized, split_reference
 
 MAX_JSON_BYTES: Final = 64 << 20
@@ -94,7 +95,7 @@ def find_image(data_root: str | os.PathLike[str], name: str, *, driver: str | No
 
     Source: Docker's `ImageService.GetImage`.
     """
-    root = os.path.abspath(os.fspath(data_root))
+    root = absolute(data_root)
     every = _with_images(root, driver)
     found = [(one, image_id) for one in every if (image_id := _resolve(one, name)) is not None]
     if not found:

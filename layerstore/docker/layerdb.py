@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import Driver, drivers
 from layerstore.errors import TransferError
+from layerstore.paths import absolute
 
 _is_chain_id = re.compile("[0-9a-f]{64}").fullmatch
 _LONGEST = 4096
@@ -28,7 +29,7 @@ def layers_of(data_root: str | os.PathLike[str], *, force: bool = False) -> froz
 
     Source: Docker's layer/filestore.go: `image/<driver>/layerdb/sha256/<chain id>/diff` holds the DiffID.
     """
-    root = os.path.abspath(os.fspath(data_root))
+    root = absolute(data_root)
     there = [driver for driver in drivers(root) if driver.has("layerdb")]
     if not there:
         raise TransferError("no image/*/layerdb is there: give the data root of a Docker daemon", root)

@@ -27,6 +27,7 @@ from layerstore.errors import (
 from layerstore.files import tree
 from layerstore.files.collection import Directory
 from layerstore.files.scan import scan
+from layerstore.paths import absolute, why_refused
 from layerstore.records import Record
 from layerstore.store import check_key, why_not_a_namespace
 
@@ -56,12 +57,12 @@ class FSMetadataStore:
     """
 
     def __init__(self, base_path: str | os.PathLike[str]) -> None:
-        self.path = os.path.abspath(os.fspath(base_path))
+        self.path = absolute(base_path)
         self._closed = False
         try:
             tree.make_base(self.path)
         except OSError as error:
-            raise StoreOpenError(f"cannot be made: {error.strerror}", self.path) from error
+            raise StoreOpenError(f"cannot be made: {why_refused(error)}", self.path) from error
 
     def get(self, namespace: str, key: str) -> bytes:
         """Return the value.
@@ -196,4 +197,4 @@ class FSMetadataStore:
             return StoreFullError(f"{error.strerror}: free some space, then write again", path)
         if error.errno == errno.EROFS:
             return StoreReadOnlyError("the file system is read-only", path)
-        return StoreError(f"{error.strerror}", path)
+        return StoreError(why_refused(error), path)

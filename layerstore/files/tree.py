@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from layerstore.paths import why_refused
 from layerstore.store import TEMPORARY_PREFIX
 
 BASE_MODE = 0o700
@@ -29,7 +30,6 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What the process or the machine lacks: it says nothing about the file."""
 
-PERMISSION_DENIED = "permission denied: run this as its owner, or as root (sudo)"
 
 databases: set[tuple[int, int]] = set()
 """Device and inode of the databases that this process has open. Opening and closing one as a file would drop the locks
@@ -176,9 +176,7 @@ def is_open_database(directory: int, name: bytes) -> bool:
 
 def why_unreadable(error: OSError) -> str:
     """Say what keeps a file or directory from being read, and what helps."""
-    if isinstance(error, PermissionError) and error.errno == errno.EACCES:
-        return PERMISSION_DENIED
-    return f"cannot be read: {error.strerror or error}"
+    return f"cannot be read: {why_refused(error)}"
 
 
 def random_suffix() -> str:

@@ -19,6 +19,7 @@ from typing import Final
 from layerstore import gojson
 from layerstore.errors import TransferError
 from layerstore.hmac import AuthConfig
+from layerstore.paths import absolute, why_refused
 from layerstore.repository import DEFAULT_DOMAIN
 
 DOCKER_HUB: Final = "https://index.docker.io/v1/"
@@ -85,7 +86,7 @@ def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None =
 
 def _load(config: str | os.PathLike[str] | None) -> tuple[str, _Config]:
     named = config is not None
-    path = os.path.abspath(os.fspath(config)) if config is not None else _default_directory()
+    path = absolute(config) if config is not None else _default_directory()
     if not named or os.path.isdir(path):
         path = os.path.join(path, "config.json")
     try:
@@ -94,7 +95,7 @@ def _load(config: str | os.PathLike[str] | None) -> tuple[str, _Config]:
     except OSError as error:
         if not named and error.errno == errno.ENOENT:
             return path, _Config()
-        raise TransferError(f"Docker's configuration cannot be read: {error.strerror}", path) from error
+        raise TransferError(f"Docker's configuration cannot be read: {why_refused(error)}", path) from error
     if not content.strip(_JSON_SPACE):
         return path, _Config()  # as Docker's client takes it
     try:

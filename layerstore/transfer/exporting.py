@@ -18,6 +18,7 @@ from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under
 from layerstore.errors import InvalidInputError, StoreFullError, TransferError
 from layerstore.files import scan, tree
 from layerstore.formats import compression, tar
+from layerstore.paths import absolute, why_refused
 from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
@@ -138,7 +139,7 @@ def export_directory(
 
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
     """
-    base = os.path.abspath(os.fspath(path))
+    base = absolute(path)
     if delete and on_conflict != "replace":
         raise InvalidInputError(f'delete needs on_conflict="replace", not {on_conflict!r}')
     refuse_above_a_distribution(base)
@@ -314,7 +315,7 @@ def new_file(path: str, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
         TransferError: there is a file already, or a database in any case; it cannot be written, or not compressed as
             its name says.
     """
-    target = os.path.abspath(path)
+    target = absolute(path)
     compressor = compression.compressor(target)
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
         with _naming(target), open(target, "wb") as device, compression.compressing(device, compressor) as packed:
@@ -408,4 +409,4 @@ def _naming(base: str) -> Iterator[None]:
             raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
         while not os.path.lexists(path):
             path = os.path.dirname(path)  # the directory in which it cannot be made
-        raise TransferError(f"cannot be written: {error.strerror}; run as its owner, or as root", path) from error
+        raise TransferError(f"cannot be written: {why_refused(error)}", path) from error

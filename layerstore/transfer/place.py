@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -20,9 +19,10 @@ from typing import IO, cast
 from layerstore.collection import Collection, Fault, Incoming, IndexedView, Note, Odd, Source, Target, View
 from layerstore.docker.dataroot import distributions, has_namespaces
 from layerstore.errors import InvalidInputError, TransferError
-from layerstore.files import scan, tree
+from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
+from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.records import Record
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
@@ -49,7 +49,7 @@ def name(place: Place) -> str:
     """Return what a report calls a store or path."""
     if not isinstance(place, str | os.PathLike):
         return getattr(place, "path", None) or ":memory:"
-    return "standard input" if os.fspath(place) == STANDARD_INPUT else _absolute(place)
+    return "standard input" if os.fspath(place) == STANDARD_INPUT else absolute(place)
 
 
 def target(store: Store) -> Target:
@@ -133,7 +133,10 @@ def unpacked(source: Source) -> Iterator[Unpacked]:
                 raise TransferError(f"several metadata directories: {', '.join(labels)}: import it first", source.name)
             yield Incoming(0, batch.records)
 
-    with _temporary_folder() as folder, SQLMetadataStore(os.path.join(folder, "a.db"), durability="normal") as store:
+    with (
+        temporary.folder("layerstore-") as folder,
+        SQLMetadataStore(os.path.join(folder, "a.db"), durability="normal") as store,
+    ):
         copy = Unpacked(store, source.name, odd)
         copy.load(entries(), lambda _source, _existing, incoming, _aside: incoming)
         yield copy
@@ -289,14 +292,16 @@ _Place = _Directory | _DatabaseFile | _Archive
 def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> Sequence[_Place]:
     if os.fspath(place) == STANDARD_INPUT:
         return [_Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)]
-    path = _absolute(place)
-    status = _status(path)
-    if stat.S_ISDIR(status.st_mode):
+    path = absolute(place)
+    there = _status(path)
+    if stat.S_ISDIR(there.st_mode):
         return _directories(path, force=force, allow_empty=allow_empty)
     if not os.access(path, os.R_OK):
-        raise TransferError(tree.PERMISSION_DENIED, path)
-    is_file = stat.S_ISREG(status.st_mode)
-    if is_file and not status.st_size:
+        raise TransferError(f"cannot be read: {PERMISSION_DENIED}", path)
+    is_file = stat.S_ISREG(there.st_mode)
+    if not (is_file or stat.S_ISFIFO(there.st_mode)):
+        raise TransferError(f"{kind(there.st_mode)}: {EXPECTED}", path)
+    if is_file and not there.st_size:
         raise TransferError(f"an empty file: it was cut off, or a disk was full; {EXPECTED}", path)
     if is_file and is_database(path):
         return [_DatabaseFile(path, may_be_empty=allow_empty)]
@@ -332,34 +337,17 @@ def _of_store(store: Store) -> Collection:
     return make()
 
 
-def _absolute(place: str | os.PathLike[str]) -> str:
-    try:
-        return os.path.abspath(os.fspath(place))
-    except FileNotFoundError as error:
-        raise TransferError("the working directory was removed: give an absolute path", os.fspath(place)) from error
-
-
 def _status(path: str) -> os.stat_result:
     try:
-        return os.stat(path)
-    except FileNotFoundError as error:
-        raise TransferError(f"there is no such file or directory: {EXPECTED}", path) from error
-    except (OSError, ValueError) as error:
-        why = tree.why_unreadable(error) if isinstance(error, OSError) else f"cannot be a path: {error}"
-        raise TransferError(why, path) from error
+        found = status(path)
+    except OSError as error:
+        raise TransferError(tree.why_unreadable(error), path) from error
+    if found is None:
+        raise TransferError(f"there is no such file or directory: {EXPECTED}", path)
+    return found
 
 
 def _standard_input() -> IO[bytes]:
     if sys.stdin is None:
         raise OSError(errno.EBADF, "it is closed")
     return sys.stdin.buffer
-
-
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="layerstore-")
-    except OSError as error:
-        raise TransferError(
-            f"cannot write temporary data: {error.strerror}; set TMPDIR to a directory with free space",
-            error.filename or "TMPDIR",
-        ) from error

@@ -17,6 +17,7 @@ from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.formats import tar
+from layerstore.paths import absolute
 from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.transfer import criteria as judging
 from layerstore.transfer.criteria import Age, Criteria, Verdict
@@ -173,7 +174,7 @@ def _count(keep_newest: int | None) -> int | None:
 
 
 def _new_name(to: str | os.PathLike[str]) -> str:
-    path = os.path.abspath(os.fspath(to))
+    path = absolute(to)
     if os.path.lexists(path):
         raise TransferError("there is a file already: give a new name, so that no earlier archive is lost", path)
     return path

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from layerstore.errors import LayerstoreError, StoreOpenError
 from layerstore.files import tree
+from layerstore.files.temporary import folder_in
+from layerstore.paths import absolute, why_refused
 from layerstore.records import Record, storable_time, why_unreadable
 from layerstore.sql.sqlite import salvage, statements
 from layerstore.sql.sqlite.backup import backup
@@ -70,20 +71,18 @@ def recover(
         StoreOpenError: `path` cannot be read or has no page with a layerstore entry, or there is a file at `new`.
         StoreError: the new one cannot be written, or `path` is open in this process.
     """
-    broken, target = os.path.abspath(os.fspath(path)), os.path.abspath(os.fspath(new))
+    broken, target = absolute(path), absolute(new)
     if os.path.lexists(target):
         raise StoreOpenError("there is a file already: give a new name, or remove it first", target)
     salvage.refuse_open(broken, tree.databases)
-    try:
-        tree.make_base(os.path.dirname(target))
-        folder = tempfile.TemporaryDirectory(prefix=".tmp-recover-", dir=os.path.dirname(target))
-    except OSError as error:
-        raise StoreOpenError(f"cannot be made: {error.strerror}", target) from error
-    with (
-        folder as name,
-        closing(salvage.Pages(broken)) as pages,
-        SQLMetadataStore(os.path.join(name, "new.db"), durability="normal") as store,
-    ):
+    with ExitStack() as stack:
+        try:
+            tree.make_base(os.path.dirname(target))
+            folder = stack.enter_context(folder_in(os.path.dirname(target), ".tmp-recover-"))
+        except OSError as error:
+            raise StoreOpenError(f"cannot be made: {why_refused(error)}", target) from error
+        pages = stack.enter_context(closing(salvage.Pages(broken)))
+        store = stack.enter_context(SQLMetadataStore(os.path.join(folder, "new.db"), durability="normal"))
         taking = _Taking(store)
         with store.transaction():
             for found in pages.salvage(progress):

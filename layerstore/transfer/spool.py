@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from layerstore.errors import TransferError
+from layerstore.files.temporary import cannot_write
 
 _IN_MEMORY = 1 << 20
 _LENGTH = 8
@@ -39,19 +40,27 @@ class Spool:
             self._file.write(len(encoded).to_bytes(_LENGTH))
             self._file.write(encoded)
         except OSError as error:
-            raise TransferError(f"no room for notes: {error.strerror}: set TMPDIR", tempfile.gettempdir()) from error
+            raise cannot_write(error) from error
         self._count += 1
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """Yield what was added so far, from the beginning; nothing may be added meanwhile."""
-        self._file.seek(0)
+        """Yield what was added so far, from the beginning; nothing may be added meanwhile.
+
+        Raises:
+            TransferError: what was added last cannot be written.
+        """
+        try:
+            self._file.seek(0)
+        except OSError as error:
+            raise cannot_write(error) from error
         for _ in range(self._count):
             length = int.from_bytes(self._file.read(_LENGTH))
             yield tuple(msgspec.msgpack.decode(self._file.read(length)))
 
     def close(self) -> None:
         """Give the room back."""
-        self._file.close()
+        with suppress(OSError):  # what cannot be written any more is of no use either
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,7 @@ from datasette.database import Database, QueryInterrupted, Results
 from datasette.utils import sqlite3
 
 from layerstore.errors import InvalidInputError, QueryError, QueryStoppedError, StoreError
+from layerstore.sql.sqlite.recognition import resolve
 from layerstore.sql.sqlite.sandbox import Sandbox
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.web import connection, guard, plugin
@@ -198,9 +199,9 @@ def shown(path: str, *, source: str | None = None, verify: bool = True) -> Itera
     Raises:
         StoreError: it cannot be opened.
     """
+    if resolve(path) is None:
+        raise InvalidInputError("a store in memory is this process's alone: give a file")
     with SQLMetadataStore(path, read_only=True) as store:
-        if store.path is None:
-            raise InvalidInputError("a store in memory is this process's alone: give a file")
         site = Site(store, source=source, verify=verify)
         try:
             yield site

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+import click
 import pytest
 
 from layerstore.cli.options import Settings
@@ -111,8 +112,6 @@ def test_root_has_it_in_var_lib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     assert Settings().path == "/var/lib/layerstore/layers.db"
-    monkeypatch.setenv("LAYERSTORE_DB", "")
-    assert Settings().path == "/var/lib/layerstore/layers.db"
     monkeypatch.setenv("LAYERSTORE_DB", "x.db")
     assert Settings().path == "x.db"
     settings = Settings()
@@ -120,13 +119,28 @@ def test_root_has_it_in_var_lib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert settings.path == "y.db"
 
 
-def test_a_directory_given_as_db_is_wrong_usage(run: Run, tmp_path: Path):
+def test_a_directory_given_as_db_is_bad_input(run: Run, tmp_path: Path):
     result = run("--db", tmp_path, "list")
 
-    assert result.code == USAGE
-    assert str(tmp_path) in result.err
-    assert "directory" in result.err
-    assert "Traceback" not in result.err
+    assert result.code == BAD
+    assert_one_line_error(result, tmp_path, "a directory, not a database file")
+
+
+@pytest.mark.parametrize("home", ["nowhere", ""])
+def test_a_relative_state_directory_or_home_is_ignored(monkeypatch: pytest.MonkeyPatch, home: str):
+    """XDG base directory specification; a database below whatever directory one is in would be lost."""
+    monkeypatch.delenv("LAYERSTORE_DB", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings().path == "/home/somebody/.local/state/layerstore/layers.db"
+
+    monkeypatch.setenv("HOME", home)
+    if home:
+        with pytest.raises(click.UsageError, match="give --db"):
+            _ = Settings().path
+    else:
+        assert Settings().path == "/.local/state/layerstore/layers.db"  # as the system has it
 
 
 def test_only_import_and_set_make_a_database(run: Run, database: Path):

@@ -17,13 +17,13 @@ from tests.faults.conftest import NOBODY, child, emptied, held, mounted, needs_r
 from tests.faults.operations import ALL, WRITES, fill, run_all
 
 
-def assert_written_by_none(found: Mapping[str, Any], path: Path) -> None:
+def assert_written_by_none(found: Mapping[str, Any], path: Path, *, read_only: bool) -> None:
     """Reading went well, and each write is an error that names the file and the remedy."""
     for name, (error, said) in found.items():
         if name in WRITES:
             assert error == "StoreReadOnlyError", f"{name}: {error} {said}"
             assert said.startswith(f"{path}: ")
-            assert "check its permissions and mount" in said
+            assert ("it was opened read_only" if read_only else "check its permissions and mount") in said
         else:
             assert error is None, f"{name}: {error} {said}"
 
@@ -51,7 +51,7 @@ def test_a_copy_without_a_log_on_a_read_only_file_system_is_read(tmp_path: Path,
         remounted(place, "ro")
         found = run_all(place / "copy.db", folder, ALL, read_only=read_only)
         if read_only:
-            assert_written_by_none(found, place / "copy.db")
+            assert_written_by_none(found, place / "copy.db", read_only=True)
         else:  # it is to be switched to write-ahead logging
             assert_refused(found, place / "copy.db", "StoreReadOnlyError", "check its permissions and mount")
         assert list(held(place)) == ["copy.db"]
@@ -76,7 +76,8 @@ def test_a_store_with_its_log_on_a_read_only_file_system_is_read(tmp_path: Path,
             assert list(store.entries()) == expected
         for read_only in (True, False):
             emptied(folder)
-            assert_written_by_none(run_all(place / "layers.db", folder, ALL, read_only=read_only), place / "layers.db")
+            found = run_all(place / "layers.db", folder, ALL, read_only=read_only)
+            assert_written_by_none(found, place / "layers.db", read_only=read_only)
         assert held(place) == before
 
 
@@ -130,7 +131,7 @@ def test_a_user_who_may_not_read_it(open_folder: Path, tmp_path: Path, what: str
     counted("faults", len(ALL))
     before = held(open_folder)
 
-    assert_refused(child(what, path, folder, user=NOBODY), path, "StoreOpenError", "who may read it")
+    assert_refused(child(what, path, folder, user=NOBODY), path, "StoreOpenError", "permission denied")
     assert held(open_folder) == before
 
 
@@ -140,7 +141,7 @@ def test_a_user_who_may_not_make_it(open_folder: Path, tmp_path: Path, counted: 
     folder.mkdir()
     counted("faults", len(ALL))
 
-    assert_refused(child("writing", path, folder, user=NOBODY), path, "StoreOpenError", "Permission denied")
+    assert_refused(child("writing", path, folder, user=NOBODY), path, "StoreOpenError", "permission denied")
     assert os.listdir(open_folder) == []
 
 
@@ -156,3 +157,13 @@ def test_a_user_who_may_write_the_file_and_not_the_folder(open_folder: Path, tmp
 
     assert_refused(child("writing", path, folder, user=NOBODY), path, "StoreReadOnlyError", "nothing can be written in")
     assert held(open_folder) == before
+
+
+def test_a_store_that_was_opened_to_read_only_says_so_when_it_refuses_a_write(tmp_path: Path, counted: Counted):
+    """Its permissions and its mount, which another one is checked for, are as they should be."""
+    path, folder = tmp_path / "layers.db", tmp_path / "out"
+    fill(path)
+    emptied(folder)
+    counted("faults", len(ALL))
+
+    assert_written_by_none(run_all(path, folder, ALL, read_only=True), path, read_only=True)

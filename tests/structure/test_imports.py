@@ -23,7 +23,7 @@ LAYERS = [
     {"sql"},
     {"files"},
     {"collection", "store", "records", "gojson", "repository"},
-    {"digest", "errors", "words"},
+    {"digest", "errors", "paths", "words"},
 ]
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]
 WHAT_SERVICES_KNOW = {"digest", "errors", "gojson", "hmac", "records", "repository", "store"}

@@ -452,5 +452,5 @@ def test_an_error_names_the_directory_in_which_nothing_may_be_written():
     with tempfile.TemporaryDirectory() as place:
         done = run_python(EXPORT_AS_NOBODY, place, f"{place}/theirs", f"{place}/new/directory")
 
-    said = "cannot be written: Permission denied; run as its owner, or as root"
+    said = "cannot be written: permission denied: run it as the owner, or as root (`sudo`)"
     assert done.stdout.splitlines() == [f"{place}/theirs/n/k: {said}", f"{place}: {said}"], done.stderr

@@ -60,5 +60,5 @@ def test_no_room_for_notes_is_an_error_that_says_where(monkeypatch: pytest.Monke
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(spool._file, "write", write)
-        with pytest.raises(TransferError, match="No space left on device: set TMPDIR"):
+        with pytest.raises(TransferError, match="No space left on device; set TMPDIR"):
             findings.add_place("unmapped", "example", "digest", "key")

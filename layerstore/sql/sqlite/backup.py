@@ -11,6 +11,7 @@ from contextlib import closing
 
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.files import tree
+from layerstore.paths import absolute, why_refused
 from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
@@ -33,7 +34,7 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
 
     Source: sqlite.org/backup.html, sqlite.org/wal.html ("Read-Only Databases").
     """
-    target = os.path.abspath(os.fspath(path))
+    target = absolute(path)
     if os.path.lexists(target):
         raise StoreOpenError("there is a file already: give a new name, or remove it first", target)
     temporary = f"{target}.tmp-{secrets.token_hex(8)}"
@@ -45,7 +46,7 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
             copy.execute("PRAGMA journal_mode=DELETE")
         _settle(temporary, target)
     except OSError as error:
-        raise StoreOpenError(f"cannot be made: {error.strerror}", target) from error
+        raise StoreOpenError(f"cannot be made: {why_refused(error)}", target) from error
     finally:
         for leftover in (temporary, f"{temporary}-wal", f"{temporary}-shm", f"{temporary}-journal"):
             if os.path.exists(leftover):

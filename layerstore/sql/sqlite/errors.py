@@ -24,6 +24,7 @@ from layerstore.errors import (
     StoreReadOnlyError,
 )
 from layerstore.sql.sqlite.interrupts import raise_interruption
+from layerstore.sql.sqlite.temporary import trouble
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
 _DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
@@ -50,13 +51,14 @@ _BY_CODE: dict[int, tuple[type[StoreError], str]] = {
 }
 
 
-def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> LayerstoreError:
+def mapped(error: BaseException, path: str | None, *, closed: bool = False, read_only: bool = False) -> LayerstoreError:
     """Return the error of our tree for one of the driver or of SQLAlchemy.
 
     Args:
         error: `sqlite3.Error`, SQLAlchemy's wrapper around one, or what the driver raises instead of one.
         path: the database file, `None` in memory.
         closed: whether the store was closed, which the driver reports without a code.
+        read_only: whether it was opened to read only.
 
     Raises: what a signal's handler raised, KeyboardInterrupt as a rule, if that has stopped the statement.
     """
@@ -80,14 +82,16 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False) -> L
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
     if code == sqlite3.SQLITE_IOERR_WRITE:
         kind, advice = _why_not_written()
+    elif read_only and kind is StoreReadOnlyError:
+        return kind("it was opened read_only: open it again without read_only to write", path)
     name = getattr(error, "sqlite_errorname", None)
-    return kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
+    return trouble(code, path) or kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
 
 
 def error_of(code: int | None, said: str, path: str | None) -> StoreError:
     """Return the error of our tree for SQLite's code and text, which another process was told."""
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
-    return kind(f"{advice} ({said})", path)
+    return trouble(code, path) or kind(f"{advice} ({said})", path)
 
 
 def _why_not_written() -> tuple[type[StoreError], str]:

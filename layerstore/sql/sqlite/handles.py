@@ -310,4 +310,5 @@ class Handle:
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, UnicodeEncodeError | OverflowError):
             raise InvalidInputError(str(error)) from error
-        raise mapped(error, self._file.path, closed=self._file.closed) from error
+        file = self._file
+        raise mapped(error, file.path, closed=file.closed, read_only=file.read_only) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from layerstore.errors import InvalidInputError, SchemaVersionError, StoreBusyError, StoreError, StoreOpenError
 from layerstore.files import tree
+from layerstore.paths import kind, status, why_refused
 from layerstore.sql.schema import HEAD, PAGE_SIZE, STATISTICS, creation
 from layerstore.sql.sqlite.connections import Connections
 from layerstore.sql.sqlite.errors import mapped, mapping
@@ -144,11 +145,14 @@ def prepare_file(connections: Connections) -> None:
     another thread may have one by then. Source: sqlite.org/howtocorrupt.html, section 2.2.
     """
     path = connections.path
-    if os.path.isdir(path):
-        raise StoreOpenError("a directory, not a database file: `layerstore import` reads directories", path)
-    if os.path.exists(path):
-        if not os.path.isfile(path):
-            raise StoreOpenError("a device, pipe or socket, not a database file: give another path", path)
+    try:
+        found = status(path)
+    except OSError as error:
+        raise StoreOpenError(f"cannot be opened: {why_refused(error)}", path) from error
+    if found is not None:
+        if not stat.S_ISREG(found.st_mode):
+            next_step = "`layerstore import` reads directories" if stat.S_ISDIR(found.st_mode) else "give a file"
+            raise StoreOpenError(f"{kind(found.st_mode)}, not a database file: {next_step}", path)
         check_name(path, read_only=connections.read_only)
         return
     if connections.read_only:
@@ -160,7 +164,7 @@ def prepare_file(connections: Connections) -> None:
     except FileExistsError:
         return  # another process made it just now
     except OSError as error:
-        raise StoreOpenError(f"cannot be made: {error.strerror}", path) from error
+        raise StoreOpenError(f"cannot be made: {why_refused(error)}", path) from error
 
 
 def _create(connection: sqlite3.Connection, path: str | None) -> None:

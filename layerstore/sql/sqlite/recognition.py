@@ -13,7 +13,8 @@ from typing import Any, Final
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from layerstore.errors import StoreCorruptError, StoreError, StoreOpenError, StoreReadOnlyError
+from layerstore.errors import InvalidInputError, StoreCorruptError, StoreError, StoreOpenError, StoreReadOnlyError
+from layerstore.paths import PERMISSION_DENIED, absolute
 from layerstore.sql.schema import APPLICATION_ID, HEAD, creation
 from layerstore.sql.sqlite.connections import Connections
 from layerstore.sql.sqlite.errors import is_undecodable, mapping
@@ -25,6 +26,8 @@ _COLUMNS: Final = (
     " FROM metadata, v2_metadata LIMIT 0"
 )
 """What every lookup reads; prepared only."""
+_LONGEST = 504
+"""Bytes of a path that SQLite opens: its MAX_PATHNAME of 512, with room for `-journal`."""
 
 
 def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
@@ -32,11 +35,19 @@ def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
 
     Raises:
         StoreOpenError: a URL of another database than SQLite, or with a query.
+        InvalidInputError: an empty path, or one that nothing can have.
     """
-    text = os.fspath(path_or_url)
-    if isinstance(path_or_url, str) and "://" in text:
-        text = _database_of(text)
-    return None if text in ("", ":memory:") else os.path.abspath(text)
+    if isinstance(path_or_url, str) and "://" in path_or_url:
+        path_or_url = _database_of(path_or_url) or ":memory:"  # as SQLAlchemy has it
+    text = os.fspath(path_or_url) if isinstance(path_or_url, str | os.PathLike) else path_or_url
+    if text == ":memory:":
+        return None
+    if text == "." and not isinstance(path_or_url, str):
+        raise InvalidInputError("an empty path, as Path('') is: is a variable unset?")
+    path = absolute(text)
+    if len(os.fsencode(path)) > _LONGEST:
+        raise InvalidInputError(f"SQLite opens no path of over {_LONGEST} bytes: {path[:100]}…")
+    return path
 
 
 def _database_of(url_text: str) -> str:
@@ -169,15 +180,17 @@ def explain(error: Exception, path: str | None, *, read_only: bool) -> None:
     """Say what SQLite means that cannot open a file which is there, as it finds no place for the log beside it.
 
     Raises:
-        StoreOpenError: nothing can be written in the file's directory, which even reading needs.
+        StoreOpenError: the file may not be read; or nothing can be written in its directory, which even reading needs.
         StoreReadOnlyError: the same, for a store that was to be written.
 
     Not opened as immutable instead: where another mount can be written, that reads nonsense. Source:
     sqlite.org/wal.html, "Read-Only Databases".
     """
     code = (getattr(error.__cause__ or error, "sqlite_errorcode", None) or 0) & 0xFF
-    if path is None or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or not os.access(path, os.R_OK):
+    if path is None or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         return
+    if not os.access(path, os.R_OK):
+        raise StoreOpenError(PERMISSION_DENIED, path) from error
     folder = os.path.dirname(os.path.realpath(path))
     if os.access(folder, os.W_OK):
         return

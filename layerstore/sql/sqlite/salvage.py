@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from layerstore.errors import StoreError, StoreOpenError
+from layerstore.paths import kind, why_refused
 from layerstore.sql.schema import PAGE_SIZE
 
 Value = int | bytes | None
@@ -66,7 +67,7 @@ class Pages:
                 self._size = given if intact and 512 <= given <= 65536 and not given & (given - 1) else PAGE_SIZE
                 self._newer, in_log = ({}, 0) if self._log is None else _committed(self._log, self._size)
             except OSError as error:
-                raise StoreOpenError(f"cannot be read: {error.strerror}", path) from error
+                raise StoreOpenError(f"cannot be read: {why_refused(error)}", path) from error
             self._opened = opened.pop_all()
         self._usable = self._size - (head[20] if intact and head[20] <= self._size - 480 else 0)
         self._in_file = list(self._data())
@@ -314,11 +315,13 @@ def refuse_open(path: str, databases: set[tuple[int, int]]) -> None:
     """Refuse a database that this process has open: closing it as a file would drop the locks on it.
 
     Raises:
-        StoreError: it has. StoreOpenError: there is no such file.
+        StoreError: it has. StoreOpenError: there is no such file, or it is none.
     """
     try:
         status = os.stat(path)
     except OSError as error:
-        raise StoreOpenError(f"cannot be read: {error.strerror}", path) from error
+        raise StoreOpenError(f"cannot be read: {why_refused(error)}", path) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreOpenError(f"{kind(status.st_mode)}, not a database file: give a file", path)
     if (status.st_dev, status.st_ino) in databases:
         raise StoreError("it is open in this process: close it first", path)
