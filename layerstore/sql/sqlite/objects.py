@@ -41,6 +41,7 @@ class Ours:
             if match is not None:
                 kind, name, table = match[1].lower(), match[2], match[3] or match[2]
                 self._objects[name] = Object(kind, name, table, _packed(statement))
+        self._tables = {name.encode() for name, of in self._objects.items() if of.type == "table"}
 
     def foreign(self, found: Iterable[Sequence[bytes | None]]) -> Iterator[str]:
         """Yield what is not ours in the rows of `OBJECTS`."""
@@ -67,13 +68,16 @@ class Ours:
 
     def no_tables(self, found: Iterable[Sequence[bytes | None]]) -> Iterator[str]:
         """Yield which of our tables are none: reading a view in the place of one may never end."""
-        there = {row.name.lower(): row for row in map(_object, found)}
+        there = {row.name.lower(): row for row in map(_object, filter(self._has_name_of_a_table, found))}
         for name in _IN_EVERY_REVISION:
             if name not in there:
                 yield f"table {name} is missing"
         for name, row in there.items():
-            if name in self._objects and self._objects[name].type == "table" and not _is_table(row):
+            if not row.sql.lower().startswith(f"createtable{name}("):
                 yield f"{row.type} {row.name} is not the table that layerstore makes"
+
+    def _has_name_of_a_table(self, row: Sequence[bytes | None]) -> bool:
+        return (row[1] or b"").lower() in self._tables
 
 
 def _object(row: Sequence[bytes | None]) -> Object:
@@ -81,9 +85,5 @@ def _object(row: Sequence[bytes | None]) -> Object:
     return Object(kind, name, table, _packed(sql))
 
 
-def _is_table(row: Object) -> bool:
-    return row.sql.lower().startswith(f"createtable{row.name.lower()}(")
-
-
 def _packed(sql: str) -> str:
-    return re.sub(r'["\s]', "", sql)
+    return "".join(sql.replace('"', "").split())
