@@ -7,6 +7,8 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 
@@ -59,15 +61,27 @@ def test_a_public_name_is_there_and_documented(name: str):
         assert inspect.getdoc(value)
 
 
-def test_each_error_that_is_defined_is_exported():
-    defined = {
-        name
-        for name, value in vars(errors).items()
-        if inspect.isclass(value) and issubclass(value, errors.LayerstoreError) and not name.startswith("_")
-    }
+def below(kind: type[Exception]) -> Iterator[type[Exception]]:
+    """Yield a class and all that are derived from it."""
+    yield kind
+    for one in kind.__subclasses__():
+        yield from below(one)
 
-    assert defined == set(errors.__all__)
+
+def test_the_tree_of_errors_is_complete_and_exported_wherever_one_is_defined():
+    for module in MODULES:
+        if not module.endswith("__main__"):
+            import_module(module)
+    defined = {kind for kind in below(errors.LayerstoreError) if kind.__module__.startswith("layerstore.")}
+    public = {kind.__name__ for kind in defined if not kind.__name__.startswith("_")}
+
+    assert public == set(errors.__all__)
+    assert public <= set(layerstore.__all__)
     assert errors.__all__ == sorted(errors.__all__)
+    assert all(getattr(layerstore, name) is getattr(errors, name) for name in public)
+    assert {kind.__module__ for kind in defined} == {errors.__name__}
+    for name in public:
+        assert re.search(rf"\b{name}\b", errors.__doc__ or ""), f"{name} is not drawn in the tree"
 
 
 def test_another_name_is_an_attribute_error():

@@ -79,21 +79,19 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False, read
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_TOOBIG:
         return InvalidInputError(f"larger than SQLite allows: {error}")
-    if read_only and (code or 0) & 0xFF == sqlite3.SQLITE_READONLY:
-        return StoreReadOnlyError("it was opened read_only: open it again without read_only to write", path)
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
     if code == sqlite3.SQLITE_IOERR_WRITE:
         kind, advice = _why_not_written()
-    elif (temporary := trouble(code, path)) is not None:
-        return temporary
+    elif read_only and kind is StoreReadOnlyError:
+        return kind("it was opened read_only: open it again without read_only to write", path)
     name = getattr(error, "sqlite_errorname", None)
-    return kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
+    return trouble(code, path) or kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
 
 
 def error_of(code: int | None, said: str, path: str | None) -> StoreError:
     """Return the error of our tree for SQLite's code and text, which another process was told."""
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
-    return kind(f"{advice} ({said})", path)
+    return trouble(code, path) or kind(f"{advice} ({said})", path)
 
 
 def _why_not_written() -> tuple[type[StoreError], str]:
