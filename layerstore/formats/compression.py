@@ -50,14 +50,15 @@ class _Filled(io.RawIOBase):
     """A file that fills what it is given, though a pipe has less at once: else nobody could look at its beginning."""
 
     def __init__(self, file: IO[bytes] | io.RawIOBase) -> None:
-        self._file = file
+        # One system call at a time: `read` makes several, and a signal between two of them would wait for more data.
+        self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         view, done = memoryview(buffer), 0
-        while done < len(view) and (found := self._file.read(len(view) - done)):
+        while done < len(view) and (found := self._read(len(view) - done)):
             view[done : done + len(found)] = found
             done += len(found)
         return done

@@ -270,8 +270,8 @@ DENIED = {
     "a directory in one that may not be searched": (["import", "closed/below"], "closed/below"),
     "an archive": (["import", "d/closed.tar"], "d/closed.tar"),
     "a place for a backup": (["--db", "d/open.db", "backup", "d/new.db"], "d/new.db"),
-    "a place for an archive": (["--db", "d/open.db", "export", "--tar", "d/new.tar"], "d/new.tar"),
-    "a place for a directory": (["--db", "d/open.db", "export", "d/new"], "d/new"),
+    "a place for an archive": (["--db", "d/open.db", "export", "--tar", "d/new.tar"], "d"),
+    "a place for a directory": (["--db", "d/open.db", "export", "d/new"], "d"),
     "a place for a database": (["--db", "d/new.db", "set", "n", "k", "v"], "d/new.db"),
 }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,9 +77,21 @@ def is_there(folder: Path, pattern: str = "*") -> None:
 
 
 def feed(process: subprocess.Popen[bytes], content: bytes) -> None:
+    """Write to a command, and wait until it has read all and waits for more.
+
+    Python sees a signal that comes right before a system call only when that ends.
+    """
     assert process.stdin is not None
     process.stdin.write(content)
     process.stdin.flush()
+    deadline = time.monotonic() + 60
+    asleep = 0
+    while asleep < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        left = int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder)
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        asleep = asleep + 1 if (left, state) == (0, "S") else 0
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -50,10 +50,6 @@ def test_a_full_directory_for_temporary_data_is_named(
         ["--db", tmp_path / "new.db", "import", archive],
         ["verify", archive],
         ["diff", archive],
-        [
-            "query",
-            "WITH n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 99999) SELECT hex(i * i) FROM n ORDER BY 1",
-        ],
         ["serve", GOLDEN, "--port", "0"],
     ):
         assert_named(run_process, full, *arguments)
