@@ -141,7 +141,7 @@ def bare_reader(store: SQLMetadataStore) -> Iterator[sqlite3.Connection]:
     """Open a bare connection to a store's file, with a page cache as large as the store's."""
     with closing(sqlite3.connect(str(store.path), isolation_level=None)) as connection:
         for setting in ("cache_size", "mmap_size"):
-            [(value,)] = store.run(f"PRAGMA {setting}")
+            [(value,)] = store._run(f"PRAGMA {setting}")
             connection.execute(f"PRAGMA {setting}={value}").close()
         yield connection
 

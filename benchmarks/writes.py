@@ -83,7 +83,7 @@ def in_new_log(side: Side, store: object) -> Side:
     stores that have another log, or none, stay as they are.
     """
     if isinstance(store, SQLMetadataStore):
-        return _behind(side, store.run)
+        return _behind(side, store._run)
     if isinstance(store, sqlite3.Connection):
         return _behind(side, lambda statement: store.execute(statement).fetchall())
     return side

@@ -24,7 +24,6 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_NOT_PERMITTED = (errno.EACCES, errno.EPERM)
 
 PERMISSION_DENIED: Final = "permission denied: run it as the owner, or as root (`sudo`)"
 
@@ -85,6 +84,6 @@ def kind(mode: int) -> str:
 
 def why_refused(error: OSError) -> str:
     """Return why the system refused something, in its words, and for a lack of rights what to do."""
-    if error.errno in _NOT_PERMITTED and os.geteuid() != 0:
+    if error.errno == errno.EACCES:
         return PERMISSION_DENIED
     return error.strerror or str(error)

@@ -264,7 +264,7 @@ def _check(metadata: V2Metadata) -> None:
     ):
         if not isinstance(value, str):
             raise error(f"the {field} must be text, not {type(value).__name__}")
-        if not is_utf8(value):
+        if not (value.isascii() or is_utf8(value)):
             raise error(f"the {field} {value!r} cannot be written as UTF-8")
 
 

@@ -46,7 +46,7 @@ def list_(settings: Settings, namespace: str | None, as_json: bool) -> None:
     """
     with settings.reading() as store:
         separator = "["
-        for record in store.records(namespace):
+        for record in store._records(namespace):
             if not as_json:
                 place = printable(f"{record.namespace}/{record.key}")
                 click.echo(f"{utc(record.modified_at_ns)}  {len(record.value):>6}  {place}")

@@ -116,10 +116,10 @@ class FSMetadataStore:
         Raises:
             InvalidKeyError: `namespace` is not one. StoreError: a file or directory cannot be read.
         """
-        for found, key, value, _ in self.records(namespace):
+        for found, key, value, _ in self._records(namespace):
             yield found, key, value
 
-    def records(self, namespace: str | None = None) -> Iterator[Record]:
+    def _records(self, namespace: str | None = None) -> Iterator[Record]:
         """Yield `entries` with the times of their files."""
         self._check_open()
         reason = None if namespace is None else why_not_a_namespace(namespace, to_write=False)

@@ -28,24 +28,24 @@ class DatabaseCollection:
         self.name = store.path or ":memory:"
 
     def count(self) -> int:
-        with self.store.snapshot() as snapshot:
+        with self.store._snapshot() as snapshot:
             return snapshot.count()
 
     def read(self) -> Iterator[tuple[str, Record | Odd]]:
-        return (("", _found(one)) for one in self.store.scan())
+        return (("", _found(one)) for one in self.store._scan())
 
     @contextmanager
     def view(self, note: Note | None = None) -> Iterator[View]:
-        with self.store.snapshot() as snapshot:
+        with self.store._snapshot() as snapshot:
             yield _View(snapshot, note)
 
     @contextmanager
     def indexed(self) -> Iterator[IndexedView]:
-        with self.store.snapshot() as snapshot:
+        with self.store._snapshot() as snapshot:
             yield _View(snapshot, None)
 
     def refuse_change(self) -> None:
-        self.store.refuse_foreign_schema()
+        self.store._refuse_foreign_schema()
 
     def set_aside(self, namespace: str, key: str, value: bytes, reason: str) -> None:
         self.store.quarantine(namespace, key, value, reason)
@@ -54,7 +54,7 @@ class DatabaseCollection:
         backend = self.store._backend
         match kind, place:
             case "stale-rows", (diff_id,):
-                self.store.rederive(diff_id)
+                self.store._rederive(diff_id)
             case "odd-time", (bytes(namespace), bytes(key)):
                 backend.mend_time(namespace, key)
             case "odd-quarantine", (str(number),):
@@ -66,7 +66,7 @@ class DatabaseCollection:
         return True
 
     def remove(self, doomed: Iterable[Doomed]) -> list[int]:
-        return self.store.remove(doomed)
+        return self.store._remove(doomed)
 
     def remove_temporary(self, *, dry_run: bool) -> int:
         return 0
@@ -89,7 +89,7 @@ class DatabaseCollection:
         return self.store._backend.free_bytes()
 
     def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
-        return self.store.load(incoming, resolve)
+        return self.store._load(incoming, resolve)
 
 
 class _View:

@@ -6,7 +6,6 @@ What an entry's name and value may be is said here; how they are kept is a `laye
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -154,22 +153,22 @@ class SQLMetadataStore:
                 aside. Those before it were yielded.
             StoreError: the store failed or was closed meanwhile.
         """
-        for found, key, value, _ in self.records(namespace):
+        for found, key, value, _ in self._records(namespace):
             yield found, key, value
 
-    def records(self, namespace: str | None = None) -> Iterator[Record]:
+    def _records(self, namespace: str | None = None) -> Iterator[Record]:
         """Yield `entries` with their times."""
         reason = None if namespace is None else why_not_a_namespace(namespace, to_write=False)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
         yield from self._each(lambda snapshot: snapshot.records(namespace))
 
-    def scan(self) -> Iterator[Record | OddName]:
+    def _scan(self) -> Iterator[Record | OddName]:
         """Yield what `records` yields, and what it stops at."""
         return self._each(Snapshot.scan)
 
     def _each(self, read: Callable[[Snapshot], Iterator[_Found]]) -> Iterator[_Found]:
-        with self.snapshot() as snapshot:
+        with self._snapshot() as snapshot:
             if not self._backend.is_held:
                 for one in read(snapshot):
                     yield one
@@ -222,7 +221,7 @@ class SQLMetadataStore:
                 (namespace, key, _checked(namespace, key, value), None) for namespace, key, value in first
             )
             return
-        self.load(self._incoming(chain(first, rest)), lambda _source, _existing, incoming, _aside: incoming)
+        self._load(self._incoming(chain(first, rest)), lambda _source, _existing, incoming, _aside: incoming)
 
     def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
         while batch := list(islice(entries, _FEW)):
@@ -231,14 +230,14 @@ class SQLMetadataStore:
                 0, [(namespace, key, _checked(namespace, key, value), now) for namespace, key, value in batch]
             )
 
-    def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
+    def _load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
         """Take in any number of entries, staged beside the database first, in one transaction; by source.
 
         Raises: as `set`; what `incoming` raises, as it is. Nothing was taken in.
         """
         return self._backend.load(incoming, resolve)
 
-    def put(self, record: Record) -> None:
+    def _put(self, record: Record) -> None:
         """`set` an entry with the time that it has elsewhere.
 
         Raises: as `set`.
@@ -246,7 +245,7 @@ class SQLMetadataStore:
         namespace, key, value, modified_at_ns = record
         self._backend.put((namespace, key, _checked(namespace, key, value), modified_at_ns))
 
-    def remove(self, doomed: Iterable[Doomed]) -> list[int]:
+    def _remove(self, doomed: Iterable[Doomed]) -> list[int]:
         """Remove or shorten entries in one transaction; return the numbers of those that were left, as they come.
 
         Left is what another writer changed since, and the mapping of a digest that a list holds by now: a pull would
@@ -256,7 +255,7 @@ class SQLMetadataStore:
         """
         return self._backend.remove(doomed)
 
-    def rederive(self, diff_id: str | bytes) -> None:
+    def _rederive(self, diff_id: str | bytes) -> None:
         """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
 
         Raises: as `set`.
@@ -301,7 +300,7 @@ class SQLMetadataStore:
         """
         return self._backend.transaction(deferred=deferred)
 
-    def snapshot(self) -> AbstractContextManager[Snapshot]:
+    def _snapshot(self) -> AbstractContextManager[Snapshot]:
         """Open a view of the store at this moment, for work that reads more than one thing.
 
         On a connection of its own, so that writers need not wait and are not seen; inside `transaction()` a nested
@@ -325,21 +324,17 @@ class SQLMetadataStore:
         self._check_open()
         return self._backend.engine
 
-    def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+    def _run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         """Run a statement on this thread's connection; return its rows."""
         return self._backend.run(statement, parameters)
 
-    def refuse_foreign_schema(self) -> None:
+    def _refuse_foreign_schema(self) -> None:
         """Refuse what opening to write refuses, in a store that was opened to read.
 
         Raises:
             StoreOpenError: there are triggers on our tables, or something else is under our names.
         """
         self._backend.refuse_foreign_schema()
-
-    def copy_to(self, connection: sqlite3.Connection) -> None:
-        """Copy the whole database, as it was last committed, to another one."""
-        self._backend.copy_to(connection)
 
     def close(self) -> None:
         """Close every connection, also those of other threads and of the engine. A second call does nothing."""

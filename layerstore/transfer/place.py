@@ -135,7 +135,7 @@ def unpacked(source: Source) -> Iterator[Unpacked]:
 
     with (
         temporary.folder("layerstore-") as folder,
-        SQLMetadataStore(os.path.join(folder, "a.db"), durability="normal") as store,
+        SQLMetadataStore(os.path.join(folder, "archive.db"), durability="normal") as store,
     ):
         copy = Unpacked(store, source.name, odd)
         copy.load(entries(), lambda _source, _existing, incoming, _aside: incoming)

@@ -136,10 +136,10 @@ class _Taking:
             self.quarantined += 1
             self._store.quarantine(*record[:3], f"recovered from a damaged database: {reason}")
             return
-        there = self._store.run(_GET_WITH_TIME, record[:2])
+        there = self._store._run(_GET_WITH_TIME, record[:2])
         if not there:
             self.recovered += 1
-            self._store.put(record)
+            self._store._put(record)
             return
         other = Record(record.namespace, record.key, *there[0])
         newer, older = (record, other) if record.modified_at_ns > other.modified_at_ns else (other, record)
@@ -147,7 +147,7 @@ class _Taking:
             self.older += 1
             self._store.quarantine(*older[:3], "recovered from a damaged database, which had a newer value too")
         if newer is record:
-            self._store.put(record)
+            self._store._put(record)
 
     def _set_aside(self, row: Sequence[Value]) -> None:
         namespace, key, value, reason, at = row
@@ -155,9 +155,9 @@ class _Taking:
         assert isinstance(key, bytes)
         assert isinstance(reason, bytes)
         place = (_text(namespace), _text(key), value, _text(reason))
-        if not self._store.run(statements.IS_QUARANTINED, place):
+        if not self._store._run(statements.IS_QUARANTINED, place):
             self.kept += 1
-            self._store.run(statements.QUARANTINE, (*place, at if isinstance(at, int) else time.time_ns()))
+            self._store._run(statements.QUARANTINE, (*place, at if isinstance(at, int) else time.time_ns()))
 
 
 _GET_WITH_TIME = "SELECT CAST(value AS BLOB), modified_at_ns FROM metadata WHERE namespace = ? AND key = ?"

@@ -52,19 +52,19 @@ def test_a_time_that_is_no_number_is_reported_and_repaired(path: Path, run: Run,
     assert found(verify(path, repair=True), "odd-time") == (count, count)
     assert verify(path).ok
     with SQLMetadataStore(path) as store:
-        assert {record.modified_at_ns for record in store.records()} == {read}
+        assert {record.modified_at_ns for record in store._records()} == {read}
 
 
 def test_a_repair_leaves_other_times_alone(path: Path):
     with SQLMetadataStore(path) as store:
-        before = {record.key: record for record in store.records()}
+        before = {record.key: record for record in store._records()}
     key = min(before)
     change(path, f"UPDATE metadata SET modified_at_ns = 'now' WHERE key = '{key}'")
 
     verify(path, repair=True)
 
     with SQLMetadataStore(path) as store:
-        after = {record.key: record for record in store.records()}
+        after = {record.key: record for record in store._records()}
     assert after.pop(key) == before.pop(key)._replace(modified_at_ns=0)
     assert after == before
 

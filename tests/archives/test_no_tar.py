@@ -213,7 +213,7 @@ def test_a_terminal_is_refused(database: Path):
             text=True,
             check=False,
         )
-        with pytest.raises(TransferError, match="it is a terminal"):
+        with pytest.raises(TransferError, match="a device: give"):
             verify(os.ttyname(terminal))
     finally:
         os.close(main)

@@ -43,7 +43,7 @@ def filled(sql_file: SQLMetadataStore, golden: Path) -> SQLMetadataStore:
     """What a daemon wrote, each file at a time of its own, and entries with odd names, sizes and times."""
     take_in(sql_file, golden)
     for record in ODD_ENTRIES:
-        sql_file.put(record)
+        sql_file._put(record)
     return sql_file
 
 
@@ -90,7 +90,7 @@ def test_tar_unpacks_the_directory_with_its_times_to_the_nanosecond(packed: Path
 
 def test_taken_in_again_it_is_the_same_store(filled: SQLMetadataStore, sql_memory: SQLMetadataStore, packed: Path):
     """The times to the nanosecond, before 1970 too."""
-    filled.put(Record("n", "old", b"", -1_500_000_001))
+    filled._put(Record("n", "old", b"", -1_500_000_001))
     with packed.open("wb") as file:
         export_tar(filled, file)
 
@@ -132,7 +132,7 @@ def test_the_same_store_gives_the_same_bytes(filled: SQLMetadataStore):
 
 def test_the_command_writes_a_file_and_in_place_of_an_old_one_only_if_told_to(run: Run, database: Path, tmp_path: Path):
     with SQLMetadataStore(database) as store:
-        store.put(ODD_ENTRIES[0])
+        store._put(ODD_ENTRIES[0])
         before = rows_of(store)
     target = tmp_path / "x.tar"
     assert run("export", "--tar", target).code == 0
@@ -367,7 +367,7 @@ def test_a_place_where_no_file_can_be_is_an_error_that_names_it(where: str, tmp_
 def test_a_pipe_or_device_is_written_to_and_not_replaced(run: Run, database: Path, tmp_path: Path):
     """`--tar /dev/null`, given by root, must leave the device what it is."""
     with SQLMetadataStore(database) as store:
-        store.put(ODD_ENTRIES[0])
+        store._put(ODD_ENTRIES[0])
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

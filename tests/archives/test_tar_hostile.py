@@ -140,7 +140,7 @@ def test_no_time_is_fatal(time: str, sql_memory: SQLMetadataStore, save: Save):
 
     assert report.ok
     assert plain_rows(sql_memory) == sorted([*TAKEN, ("n", "k", b"v")])
-    assert all(-(2**63) <= record.modified_at_ns < 2**63 for record in sql_memory.records())
+    assert all(-(2**63) <= record.modified_at_ns < 2**63 for record in sql_memory._records())
 
 
 @pytest.mark.parametrize("time", [-1, -(2**40), 2**40, 2**62], ids=str)
@@ -150,7 +150,7 @@ def test_no_time_of_a_gnu_header_is_fatal(time: int, sql_memory: SQLMetadataStor
     assert import_directory(sql_memory, path).ok
 
     expected = max(-(2**63), min(time * 10**9, 2**63 - 1))
-    assert [record.modified_at_ns for record in sql_memory.records()] == [expected]
+    assert [record.modified_at_ns for record in sql_memory._records()] == [expected]
 
 
 @pytest.mark.parametrize("time", ODD_TIMES)

@@ -171,7 +171,7 @@ TIMES = {
 def test_a_pax_record_gives_the_time_to_the_nanosecond(text: str, at: int, sql_memory: SQLMetadataStore, save: Save):
     import_directory(sql_memory, save(archive(member("distribution/n/k", pax_headers={"mtime": text}))))
 
-    assert [record.modified_at_ns for record in sql_memory.records()] == [at]
+    assert [record.modified_at_ns for record in sql_memory._records()] == [at]
 
 
 def test_the_order_of_the_members_does_not_matter(

@@ -96,8 +96,8 @@ def test_delete_removes_and_says_when_there_is_nothing(run: Run, database: Path)
 
 def test_list_shows_every_entry_by_time_size_and_place(run: Run, database: Path):
     with SQLMetadataStore(database) as store:
-        store.put(Record("n", "b", b"12345", 1_700_000_000_999_999_999))
-        store.put(Record("m", "é/x", b"", -1))
+        store._put(Record("n", "b", b"12345", 1_700_000_000_999_999_999))
+        store._put(Record("m", "é/x", b"", -1))
 
     assert run("list") == (
         DONE,
@@ -118,8 +118,8 @@ def test_list_shows_one_namespace(run: Run, imported: Path):
 
 def test_list_in_json_has_every_field(run: Run, database: Path):
     with SQLMetadataStore(database) as store:
-        store.put(Record("n", "k", b'\xff{"', 5))
-        store.put(Record("n", "é", "ü\u2028".encode(), 6))
+        store._put(Record("n", "k", b'\xff{"', 5))
+        store._put(Record("n", "é", "ü\u2028".encode(), 6))
 
     assert run("list", "--json").json == [
         {"namespace": "n", "key": "k", "value": '\\xff{"', "modified_at_ns": 5},
@@ -130,7 +130,7 @@ def test_list_in_json_has_every_field(run: Run, database: Path):
 
 def test_times_that_no_calendar_has_are_shown_in_nanoseconds(run: Run, database: Path):
     with SQLMetadataStore(database) as store:
-        store.put(Record("n", "k", b"", -(2**63)))
+        store._put(Record("n", "k", b"", -(2**63)))
 
     result = run("list")
     assert result.code == DONE

@@ -79,7 +79,7 @@ class Hand:
 
         Not with a `timeout_s` of 0: a snapshot opens the file anew, and may meet somebody who is closing it.
         """
-        with self.writing.snapshot() as snapshot:
+        with self.writing._snapshot() as snapshot:
             for number, record in enumerate(snapshot.records("diffid-by-digest")):
                 if number == 20:
                     break

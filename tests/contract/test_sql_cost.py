@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -98,3 +99,22 @@ def test_an_add_is_one_sync_and_a_lookup_none(tmp_path: Path, durability: str, s
     _, adds, lookups, _ = re.split(r'"(?:begin|end|looked up)\\n"', log.read_text())
     assert len(re.findall(r"sync\(", adds)) == syncs
     assert len(re.findall(r"sync\(", lookups)) == 0
+
+
+def test_an_add_of_a_new_layer_is_at_most_45_calls_of_ours(sql_file: SQLMetadataStore):
+    v2 = V2MetadataService(sql_file)
+    for number in range(3):
+        v2.add(sha256(100 + number), V2Metadata(sha256(200 + number), REPOSITORY))
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_globals["__name__"].startswith("layerstore."):
+            calls.append(frame.f_code.co_qualname if hasattr(frame.f_code, "co_qualname") else frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        v2.add(LAYER, V2Metadata(BLOB, REPOSITORY))
+    finally:
+        sys.setprofile(None)
+
+    assert 0 < len(calls) <= 45, calls

@@ -41,10 +41,10 @@ def fill(store: SQLMetadataStore, lists: object, mappings: object, v1_ids: objec
     assert isinstance(v1_ids, set)
     for layer, (entries, seconds) in lists.items():
         value = encode_list([V2Metadata(sha256(digest), name) for digest, name in entries])
-        store.put(Record(V2_METADATA, sha256(layer).replace(":", "/"), value, seconds * 10**9 + 5))
+        store._put(Record(V2_METADATA, sha256(layer).replace(":", "/"), value, seconds * 10**9 + 5))
     for digest, (layer, seconds) in mappings.items():
         key = sha256(digest).replace(":", "/")
-        store.put(Record(DIFF_IDS, key, sha256(layer).encode(), seconds * 10**9))
+        store._put(Record(DIFF_IDS, key, sha256(layer).encode(), seconds * 10**9))
     for registry, number in v1_ids:
         V1IDService(store).set(f"{number:064x}", registry, sha256(1))
     # What no view may show.
@@ -135,7 +135,7 @@ def test_a_view_of_an_empty_store_is_empty(sql_store: SQLMetadataStore, view: st
 def test_a_time_that_no_calendar_has_is_no_text_and_no_error(sql_store: SQLMetadataStore):
     for number, time_ns in enumerate((-(2**63), -1, 2**63 - 1)):
         value = encode_list([V2Metadata(sha256(50), "host/app")])
-        sql_store.put(Record(V2_METADATA, sha256(number).replace(":", "/"), value, time_ns))
+        sql_store._put(Record(V2_METADATA, sha256(number).replace(":", "/"), value, time_ns))
 
     texts = [row[0] for row in database_rows(sql_store, "SELECT modified_at FROM layers ORDER BY modified_at_ns")]
     assert texts == ["1677-09-21T00:12:44Z", "1970-01-01T00:00:00Z", "2262-04-11T23:47:16Z"]

@@ -76,7 +76,7 @@ def use_every_way(pipe: Any, home: Path, durability: Any) -> None:
             with store.engine.begin() as connection:
                 connection.exec_driver_sql("SELECT 1")
                 counts["the engine"] = ask("the engine")
-            with store.snapshot():
+            with store._snapshot():
                 counts["a snapshot"] = ask("a snapshot")
             assert in_threads([lambda: counts.update({"a thread": ask_in_a_thread(store, ask)})]) == []
             import_directory(store, home / "distribution")
@@ -199,4 +199,4 @@ def test_a_file_that_another_program_switched_back_is_switched_to_wal_again(tmp_
     assert connection.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
     connection.close()
     with SQLMetadataStore(path) as store:
-        assert store.run("PRAGMA journal_mode") == [("wal",)]
+        assert store._run("PRAGMA journal_mode") == [("wal",)]

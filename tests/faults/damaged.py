@@ -23,9 +23,9 @@ def fill(path: Path) -> dict[tuple[str, str], Record]:
         for number in range(60):
             v2.add(sha256(number % 4), V2Metadata(sha256(1000 + number), f"localhost:5000/team/{number}", "ab" * 32))
         store.set_many(("other", f"long/{number:03}", bytes([number]) * (3000 * number + 1)) for number in range(12))
-        store.put(Record("other", "é/small", b"", -5))
+        store._put(Record("other", "é/small", b"", -5))
         store.quarantine("n", "k", b"\xff" * 9000, "why")
-        records = list(store.records())
+        records = list(store._records())
     return {(record.namespace, record.key): record for record in records}
 
 

@@ -130,7 +130,7 @@ def under(path: Path, folder: Path, begin: Callable[[], object], end: Callable[[
     with SQLMetadataStore(path) as store:
         for name, operation in {**WRITES, **COPIES}.items():
             before = list(store.entries())
-            store.run("PRAGMA wal_checkpoint(TRUNCATE)")
+            store._run("PRAGMA wal_checkpoint(TRUNCATE)")
             begin()
             try:
                 found[name] = outcome(operation, store, folder)

@@ -209,7 +209,7 @@ def log_of_another(path: Path, entries: int, *, late: bool) -> None:
     with SQLMetadataStore(other) as store:
         store.set_many(("n", f"other/{number}", b"y" * 400) for number in range(entries))
         if late:
-            store.run("PRAGMA wal_checkpoint(TRUNCATE)")
+            store._run("PRAGMA wal_checkpoint(TRUNCATE)")
             store.set("n", "late", b"z")
         shutil.copy(f"{other}-wal", f"{path}-wal")
 

@@ -37,7 +37,7 @@ def test_of_a_whole_database_everything_comes_out(broken: Path, tmp_path: Path, 
     assert (report.recovered, report.kept_in_quarantine, report.ok) == (len(everything), 1, True)
     assert (report.unreadable_pages, report.pages) == (0, broken.stat().st_size // PAGE)
     new = open_sql(tmp_path / "new.db")
-    assert {(record.namespace, record.key): record for record in new.records()} == everything
+    assert {(record.namespace, record.key): record for record in new._records()} == everything
     with SQLMetadataStore(broken, read_only=True) as old:
         for table in ("quarantine", "v2_metadata", "diff_id_by_digest", "v1_ids"):
             columns = "namespace, key, value, reason, quarantined_at_ns" if table == "quarantine" else "*"
@@ -68,7 +68,7 @@ def test_a_noisy_page_takes_nothing_along_but_what_it_held(
     assert os.listdir(broken.parent) == [broken.name]
     assert report.unreadable_pages >= 1
     new = open_sql(tmp_path / "new.db")
-    found = {(record.namespace, record.key): record for record in new.records()}
+    found = {(record.namespace, record.key): record for record in new._records()}
     lost = everything.keys() - found.keys()
     assert lost <= held[0].union(*(held[page] for page in pages)), "lost from a page that was whole"
     if seed == 0:
@@ -106,7 +106,7 @@ def test_of_a_truncated_file_comes_out_what_is_left(broken: Path, tmp_path: Path
     recover(broken, tmp_path / "new.db")
 
     with SQLMetadataStore(tmp_path / "new.db") as store:
-        found = {(record.namespace, record.key) for record in store.records()}
+        found = {(record.namespace, record.key) for record in store._records()}
     assert found <= everything.keys()
     assert found >= set().union(*held[1 : size // PAGE + 1]) - held[0]
 
@@ -174,20 +174,20 @@ def test_what_was_deleted_does_not_come_back(broken: Path, tmp_path: Path):
         with store.transaction():
             for namespace, key in deleted:
                 store.delete(namespace, key)
-        kept = list(store.records())
+        kept = list(store._records())
 
     assert recover(broken, tmp_path / "new.db").recovered == len(kept)
     with SQLMetadataStore(tmp_path / "new.db") as store:
-        assert list(store.records()) == kept
+        assert list(store._records()) == kept
 
 
 def test_of_two_versions_the_later_one_stays_and_the_other_is_in_quarantine(broken: Path, tmp_path: Path):
     """A page of an earlier state lies behind the end, as a file system may leave one."""
     with SQLMetadataStore(broken) as store:
-        store.put(Record("n", "k", b"early", 1000))
+        store._put(Record("n", "k", b"early", 1000))
     early = broken.read_bytes()
     with SQLMetadataStore(broken) as store:
-        store.put(Record("n", "k", b"later", 2000))
+        store._put(Record("n", "k", b"later", 2000))
     page = next(at for at in range(0, len(early), PAGE) if b"early" in early[at : at + PAGE])
     with open(broken, "ab") as file:
         file.write(early[page : page + PAGE])
@@ -196,7 +196,7 @@ def test_of_two_versions_the_later_one_stays_and_the_other_is_in_quarantine(brok
 
     assert (report.recovered, report.older, report.ok) == (1, 1, False)
     with SQLMetadataStore(tmp_path / "new.db") as store:
-        assert list(store.records()) == [Record("n", "k", b"later", 2000)]
+        assert list(store._records()) == [Record("n", "k", b"later", 2000)]
         assert rows(store, "SELECT key, value FROM quarantine") == [("k", b"early")]
 
 
@@ -311,7 +311,7 @@ def test_holes_of_a_terabyte_are_passed_over_and_counted(broken: Path, tmp_path:
 
     assert report.recovered == len(everything)
     assert (report.pages, report.unreadable_pages) == ((1 << 40) // PAGE, (1 << 40) // PAGE - pages)
-    assert len(list(open_sql(tmp_path / "new.db").records())) == len(everything)
+    assert len(list(open_sql(tmp_path / "new.db")._records())) == len(everything)
 
 
 def test_a_row_that_ends_in_a_hole_is_whole(broken: Path, tmp_path: Path, open_sql: OpenSQL):
@@ -353,7 +353,7 @@ _LARGE_LOG = """
 import os, sys
 from layerstore import SQLMetadataStore
 store = SQLMetadataStore(sys.argv[1], durability="normal")
-with store.snapshot() as snapshot:
+with store._snapshot() as snapshot:
     snapshot.count()
     for number in range(400):
         store.set("n", f"{number:03}", os.urandom(200_000))

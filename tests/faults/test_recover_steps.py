@@ -90,7 +90,7 @@ def test_what_sqlite3_does_not_know_the_table_of_comes_out_of_its_lost_and_found
     with closing(sqlite3.connect(tmp_path / "found.db")) as connection:
         assert [name for (name,) in connection.execute("SELECT name FROM sqlite_schema")] == ["lost_and_found"]
     new = open_sql(tmp_path / "new.db")
-    found = {(record.namespace, record.key): record for record in new.records()}
+    found = {(record.namespace, record.key): record for record in new._records()}
     assert found == {place: record for place, record in everything.items() if place not in deleted}
     assert rows(new, "SELECT namespace, key, value, reason, quarantined_at_ns FROM quarantine") == quarantined
 

@@ -172,7 +172,7 @@ def test_what_may_not_be_read_says_so_and_what_helps(directory: Path, monkeypatc
     records, odd = found(directory)
     assert [one.key for one in records] == ["k"]
     assert [(one.path, one.reason) for one in odd] == [
-        ("n/secret", "permission denied: run this as its owner, or as root (sudo)")
+        ("n/secret", "cannot be read: permission denied: run it as the owner, or as root (`sudo`)")
     ]
 
     denied = {"distribution"}

@@ -142,13 +142,13 @@ def test_what_has_the_name_already_is_not_touched(there: str, filled: SQLMetadat
 
 def test_who_takes_the_name_meanwhile_keeps_it(filled: SQLMetadataStore, folder: Path, monkeypatch: pytest.MonkeyPatch):
     target = folder / "copy.db"
-    copy_to = filled.copy_to
+    copy_to = filled._backend.copy_to
 
     def copy(connection: sqlite3.Connection) -> None:
         copy_to(connection)
         target.write_bytes(b"precious")
 
-    monkeypatch.setattr(filled, "copy_to", copy)
+    monkeypatch.setattr(filled._backend, "copy_to", copy)
     with pytest.raises(StoreError, match=str(target)):
         backup(filled, target)
     assert target.read_bytes() == b"precious"

@@ -205,7 +205,7 @@ def test_whatever_was_done_before_restore_loses_no_bytes(steps: list[tuple[str, 
     with SQLMetadataStore(":memory:") as store:
         for what, record, (which, force) in steps:
             if what == "set":
-                store.put(record)
+                store._put(record)
             elif what == "aside":
                 store.quarantine(*record[:3], "why")
             elif numbers(store):

@@ -34,7 +34,7 @@ def v1_id(number: int, layer: int, registry: str = "old.example.com", at: int = 
 def fill(store: SQLMetadataStore, records: Iterable[Record]) -> None:
     with store.transaction():
         for record in records:
-            store.put(record)
+            store._put(record)
 
 
 def fill_directory(base: Path, records: Iterable[Record]) -> None:

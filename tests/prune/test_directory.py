@@ -139,16 +139,16 @@ def test_a_file_that_vanished_or_became_a_link_is_left(root: Path, monkeypatch: 
 
 def test_what_went_is_in_the_archive_and_comes_back(root: Path, tmp_path: Path, sql_store):
     import_directory(sql_store, root)
-    before = list(sql_store.records())
+    before = list(sql_store._records())
     prune(root, keep_layers=root, to=tmp_path / "gone.tar")
     other = FSMetadataStore(base(root))
-    assert len(list(other.records())) == 3
+    assert len(list(other._records())) == 3
 
     with pytest.raises(InvalidInputError):
         import_directory(other, tmp_path / "gone.tar")
     prune(sql_store, keep_layers=root)
     assert import_directory(sql_store, tmp_path / "gone.tar").added == 3
-    assert list(sql_store.records()) == before
+    assert list(sql_store._records()) == before
 
 
 def test_an_error_names_the_file_and_a_crash_leaves_each_whole(root: Path, monkeypatch: pytest.MonkeyPatch):

@@ -152,4 +152,4 @@ def test_a_directory_loses_what_a_store_loses(entries: list[Entry], wanted: Want
         prune(base, **options(wanted, folder))
 
         with FSMetadataStore(base) as files:
-            assert list(files.records()) == model(entries, wanted)
+            assert list(files._records()) == model(entries, wanted)

@@ -84,7 +84,7 @@ def test_the_same_bytes_written_again_are_another_writers_too(store: SQLMetadata
 
 def test_a_shortened_list_that_changed_meanwhile_is_left_alone(store: SQLMetadataStore, open_sql: OpenSQL, meanwhile):
     newer = a_list(1, (11, OLD), (12, OURS), (13, OLD), at=AT + DAY)
-    meanwhile(lambda: open_sql().put(newer))
+    meanwhile(lambda: open_sql()._put(newer))
 
     report = prune(store, repository=OLD)
 
@@ -157,7 +157,7 @@ def places_inside(store: SQLMetadataStore) -> set[tuple[str, str]]:
 def test_the_archive_is_whole_before_anything_goes(store: SQLMetadataStore, tmp_path: Path, monkeypatch):
     before = rows_of(store)
     seen: list[object] = []
-    real = SQLMetadataStore.remove
+    real = SQLMetadataStore._remove
 
     def remove(*arguments: Any) -> list[int]:
         with SQLMetadataStore(":memory:") as other:
@@ -165,7 +165,7 @@ def test_the_archive_is_whole_before_anything_goes(store: SQLMetadataStore, tmp_
             seen.append((report.added, rows_of(store) == before))
         return real(*arguments)
 
-    monkeypatch.setattr(SQLMetadataStore, "remove", remove)
+    monkeypatch.setattr(SQLMetadataStore, "_remove", remove)
     report = prune(store, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
 
     assert report.archive == str(tmp_path / "gone.tar")
@@ -241,7 +241,7 @@ def make_large(store: SQLMetadataStore) -> int:
     fill(store, (a_list(number, (number, OLD), (number, OURS)) for number in range(2000)))
     assert store.path is not None
     run_sql(store, "SELECT 1")
-    store.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    store._run("PRAGMA wal_checkpoint(TRUNCATE)")
     return os.path.getsize(store.path)
 
 
@@ -278,7 +278,7 @@ def test_vacuum_beside_writers_and_readers_loses_nothing(open_sql: OpenSQL, tmp_
             errors.append(error)
 
     thread = threading.Thread(target=write)
-    reading = store.records()
+    reading = store._records()
     next(reading)
     thread.start()
     try:

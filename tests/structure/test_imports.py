@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -10,21 +12,25 @@ import pytest
 
 from tests.structure.source import MODULES, ROOT, imports
 
-# DESIGN.md, "Structure", from top to bottom, by the first name below the package. What DESIGN does not name has its
-# place beside what uses it: `records` and `gojson` are the words that stores and services share.
-LAYERS = [
-    {"cli", "__main__"},
-    {"web"},
-    {"transfer"},
-    {"formats"},
-    {"push"},
-    {"docker"},
-    {"v1", "v2", "hmac"},
-    {"sql"},
-    {"files"},
-    {"collection", "store", "records", "gojson", "repository"},
-    {"digest", "errors", "paths", "words"},
-]
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def names_in(cell: str) -> list[str]:
+    return re.findall(r"`([\w/]+)`", cell)
+
+
+def table(heading: str) -> list[tuple[str, str]]:
+    """Return the two columns of a table of the page, below a heading."""
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", section, re.MULTILINE)
+    assert rows
+    return rows
+
+
+# From top to bottom, by the first name below the package.
+LAYERS = [set(names_in(floor)) for floor, _ in table("The map")]
+LAYERS[0].add("__main__")
+FOLDERS = {folder.strip("`/").replace("/", "."): names_in(modules) for folder, modules in table("Inside the folders")}
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]
 WHAT_SERVICES_KNOW = {"digest", "errors", "gojson", "hmac", "records", "repository", "store"}
 DATABASE = {"sqlalchemy", "alembic", "sqlite3", "aiosqlite", "psycopg"}
@@ -47,6 +53,29 @@ def test_imports_run_from_top_to_bottom(module: str):
     ]
 
     assert upwards == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_run_from_left_to_right_inside_a_folder(folder: str):
+    """In the row of the page, which names every module."""
+    here = f"layerstore.{folder}."
+    order = {f"{here}{module}": place for place, module in enumerate(FOLDERS[folder])}
+    there = {module for module, path in MODULES.items() if module.startswith(here) and path.name != "__init__.py"}
+    assert set(order) == {module for module in there if "." not in module.removeprefix(here)}
+    backwards = [
+        f"{module}, line {found.line}: {found.module}"
+        for module in order
+        for found in imports(MODULES[module])
+        if order.get(found.module, len(order)) < order[module] and not found.for_types_only
+    ]
+
+    assert backwards == []
+
+
+def test_every_folder_is_on_the_page():
+    modules = [module.split(".")[1:-1] for module, path in MODULES.items() if path.name != "__init__.py"]
+
+    assert {".".join(folder) for folder in modules if folder} == set(FOLDERS)
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -74,6 +103,19 @@ def test_databases_are_imported_under_sql_only(module: str):
     found = {found.module.partition(".")[0] for found in imports(MODULES[module])} & DATABASE
 
     assert found == set() or module.startswith("layerstore.sql.")
+    assert "sqlite3" not in found or module.startswith("layerstore.sql.sqlite.")
+
+
+@pytest.mark.parametrize("module", [module for module in INNER if module.startswith("layerstore.transfer.")])
+def test_no_work_between_collections_asks_for_a_stores_class(module: str):
+    asked = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass", "type")
+        if "MetadataStore" in ast.unparse(node)
+    ]
+
+    assert asked == []
 
 
 @pytest.mark.parametrize("module", INNER)

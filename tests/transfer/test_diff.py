@@ -58,7 +58,7 @@ def test_each_kind_of_difference_is_told_and_the_sides_are_named(sql_file: SQLMe
         ("n", "c", b"ours", AT),
         ("z", "left", b"", 1),
     ):
-        sql_file.put(Record(namespace, key, value, at))
+        sql_file._put(Record(namespace, key, value, at))
     for namespace, key, value in (("a", "right", b""), ("n", "a", b"same"), ("n", "b", b"same"), ("n", "c", b"theirs")):
         write_file(directory, namespace, key, value)
 
@@ -93,7 +93,7 @@ def test_what_differs_is_told_by_layer(sql_file: SQLMetadataStore, directory: Pa
 
 
 def test_other_times_alone_are_no_difference(sql_file: SQLMetadataStore, directory: Path):
-    sql_file.put(Record("n", "k", b"", AT + 1))
+    sql_file._put(Record("n", "k", b"", AT + 1))
     write_file(directory, "n", "k", b"")
 
     report = diff(sql_file, directory)

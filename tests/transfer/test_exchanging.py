@@ -219,7 +219,7 @@ def test_what_is_written_between_the_reading_and_the_rename_is_merged(
     """By the progress, which is told of the last key when all were read and none has its name."""
     target = tmp_path / "distribution"
     (target / LISTS).mkdir(parents=True)
-    sql_file.put(Record(LISTS, layer_key(0), entries(1), AT))
+    sql_file._put(Record(LISTS, layer_key(0), entries(1), AT))
     if exists:
         write_file(target, LISTS, layer_key(0), entries(2), AT - 1)
 
@@ -239,7 +239,7 @@ def test_of_two_values_written_at_once_the_older_goes_to_quarantine(
 ):
     target = tmp_path / "distribution"
     (target / MAPPINGS / "sha256").mkdir(parents=True)
-    sql_file.put(Record(MAPPINGS, layer_key(0), sha256(1).encode(), AT))
+    sql_file._put(Record(MAPPINGS, layer_key(0), sha256(1).encode(), AT))
     monkeypatch.setattr("layerstore.transfer.exporting.running_on", lambda _base: "a daemon" if daemon else None)
 
     def push(_done: int, _total: int | None) -> None:
@@ -257,7 +257,7 @@ def test_of_two_values_written_at_once_the_older_goes_to_quarantine(
 def test_what_keep_adds_and_somebody_else_has_written_meanwhile_is_theirs(sql_file: SQLMetadataStore, tmp_path: Path):
     target = tmp_path / "distribution"
     (target / "n").mkdir(parents=True)
-    sql_file.put(Record("n", "k", b"ours", AT))
+    sql_file._put(Record("n", "k", b"ours", AT))
 
     def push(_done: int, _total: int | None) -> None:
         write_file(target, "n", "k", b"theirs")
@@ -272,7 +272,7 @@ def test_without_room_for_a_second_merge_what_somebody_else_has_written_is_there
 ):
     target = tmp_path / "distribution"
     (target / LISTS / "sha256").mkdir(parents=True)
-    sql_file.put(Record(LISTS, layer_key(0), entries(1), AT))
+    sql_file._put(Record(LISTS, layer_key(0), entries(1), AT))
 
     def push(_done: int, _total: int | None) -> None:
         write_file(target, LISTS, layer_key(0), entries(2), AT - 1)

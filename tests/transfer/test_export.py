@@ -176,7 +176,7 @@ def test_delete_removes_regular_files_with_valid_keys_and_nothing_else(
 ):
     outside = tmp_path / "outside"
     write_file(outside, "x", "y", b"outside")
-    sql_file.put(Record("n", "k", b"", AT))
+    sql_file._put(Record("n", "k", b"", AT))
     write_file(target, "n", "extra", b"")
     write_file(target, LISTS, layer_key(1), entries(1))
     stay = [
@@ -245,7 +245,7 @@ def test_the_export_is_one_snapshot_and_keeps_no_writer_waiting(sql_file: SQLMet
 
 def test_an_export_inside_a_transaction_gives_out_what_it_wrote(sql_store: SQLMetadataStore, target: Path):
     with sql_store.transaction():
-        sql_store.put(Record("n", "k", b"not committed", AT))
+        sql_store._put(Record("n", "k", b"not committed", AT))
         export_directory(sql_store, target)
 
     assert files_of(target) == {"n/k": File(b"not committed", 0o644, AT)}
@@ -253,7 +253,7 @@ def test_an_export_inside_a_transaction_gives_out_what_it_wrote(sql_store: SQLMe
 
 def test_a_segment_of_239_bytes_can_be_given_out(sql_file: SQLMetadataStore, target: Path):
     """é is two bytes."""
-    sql_file.put(Record("n" * 239, "é" * 119 + "/" + "k" * 239, b"value", AT))
+    sql_file._put(Record("n" * 239, "é" * 119 + "/" + "k" * 239, b"value", AT))
 
     export_directory(sql_file, target)
 

@@ -57,7 +57,7 @@ def value(number: int) -> bytes:
 
 
 def have(store: SQLMetadataStore, namespace: str, key: str, content: bytes, at: int = AT) -> None:
-    store.put(Record(namespace, key, content, at))
+    store._put(Record(namespace, key, content, at))
 
 
 def host_has(target: Path, namespace: str, key: str, content: bytes, at: int) -> None:
@@ -122,7 +122,7 @@ def test_lists_are_merged_as_an_import_merges_them(
     assert (counts(report), report.ok, aside(report)) == ({count: 1}, True, {})
     assert_at_rest(sql_file, target)
     import_directory(sql_file, target)
-    assert list(sql_file.records()) == [Record(LISTS, layer_key(0), entries(*merged), max(at, AT))]
+    assert list(sql_file._records()) == [Record(LISTS, layer_key(0), entries(*merged), max(at, AT))]
     assert diff(sql_file, target).ok
 
 

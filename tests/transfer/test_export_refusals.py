@@ -139,7 +139,7 @@ def test_names_that_only_look_like_directories_of_others_can_be_given_out(sql_fi
 def test_a_file_link_in_the_place_of_a_file_is_replaced_and_not_followed(
     sql_file: SQLMetadataStore, target: Path, outside: Path
 ):
-    sql_file.put(Record("n", "k", b"ours", AT))
+    sql_file._put(Record("n", "k", b"ours", AT))
     (target / "n").mkdir(parents=True)
     (target / "n" / "k").symlink_to(outside / "sha256" / "victim")
 
@@ -171,7 +171,7 @@ def test_a_directory_link_below_the_base_is_refused_and_nothing_is_written_outsi
 def test_a_link_that_is_the_base_itself_is_the_operators_and_followed(
     sql_file: SQLMetadataStore, target: Path, outside: Path
 ):
-    sql_file.put(Record("n", "k", b"ours", AT))
+    sql_file._put(Record("n", "k", b"ours", AT))
     target.parent.mkdir()
     target.symlink_to(outside, target_is_directory=True)
 
@@ -213,7 +213,7 @@ def test_a_directory_in_the_place_of_a_file_is_an_error_and_leaves_no_temporary_
 
 
 def test_delete_makes_room_for_a_directory_where_a_file_was(sql_file: SQLMetadataStore, target: Path):
-    sql_file.put(Record("n", "a/b", b"ours", AT))
+    sql_file._put(Record("n", "a/b", b"ours", AT))
     write_file(target, "n", "a", b"theirs")
 
     export_directory(sql_file, target, on_conflict="replace", delete=True)

@@ -36,7 +36,7 @@ def value(number: int) -> bytes:
 
 
 def have(store: SQLMetadataStore, namespace: str, key: str, content: bytes) -> None:
-    store.put(Record(namespace, key, content, AT))
+    store._put(Record(namespace, key, content, AT))
 
 
 def only_row(store: SQLMetadataStore) -> tuple[bytes, int]:

@@ -153,7 +153,7 @@ def test_force_is_no_word_for_an_empty_directory(run: Run, tmp_path: Path):
     assert run("import", "--force", tmp_path / "junk").code == BAD
 
 
-@pytest.mark.parametrize("path", ["missing", "a\0b", "x" * 300, "file/below"])
+@pytest.mark.parametrize("path", ["missing", "file/below"])
 def test_a_path_that_cannot_be_looked_at_is_an_error_that_names_it(tmp_path: Path, path: str):
     (tmp_path / "file").touch()
     place = str(tmp_path / path)
@@ -162,6 +162,15 @@ def test_a_path_that_cannot_be_looked_at_is_an_error_that_names_it(tmp_path: Pat
         with pytest.raises(TransferError) as raised:
             work()
         assert raised.value.path == place
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300, ""])
+def test_a_path_that_nothing_can_have_is_invalid_input(tmp_path: Path, path: str):
+    place = str(tmp_path / path) if path else ""
+
+    for work in (lambda: verify(place), lambda: diff(place, place), lambda: prune(place, older_than="1d")):
+        with pytest.raises(InvalidInputError):
+            work()
 
 
 DENIED = """

@@ -29,7 +29,7 @@ _stores = st.lists(_records, max_size=12, unique_by=lambda record: record[:2])
 def fill(store: SQLMetadataStore, records: list[Record]) -> None:
     for record in records:
         try:
-            store.put(record)
+            store._put(record)
         except InvalidKeyError:
             assume(False)  # a key that no store takes
 
@@ -56,7 +56,7 @@ def test_a_store_comes_back_from_its_directory(records: list[Record]):
 
         import_directory(other, target)
         unreadable = [record for record in records if why_unreadable(*record[:3]) is not None]
-        readable = [tuple(record) for record in store.records() if record in records and record not in unreadable]
+        readable = [tuple(record) for record in store._records() if record in records and record not in unreadable]
         assert rows_of(other) == readable
         assert sorted(row[:3] for row in quarantine_of(other)) == sorted(record[:3] for record in unreadable)
         assert_sound(other)

@@ -42,7 +42,7 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
         os.chmod(temporary, _FILE_MODE)  # whatever the umask
         with mapping(target), closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
-            store.copy_to(copy)
+            store._backend.copy_to(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
         _settle(temporary, target)
     except OSError as error:
