@@ -44,7 +44,9 @@ Examples:
     show_default=True,
     help="Where both sides have an entry: merge by time, take what comes in, or keep what is there.",
 )
-@click.option("--force", is_flag=True, help="Import also a directory that has none of Docker's namespaces.")
+@click.option(
+    "--force", is_flag=True, help="Import also what has none of Docker's namespaces, and archives of over 8 GiB."
+)
 @click.option("--allow-empty", is_flag=True, help="Import also from where there is nothing (for scripts).")
 @quiet_option
 @json_option

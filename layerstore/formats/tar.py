@@ -59,7 +59,7 @@ def scan(
         name: what errors call it.
         force: take every file for an entry, also below directories that hold none of Docker's namespaces.
         allow_empty: take an archive without any metadata for one of an empty directory.
-        max_bytes: how many bytes the values may have in all; each has 64 MiB at most.
+        max_bytes: how many bytes the values may have in all, without `force`; each has 64 MiB at most.
 
     Raises:
         TransferError: it is not an archive, or cannot be read here; it is damaged or cut off; it has no metadata, or
@@ -74,7 +74,7 @@ def scan(
         for base, found in reading:
             if isinstance(found, Record):
                 given += len(found.value)
-                if given > max_bytes:
+                if given > max_bytes and not force:
                     raise TransferError(_too_much(max_bytes), name)
             yield base, found
     except Damaged as error:
@@ -107,8 +107,8 @@ def _plain(file: IO[bytes], name: str) -> io.BufferedReader:
 
 def _too_much(limit: int) -> str:
     return (
-        f"its values have more than {limit} bytes in all, the limit of one archive: unpack it and import the directory,"
-        " if you trust it"
+        f"its values have more than {limit} bytes in all, the limit of one archive; --force lifts it, if you trust the"
+        " archive"
     )
 
 

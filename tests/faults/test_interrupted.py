@@ -116,7 +116,6 @@ def time_at_work(process: subprocess.Popen[str]) -> float:
 
 COMMANDS = {
     "show": ["show", "sha256:" + "1" * 64],
-    "query": ["query", "SELECT count(*) FROM v1_ids", "--timeout", "600"],
 }
 
 

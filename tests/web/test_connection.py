@@ -26,6 +26,7 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     while True:
         await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        await asyncio.sleep(0)  # Uvicorn's `send` returns at once where the connection has ended
 
 
 async def never(scope: Scope, receive: Receive, send: Send) -> None:

@@ -29,29 +29,37 @@ from layerstore.store import SetAside
 
 _WINDOW = 1000
 """Rows that are read from a temporary table at once."""
+_LARGE = 1 << 16
+"""Bytes of a value that is not sorted or read with others, so that a load of many large ones needs little memory."""
 
 _STAGE = (
-    "CREATE TEMP TABLE staged(namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER)",
+    "CREATE TEMP TABLE staged(namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, large INTEGER)",
     "CREATE TEMP TABLE staged_v2(diff_id TEXT, position INTEGER, digest TEXT, source_repository TEXT, hmac TEXT)",
     "CREATE TEMP TABLE staged_unfit(namespace TEXT, key TEXT, value BLOB, reason TEXT)",
-    "CREATE TEMP TABLE unordered(source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER)",
+    "CREATE TEMP TABLE unordered("
+    "source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, large INTEGER)",
+    "CREATE TEMP TABLE large(id INTEGER PRIMARY KEY, value BLOB)",
 )
-_UNSTAGE = tuple(f"DROP TABLE IF EXISTS temp.{table}" for table in ("staged", "staged_v2", "staged_unfit", "unordered"))
-_ADD_STAGED = "INSERT INTO temp.staged VALUES (?, ?, ?, ?)"
+_TABLES = ("staged", "staged_v2", "staged_unfit", "unordered", "large")
+_UNSTAGE = tuple(f"DROP TABLE IF EXISTS temp.{table}" for table in _TABLES)
+_ADD_STAGED = "INSERT INTO temp.staged(namespace, key, value, modified_at_ns) VALUES (?, ?, ?, ?)"
 _ADD_STAGED_V2 = "INSERT INTO temp.staged_v2 VALUES (?, ?, ?, ?, ?)"
 _ADD_UNFIT = "INSERT INTO temp.staged_unfit VALUES (?, ?, ?, ?)"
-_ADD_UNORDERED = "INSERT INTO temp.unordered VALUES (?, ?, ?, ?, ?)"
+_ADD_UNORDERED = "INSERT INTO temp.unordered VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_LARGE = "INSERT INTO temp.large VALUES (NULL, ?)"
+_FILL_IN_LARGE = """
+    UPDATE temp.staged SET value = (SELECT l.value FROM temp.large l WHERE l.id = staged.large), large = NULL
+    WHERE large IS NOT NULL"""
 _UNORDERED_SOURCES = "SELECT DISTINCT source FROM temp.unordered ORDER BY source"
 # Of a key, the row that came last: beside max(), the other columns are that row's. Sorted once, which in a large load
 # takes half as long as a B-tree that grows in no order. Source: sqlite.org/lang_select.html, "Bare columns".
 _SORT = """
-    INSERT INTO temp.staged SELECT namespace, key, value, modified_at_ns FROM temp.unordered
+    INSERT INTO temp.staged SELECT namespace, key, value, modified_at_ns, large FROM temp.unordered
     WHERE source = ? GROUP BY namespace, key HAVING max(rowid) ORDER BY namespace, key"""
 _STAGED_LISTS = f"""
-    SELECT rowid, key, value FROM temp.staged
-    WHERE rowid > ? AND namespace = '{V2_METADATA}' ORDER BY rowid LIMIT ?"""
+    SELECT key, value FROM temp.staged WHERE rowid > ? AND namespace = '{V2_METADATA}' ORDER BY rowid"""
 _LAST = "SELECT ifnull(max(s.rowid), 0), (SELECT ifnull(max(v.rowid), 0) FROM temp.staged_v2 v) FROM temp.staged s"
-_UNFIT = "SELECT rowid, namespace, key, value, reason FROM temp.staged_unfit WHERE rowid > ? ORDER BY rowid LIMIT ?"
+_UNFIT = "SELECT namespace, key, value, reason FROM temp.staged_unfit ORDER BY rowid"
 
 _IS_EMPTY = "SELECT NOT EXISTS (SELECT 1 FROM main.metadata) AND NOT EXISTS (SELECT 1 FROM main.v2_metadata)"
 _OF_SOURCE = "s.rowid > ? AND s.rowid <= ?"
@@ -69,13 +77,17 @@ _ADD = f"""
     SELECT namespace, key, value, modified_at_ns FROM temp.staged s WHERE {_OF_SOURCE}"""
 _ADD_ABSENT = f"""
     {_ADD} AND {_ABSENT.format(namespace="s.namespace", key="s.key")} ORDER BY s.rowid"""
+_ARE_SMALL = f"length(m.value) < {_LARGE} AND length(s.value) < {_LARGE}"
 _DIFFERING = f"""
-    SELECT s.rowid, s.namespace, s.key, CAST(m.value AS BLOB), CAST(m.modified_at_ns AS INTEGER),
-      s.value, s.modified_at_ns
+    SELECT s.rowid, s.namespace, s.key, CASE WHEN {_ARE_SMALL} THEN CAST(m.value AS BLOB) END,
+      CAST(m.modified_at_ns AS INTEGER), CASE WHEN {_ARE_SMALL} THEN s.value END, s.modified_at_ns
     FROM temp.staged s CROSS JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key
     WHERE {_OF_SOURCE} AND (CAST(m.value AS BLOB) <> s.value OR (m.modified_at_ns <> s.modified_at_ns
       AND typeof(m.modified_at_ns) = 'integer'))
     ORDER BY s.rowid LIMIT {_WINDOW}"""
+_BOTH_VALUES = """
+    SELECT CAST(m.value AS BLOB), s.value
+    FROM temp.staged s CROSS JOIN main.metadata m ON m.namespace = s.namespace AND m.key = s.key WHERE s.rowid = ?"""
 _SET_TIME = "UPDATE main.metadata SET modified_at_ns = ? WHERE namespace = ? AND key = ?"
 
 # For as long as a load runs: pages that sorting and merging go back to stay in memory. (`threads` made sorting slower.)
@@ -148,21 +160,36 @@ def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
             if one.in_order:
                 _stage_in_order(handle, one.source, one.records, one.associations, spans)
             else:
-                handle.execute_many(_ADD_UNORDERED, [(one.source, *record) for record in one.records])
+                handle.execute_many(_ADD_UNORDERED, [_unordered(handle, one.source, record) for record in one.records])
                 spans.setdefault(one.source, _Span(one.source, (0, 0), (0, 0)))
     for (source,) in handle.execute(_UNORDERED_SOURCES):
         first, first_v2 = handle.first(_LAST)
         handle.execute(_SORT, (source,))
-        last = first
-        while lists := handle.execute(_STAGED_LISTS, (last, _WINDOW)):
-            last = lists[-1][0]
-            with writing.together(handle, deferred=True):
-                handle.execute_many(
-                    _ADD_STAGED_V2, [row for _, key, value in lists for row in derived.rows(key, value)]
-                )
+        handle.execute(_FILL_IN_LARGE)
+        with writing.together(handle, deferred=True):
+            _stage_associations(handle, first)
         last, last_v2 = handle.first(_LAST)
         spans[source] = _Span(source, (first, last), (first_v2, last_v2))
     return [spans[source] for source in sorted(spans)]
+
+
+def _unordered(handle: AnyHandle, source: int, record: tuple[str, str, bytes, int]) -> tuple[object, ...]:
+    namespace, key, value, modified_at_ns = record
+    if len(value) < _LARGE:
+        return source, namespace, key, value, modified_at_ns, None
+    handle.execute(_ADD_LARGE, (value,))
+    return source, namespace, key, None, modified_at_ns, handle.first("SELECT last_insert_rowid()")[0]
+
+
+def _stage_associations(handle: AnyHandle, after: int) -> None:
+    """Derive the rows of the staged lists behind a row."""
+    rows: list[Association] = []
+    for key, value in handle.stream(_STAGED_LISTS, (after,)):
+        rows += derived.rows(key, value)
+        if len(rows) >= _WINDOW:
+            handle.execute_many(_ADD_STAGED_V2, rows)
+            rows = []
+    handle.execute_many(_ADD_STAGED_V2, rows)
 
 
 def _stage_in_order(
@@ -181,10 +208,8 @@ def _stage_in_order(
 
 
 def _set_unfit_aside(handle: AnyHandle) -> None:
-    last = 0
-    while rows := handle.execute(_UNFIT, (last, _WINDOW)):
-        writing.set_aside(handle, [SetAside(*unfit) for _, *unfit in rows])
-        last = rows[-1][0]
+    for unfit in handle.stream(_UNFIT):
+        writing.set_aside(handle, [SetAside(*unfit)])
 
 
 @contextmanager
@@ -245,7 +270,8 @@ def _update(handle: AnyHandle, span: _Span, resolve: Resolve) -> Iterator[int]:
     while rows := handle.execute(_DIFFERING, (at, end)):
         at = rows[-1][0]
         times: list[tuple[int, str, str]] = []
-        for _, namespace, key, value, modified_at_ns, new_value, new_modified_at_ns in rows:
+        for row, namespace, key, small, modified_at_ns, new_small, new_modified_at_ns in rows:
+            value, new_value = (small, new_small) if small is not None else handle.first(_BOTH_VALUES, (row,))
             existing = Record(namespace, key, value, modified_at_ns)
             stored = resolve(span.source, existing, Record(namespace, key, new_value, new_modified_at_ns), aside)
             if stored is None or stored == existing:
