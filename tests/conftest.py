@@ -21,6 +21,34 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in a shell's background: Ctrl-C would be ignored by every program that a test starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+SLOW = (
+    "archives/test_no_tar.py",
+    "archives/test_tar_damage.py",
+    "badinput/",
+    "cli/test_serve.py",
+    "cli/test_signals.py",
+    "cli/test_startup.py",
+    "cli/test_terminal.py",
+    "concurrency/",
+    "contract/test_sql_derived.py",
+    "crash/",
+    "docker/",
+    "docs/test_readme.py",
+    "faults/",
+    "migrations/test_next_revision.py",
+    "packaging/",
+    "property/",
+    "prune/test_properties.py",
+    "query/test_answers.py",
+    "transfer/test_exchanging.py",
+    "transfer/test_export_at_once.py",
+    "transfer/test_export_killed.py",
+    "transfer/test_merge_properties.py",
+    "transfer/test_round_trip.py",
+    "web/",
+)
+"""What `-m "not slow"` leaves out, beside single tests with the mark: they kill, wait, serve, build or search."""
+
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]
 
@@ -125,3 +153,11 @@ def store(request: pytest.FixtureRequest) -> AnyStore:
     names = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files"}
     chosen: AnyStore = request.getfixturevalue(names[request.param])
     return chosen
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by the folder or module that it is in."""
+    root = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(root) and str(item.path.relative_to(root)).startswith(SLOW):
+            item.add_marker(pytest.mark.slow)

@@ -40,6 +40,7 @@ def on_a_terminal(*arguments: str | Path) -> tuple[int, bytes, str]:
         return code, output.read(), drawn.decode()
 
 
+@pytest.mark.slow
 def test_long_work_draws_a_bar_on_a_terminal(database: Path, tmp_path: Path):
     for label, arguments in (
         ("importing", ["import", GOLDEN]),
@@ -139,6 +140,7 @@ def test_json_is_one_document_and_nothing_else(run: Run, small: Path, tmp_path: 
     assert small.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", JSON, ids=" ".join)
 def test_json_draws_no_bar_into_its_output(small: Path, tmp_path: Path, arguments: list[str]):
     """On a terminal the bar is on standard error, so that standard output can be piped on."""

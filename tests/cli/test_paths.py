@@ -186,6 +186,7 @@ def test_a_device_or_socket_as_a_source_is_named(run: Run, small: Path, tmp_path
     assert small.exists()
 
 
+@pytest.mark.slow
 def test_in_a_removed_working_directory_absolute_paths_work_and_relative_ones_say_why(imported: Path, tmp_path: Path):
     gone = tmp_path / "gone"
     line = (
@@ -276,6 +277,7 @@ DENIED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize(("arguments", "named"), DENIED.values(), ids=DENIED.keys())
 def test_what_may_not_be_read_is_bad_input_and_the_next_step_is_named(arguments: list[str], named: str):

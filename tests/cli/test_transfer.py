@@ -53,6 +53,7 @@ def test_the_main_job(run: Run, database: Path, tmp_path: Path):
     assert lines(run("export", tmp_path / "out").out)[-1] == f"0 written, {GOLDEN_FILES} unchanged"
 
 
+@pytest.mark.slow
 def test_the_main_job_in_processes_of_their_own_says_nothing_on_standard_error(run_process: Run, tmp_path: Path):
     """A pipe sees no progress bar."""
     for arguments in (["import", GOLDEN], ["verify"], ["export", tmp_path / "out"], ["diff", tmp_path / "out"]):

@@ -95,6 +95,7 @@ def test_the_check_would_see_a_scan(connection: sqlite3.Connection, sql: str):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql", ANSWERS)
 def test_an_answer_in_readme_is_the_real_one(tmp_path: Path, sql: str):
     database = fixture_database(tmp_path)

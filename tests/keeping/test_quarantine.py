@@ -198,6 +198,7 @@ _RESTORES = st.tuples(st.integers(0, 5), st.booleans())
 _STEPS = st.tuples(st.sampled_from(["set", "aside", "restore"]), _RECORDS, _RESTORES)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(_STEPS, max_size=12))
 def test_whatever_was_done_before_restore_loses_no_bytes(steps: list[tuple[str, Record, tuple[int, bool]]]):

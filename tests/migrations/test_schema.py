@@ -160,6 +160,7 @@ def alembic(checkout: Path, *arguments: str) -> str:
     return result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_alembics_commands_work_at_the_root(checkout: Path):
     """upgrade, check, current, a revision by autogenerate (which finds nothing to do), downgrade, and up again."""
     before = set((checkout / "migrations" / "versions").iterdir())

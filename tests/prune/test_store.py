@@ -263,6 +263,7 @@ def test_the_space_is_free_for_later_writes_and_given_back_on_request(open_sql: 
     assert verify(store).findings[0].kind == "unmapped"
 
 
+@pytest.mark.slow
 def test_vacuum_beside_writers_and_readers_loses_nothing(open_sql: OpenSQL, tmp_path: Path):
     store = open_sql(tmp_path / "large.db")
     make_large(store)

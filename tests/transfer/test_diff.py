@@ -148,6 +148,7 @@ def test_comparing_changes_neither_side(sides: dict[str, object], golden: Path, 
 _contents = st.dictionaries(st.tuples(SEGMENTS, KEYS), st.sampled_from([b"", b"x"]), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(_contents, _contents)
 def test_a_difference_is_what_sets_of_entries_say(

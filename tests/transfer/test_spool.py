@@ -29,6 +29,7 @@ def test_what_was_added_comes_back_each_time(items: list[tuple[object, ...]]):
         assert list(spool) == items
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_places_take_no_memory():
     tracemalloc.start()
     try:

@@ -187,6 +187,7 @@ GARBAGE = st.one_of(st.binary(max_size=12), st.text(max_size=8), st.integers(-(2
 NAMES = st.one_of(st.sampled_from([LISTS, MAPPINGS, V1, layer_key(1), "../x", sha256(1)]), st.text(max_size=8), GARBAGE)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     st.lists(st.tuples(NAMES, NAMES, GARBAGE, st.one_of(st.integers(0, 2**62), GARBAGE)), max_size=6),
@@ -216,6 +217,7 @@ def insert(connections: Connections, statement: str, rows: list[tuple[object, ..
             continue  # a lone surrogate, which no SQLite text can hold
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(
     st.dictionaries(
