@@ -40,6 +40,7 @@ SLOW = (
     "property/",
     "prune/test_properties.py",
     "query/test_answers.py",
+    "query/test_refusals.py",
     "transfer/test_exchanging.py",
     "transfer/test_export_at_once.py",
     "transfer/test_export_killed.py",

@@ -335,9 +335,10 @@ def test_an_export_that_breaks_off_never_gets_its_end_mark(filled: SQLMetadataSt
 def test_a_key_that_breaks_the_rules_is_found_before_anything_is_written(
     run: Run, database: Path, tmp_path: Path, sql_memory: SQLMetadataStore
 ):
-    for store in (SQLMetadataStore(database), sql_memory):
-        with store.engine.begin() as connection:
-            connection.execute(text("INSERT INTO metadata VALUES ('n', '../a', x'00', 1), ('m', 'k', x'00', 1)"))
+    with SQLMetadataStore(database) as in_file:
+        for store in (in_file, sql_memory):
+            with store.engine.begin() as connection:
+                connection.execute(text("INSERT INTO metadata VALUES ('n', '../a', x'00', 1), ('m', 'k', x'00', 1)"))
     file = io.BytesIO()
     target = tmp_path / "x.tar"
     target.write_bytes(b"old")

@@ -104,10 +104,10 @@ def test_sqlalchemys_names_for_memory_stay():
 def test_two_slashes_at_the_beginning_are_one(tmp_path: Path):
     for path in (f"/{tmp_path}/l.db", f"//{tmp_path}/l.db", f"sqlite:////{tmp_path}/l.db"):
         with SQLMetadataStore(path) as store:
-            store.set("n", "k", b"v")
+            store.set("v1id", "k", b"v")
             assert store.path == f"{tmp_path}/l.db"
     with FSMetadataStore(f"/{tmp_path}/files") as files:
-        files.set("n", "k", b"v")
+        files.set("v1id", "k", b"v")
         assert files.path == f"{tmp_path}/files"
     assert diff(f"/{tmp_path}/l.db", f"//{tmp_path}/files", force=True).ok
 

@@ -21,8 +21,9 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "0001.db"
 
 ENV = """
 from alembic import context
-from sqlalchemy import create_engine
-with create_engine(context.config.get_main_option("sqlalchemy.url")).connect() as connection:
+from sqlalchemy import create_engine, pool
+url = context.config.get_main_option("sqlalchemy.url")
+with create_engine(url, poolclass=pool.NullPool).connect() as connection:
     context.configure(connection=connection)
     with context.begin_transaction():
         context.run_migrations()
