@@ -11,7 +11,14 @@ import pytest
 from layerstore import SQLMetadataStore, TransferError, diff, export_directory, import_directory, verify
 from layerstore.formats import tar
 from tests.archives.conftest import Member, Save, archive, listing, member, plain_rows
+from tests.counting import Counted
 from tests.transfer.conftest import LISTS, entries, layer_key, quarantine_of, rows_of
+
+
+@pytest.fixture(autouse=True)
+def each_is_counted(counted: Counted) -> None:
+    counted("headers")
+
 
 FIRST, LAST = member("distribution/n/first", b"1"), member("distribution/n/last", b"2")
 TAKEN = [("n", "first", b"1"), ("n", "last", b"2")]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,13 @@ from layerstore.formats import tar
 from layerstore.formats.tar_members import MAX_HEADER
 from layerstore.records import Record
 from tests.archives.conftest import Member, Save, archive, member, plain_rows
+from tests.counting import Counted
+
+
+@pytest.fixture(autouse=True)
+def each_is_counted(counted: Counted) -> None:
+    counted("headers")
+
 
 FIRST, LAST = member("distribution/n/first", b"1"), member("distribution/n/last", b"2")
 TAKEN = [("n", "first", b"1"), ("n", "last", b"2")]
@@ -162,3 +173,32 @@ def test_what_an_archive_gives_in_all_is_limited_and_the_limit_can_be_lifted():
     for limit in (0, 9_999, 19_999):
         with pytest.raises(TransferError, match=f"more than {limit} bytes in all"):
             scanned(content, max_bytes=limit)
+
+
+@pytest.mark.slow
+def test_many_large_files_take_no_more_memory_than_two(tmp_path: Path):
+    """Sparse files of 40 MiB in a few KB of archive, as an attacker would send them."""
+    peaks = [peak_of_an_import(tmp_path, sparse_files(number, 40 << 20), number) for number in (2, 12)]
+
+    assert peaks[1] < peaks[0] + (40 << 20), peaks
+
+
+def sparse_files(number: int, size: int) -> bytes:
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(size)}
+    map_ = b"1\n0\n0\n".ljust(512, b"\0")
+    return archive(*(member(f"distribution/n/{n}", map_, pax_headers=headers) for n in range(number)))
+
+
+def peak_of_an_import(tmp_path: Path, content: bytes, number: int) -> int:
+    """Return the most bytes of memory that the command had."""
+    path, database = tmp_path / f"{number}.tar", tmp_path / f"{number}.db"
+    path.write_bytes(content)
+    command = [sys.executable, "-m", "layerstore", "--db", str(database), "import", "--force", "--quiet", str(path)]
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    with SQLMetadataStore(database) as store:
+        assert sum(1 for _ in store.entries("n")) == number
+    database.unlink()
+    return usage.ru_maxrss * 1024

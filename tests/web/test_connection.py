@@ -11,6 +11,13 @@ from uvicorn.server import ServerState
 
 from layerstore.web import connection
 from layerstore.web.guard import Receive, Scope, Send
+from tests.counting import Counted
+
+
+@pytest.fixture(autouse=True)
+def each_is_counted(counted: Counted) -> None:
+    counted("headers")
+
 
 HALF = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 WHOLE = HALF + b"\r\n"

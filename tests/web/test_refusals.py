@@ -11,7 +11,14 @@ import pytest
 from datasette.plugins import DEFAULT_PLUGINS, pm
 
 from layerstore.web import guard, plugin
+from tests.counting import Counted
 from tests.web.conftest import LAYER, REPOSITORY, Show, Shown, fingerprint
+
+
+@pytest.fixture(autouse=True)
+def each_is_counted(counted: Counted) -> None:
+    counted("headers")
+
 
 SAMPLES = {
     "format": ".json",

@@ -26,7 +26,9 @@ def let_signals_in(connection: sqlite3.Connection) -> None:
 def raise_interruption(error: BaseException) -> None:
     """Raise what a signal's handler raised, if that is why the driver failed."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT and _raised:
-        raise _raised.pop() from None
+        error = _raised[0]  # of several that came in one statement, the first
+        _raised.clear()
+        raise error from None
 
 
 def _chances() -> Iterator[bool]:
