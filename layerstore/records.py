@@ -67,7 +67,15 @@ class V2Metadata(
 Association = tuple[str, int, str, str, str]
 """One row of a V2 list: DiffID, position from 1 on, digest, source repository, HMAC."""
 
-_encode = msgspec.json.Encoder().encode
+
+def as_text(value: object) -> str:
+    """Write a subclass of `str`, such as `Digest`, as the text that it is: msgspec asks about each other type."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"this must be text, not {type(value).__name__}")
+
+
+_encode = msgspec.json.Encoder(enc_hook=as_text).encode
 _decode = msgspec.json.Decoder(list[V2Metadata]).decode
 # What msgspec writes otherwise than Go: these three, whatever needs a backslash, and two line separators, which begin
 # with the last of these bytes. Looked for one by one, as a pattern takes twenty times as long, and so does a text of

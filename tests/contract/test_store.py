@@ -123,6 +123,21 @@ def test_get_many_leaves_out_what_is_absent(store: AnyStore):
     assert store.get_many("absent", ["a"]) == {}
 
 
+def test_names_may_be_of_a_subclass_of_text(store: AnyStore):
+    """`Digest` is one, and frameworks have theirs."""
+
+    class Text(str):
+        __slots__ = ()
+
+    store.set(Text("n"), Text("k"), b"1")
+    store.set_many([(Text("n"), Text("l"), b"2")])
+
+    assert store.get(Text("n"), Text("k")) == b"1"
+    assert store.get_many(Text("n"), [Text("k"), Text("l"), Text("m")]) == {"k": b"1", "l": b"2"}
+    assert list(store.entries(Text("n"))) == [("n", "k", b"1"), ("n", "l", b"2")]
+    store.delete(Text("n"), Text("k"))
+
+
 def test_get_many_takes_any_iterable_of_any_length(store: AnyStore):
     """40,000 keys are more than SQLite takes as parameters of one statement."""
     store.set("n", "7", b"seven")

@@ -10,6 +10,7 @@ import pytest
 from layerstore import (
     AuthConfig,
     DiffID,
+    Digest,
     InvalidDigestError,
     InvalidInputError,
     InvalidRepositoryError,
@@ -35,7 +36,14 @@ VECTORS = {
     "sha256:03f4658f8b782e12230c1783426bd3bacce651ce582a4ffb6fbbfa2079428ecb": TOO_MANY,
 }
 LAYER, OTHER_LAYER = sha256(0xA), sha256(0xB)
+A, B = sha256(1), sha256(2)
 LISTS, DIFF_IDS = "v2metadata-by-diffid", "diffid-by-digest"
+
+
+class Text(str):
+    """A subclass, as frameworks make them."""
+
+    __slots__ = ()
 
 
 def test_dockers_own_vectors(store: AnyStore):
@@ -65,6 +73,21 @@ def test_an_add_writes_dockers_two_entries(store: AnyStore):
         (DIFF_IDS, f"sha256/{1:064x}", LAYER.encode()),
         (LISTS, f"sha256/{0xA:064x}", document.encode()),
     ]
+
+
+def test_digests_that_were_parsed_are_stored_as_the_text_that_they_are(store: AnyStore):
+    """`Digest` is a `str`; so may a repository's name be a subclass of it."""
+    v2 = V2MetadataService(store)
+    entry = V2Metadata(Digest.parse(A), Text("localhost:5000/a"), Text(""))
+
+    v2.add(LAYER, entry)
+    v2.tag_and_add(LAYER, b"key", V2Metadata(Digest.parse(B), "localhost:5000/<b>"))
+
+    assert [type(found.digest) for found in v2.get_metadata(LAYER)] == [str, str]
+    assert v2.get_metadata(LAYER)[0] == entry
+    assert v2.get_diff_ids([Digest.parse(A), Text(B)]) == {A: LAYER, B: LAYER}
+    v2.remove(entry)
+    assert [found.digest for found in v2.get_metadata(DiffID(LAYER))] == [B]
 
 
 def test_an_equal_entry_moves_to_the_end(store: AnyStore):

@@ -12,7 +12,7 @@ import msgspec
 
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
-from layerstore.records import V2_METADATA, Record, digest_key
+from layerstore.records import V2_METADATA, Record, as_text, digest_key
 from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable
@@ -32,7 +32,7 @@ class OddName(NamedTuple):
         return self.namespace.decode("utf-8", "backslashreplace"), self.key.decode("utf-8", "backslashreplace")
 
 
-_as_json = msgspec.json.Encoder().encode
+_as_json = msgspec.json.Encoder(enc_hook=as_text).encode
 NOT_UTF8 = "the name is not UTF-8; another program wrote it"
 
 
