@@ -15,32 +15,35 @@ from sqlalchemy import text
 from layerstore import FSMetadataStore, SQLMetadataStore, StoreError, verify
 from layerstore.sql import derived
 
-pytest_plugins = ["tests.counting"]
+pytest_plugins = [  # each after those that it imports
+    "tests.support.counting",
+    "tests.support.entries",
+    "tests.support.command",
+    "tests.support.archives",
+    "tests.support.daemons",
+]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in a shell's background: Ctrl-C would be ignored by every program that a test starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW = (
-    "archives/test_no_tar.py",
-    "archives/test_tar_damage.py",
-    "badinput/",
+    "formats/test_no_tar.py",
+    "formats/test_tar_damage.py",
     "cli/test_serve.py",
     "cli/test_signals.py",
     "cli/test_startup.py",
     "cli/test_terminal.py",
-    "concurrency/",
-    "contract/test_sql_derived.py",
-    "crash/",
-    "docker/",
+    "sql/test_derived.py",
+    "engines/",
     "docs/test_readme.py",
-    "faults/",
     "migrations/test_next_revision.py",
     "packaging/",
     "property/",
-    "prune/test_properties.py",
-    "query/test_answers.py",
-    "query/test_refusals.py",
+    "robustness/",
+    "transfer/prune/test_properties.py",
+    "sql/query/test_answers.py",
+    "sql/query/test_refusals.py",
     "transfer/test_exchanging.py",
     "transfer/test_export_at_once.py",
     "transfer/test_export_killed.py",

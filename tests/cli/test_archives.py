@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import BAD, DONE, GOLDEN, GOLDEN_FILES, USAGE, Run, assert_one_line_error, lines
+from tests.support.command import BAD, DONE, GOLDEN, GOLDEN_FILES, USAGE, Run, assert_one_line_error, lines
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import DONE, ROOT, Run
+from tests.support.command import DONE, ROOT, Run
 
 SHELLS = ["bash", "zsh", "fish"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from layerstore import NotFoundError, SQLMetadataStore
 from layerstore.records import Record
-from tests.cli.conftest import BAD, DONE, FOUND, GOLDEN, GOLDEN_FILES, Run, assert_one_line_error, lines
-from tests.strategies import sha256
+from tests.support.command import BAD, DONE, FOUND, GOLDEN, GOLDEN_FILES, Run, assert_one_line_error, lines
+from tests.support.strategies import sha256
 
 MAPPINGS = "diffid-by-digest"
 KEY = "sha256/" + "1" * 64

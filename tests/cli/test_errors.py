@@ -15,7 +15,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from layerstore import SQLMetadataStore
-from tests.cli.conftest import BAD, FOUND, GOLDEN, ROOT, Run, assert_one_line_error, with_places
+from tests.support.command import BAD, FOUND, GOLDEN, ROOT, Run, assert_one_line_error, with_places
 
 LAYER = "sha256/" + "1" * 64
 

@@ -13,7 +13,7 @@ import pytest
 from layerstore import __version__
 from layerstore.cli import command as root
 from layerstore.cli.commands import COMMANDS as TABLE
-from tests.cli.conftest import DONE, USAGE, Run
+from tests.support.command import DONE, USAGE, Run
 
 
 def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

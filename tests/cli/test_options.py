@@ -10,7 +10,7 @@ import click
 import pytest
 
 from layerstore.cli.options import Settings
-from tests.cli.conftest import BAD, DONE, GOLDEN, USAGE, Run, assert_one_line_error, with_places
+from tests.support.command import BAD, DONE, GOLDEN, USAGE, Run, assert_one_line_error, with_places
 
 
 @pytest.fixture

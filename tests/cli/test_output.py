@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import GOLDEN, GOLDEN_FILES, REPOSITORY, ROOT, Run, with_places
+from tests.support.command import GOLDEN, GOLDEN_FILES, REPOSITORY, ROOT, Run, with_places
 
 
 def on_a_terminal(*arguments: str | Path) -> tuple[int, bytes, str]:

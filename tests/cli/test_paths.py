@@ -14,7 +14,7 @@ import pytest
 
 from layerstore import SQLMetadataStore
 from layerstore.sql.sqlite.backup import backup
-from tests.cli.conftest import BAD, DONE, GOLDEN, GOLDEN_FILES, ROOT, USAGE, Run, assert_one_line_error
+from tests.support.command import BAD, DONE, GOLDEN, GOLDEN_FILES, ROOT, USAGE, Run, assert_one_line_error
 
 EMPTY = [
     ["--db", "", "stats"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from layerstore import SQLMetadataStore
-from tests.cli.conftest import BAD, DONE, FOUND, USAGE, Run, assert_one_line_error
-from tests.prune.conftest import OLD, OURS, a_list, fill, make_layerdb, mapping, places
-from tests.transfer.conftest import LISTS, layer_key
+from tests.support.command import BAD, DONE, FOUND, USAGE, Run, assert_one_line_error
+from tests.support.entries import LISTS, layer_key
+from tests.transfer.prune.conftest import OLD, OURS, a_list, fill, make_layerdb, mapping, places
 
 
 def fill_database(path: Path, layers: int = 3) -> None:

@@ -17,9 +17,9 @@ from layerstore import (
     V2MetadataService,
     compute_hmac_key,
 )
-from tests.cli.conftest import BAD, DONE, FOUND, USAGE, Run, assert_one_line_error, lines
-from tests.images.conftest import FIRST, SECOND, THIRD, DataRoot, data_root
-from tests.strategies import sha256
+from tests.docker.conftest import FIRST, SECOND, THIRD, DataRoot, data_root
+from tests.support.command import BAD, DONE, FOUND, USAGE, Run, assert_one_line_error, lines
+from tests.support.strategies import sha256
 
 __all__ = ["data_root"]
 
@@ -45,7 +45,7 @@ KEY = compute_hmac_key(AuthConfig(username="user", password=PASSWORD))
 
 
 @pytest.fixture
-def filled(database: Path) -> Path:
+def with_sources(database: Path) -> Path:
     """A database that knows three sources of a layer, one of them with credentials, and a digest that its list lost."""
     with SQLMetadataStore(database) as store:
         v2 = V2MetadataService(store)
@@ -56,7 +56,7 @@ def filled(database: Path) -> Path:
     return database
 
 
-def test_candidates_are_shown_in_order_with_a_reason_for_each(run: Run, filled: Path):
+def test_candidates_are_shown_in_order_with_a_reason_for_each(run: Run, with_sources: Path):
     result = run("candidates", FIRST, f"{HOST}/team/app", "--size", "5")
 
     assert (result.code, result.err) == (DONE, "")
@@ -78,10 +78,10 @@ def test_candidates_are_shown_in_order_with_a_reason_for_each(run: Run, filled: 
         "  is also these blobs, which its list does not hold, so that Docker does not look for them:",
         f"    {LOST}",
     ]
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_credentials_change_the_order_and_are_never_shown(run: Run, filled: Path, client_configuration: Path):
+def test_credentials_change_the_order_and_are_never_shown(run: Run, with_sources: Path, client_configuration: Path):
     log_in(client_configuration)
     elsewhere = client_configuration.parent.with_name("elsewhere")
     shutil.copytree(client_configuration.parent, elsewhere)
@@ -96,10 +96,10 @@ def test_credentials_change_the_order_and_are_never_shown(run: Run, filled: Path
     assert mounts == [f"{HOST}/far/app", f"{HOST}/team/base"]
     for secret in (PASSWORD, "user:", base64.b64encode(f"user:{PASSWORD}".encode()).decode(), (KEY or b"").decode()):
         assert secret not in named.out + by_default.out
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_candidates_as_json_have_every_field(run: Run, filled: Path):
+def test_candidates_as_json_have_every_field(run: Run, with_sources: Path):
     found = run("candidates", FIRST, f"{HOST}/team/app:1.0", "--json").json
     assert found["diff_id"] == FIRST
     assert found["target_repository"] == f"{HOST}/team/app", "a tag behind the target counts for nothing"
@@ -109,10 +109,10 @@ def test_candidates_as_json_have_every_field(run: Run, filled: Path):
     assert {tuple(one) for one in found["steps"] + found["left_out"]} == {
         ("action", "digest", "source_repository", "reason")
     }
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_a_layer_of_which_nothing_is_known_exits_with_1(run: Run, filled: Path):
+def test_a_layer_of_which_nothing_is_known_exits_with_1(run: Run, with_sources: Path):
     result = run("candidates", SECOND, "busybox", "--size", "20000000")
     assert (result.code, lines(result.out)) == (
         FOUND,
@@ -123,14 +123,14 @@ def test_a_layer_of_which_nothing_is_known_exits_with_1(run: Run, filled: Path):
             "  nothing to ask: it would be uploaded",
         ],
     )
-    assert filled.exists()
+    assert with_sources.exists()
 
 
 @pytest.mark.parametrize("digits", [FIRST[7:19], FIRST[:19], FIRST[7:]], ids=["12", "with-algorithm", "all"])
-def test_the_first_12_digits_of_a_layer_are_enough(run: Run, filled: Path, digits: str):
+def test_the_first_12_digits_of_a_layer_are_enough(run: Run, with_sources: Path, digits: str):
     """A push prints as many."""
     assert run("candidates", digits, "localhost:5000/x").out == run("candidates", FIRST, "localhost:5000/x").out
-    assert filled.exists()
+    assert with_sources.exists()
 
 
 @pytest.mark.parametrize(
@@ -143,22 +143,22 @@ def test_the_first_12_digits_of_a_layer_are_enough(run: Run, filled: Path, digit
         ([FIRST, "busybox", "--config", "/nonexistent"], "No such file"),
     ],
 )
-def test_bad_input_is_told_in_one_line(run: Run, filled: Path, arguments: list[str], part: str):
+def test_bad_input_is_told_in_one_line(run: Run, with_sources: Path, arguments: list[str], part: str):
     result = run("candidates", *arguments)
     assert result.code == BAD
     assert_one_line_error(result, part)
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_digits_that_begin_no_layer_are_not_found(run: Run, filled: Path):
+def test_digits_that_begin_no_layer_are_not_found(run: Run, with_sources: Path):
     result = run("candidates", "f" * 12, "busybox")
     assert result.code == FOUND
-    assert_one_line_error(result, "f" * 12, filled)
+    assert_one_line_error(result, "f" * 12, with_sources)
 
 
-def test_a_size_below_zero_is_wrong_usage(run: Run, filled: Path):
+def test_a_size_below_zero_is_wrong_usage(run: Run, with_sources: Path):
     assert run("candidates", FIRST, "busybox", "--size", "-1").code == USAGE
-    assert filled.exists()
+    assert with_sources.exists()
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def app(data_root: DataRoot) -> str:
     return data_root.image(["team/app:1.0"], [(FIRST, 5), (SECOND, 200_000), (FIRST, 5), (THIRD, 0)])
 
 
-def test_a_plan_is_a_table_with_totals(run: Run, filled: Path, data_root: DataRoot, app: str):
-    with SQLMetadataStore(filled) as store:
+def test_a_plan_is_a_table_with_totals(run: Run, with_sources: Path, data_root: DataRoot, app: str):
+    with SQLMetadataStore(with_sources) as store:
         V2MetadataService(store).add(SECOND, V2Metadata(sha256(5), f"{HOST}/team/app"))
 
     result = run("plan", "team/app:1.0", f"{HOST}/team/app", "--data-root", data_root.path)
@@ -183,7 +183,7 @@ def test_a_plan_is_a_table_with_totals(run: Run, filled: Path, data_root: DataRo
     ]
 
 
-def test_a_plan_as_json_has_every_layer_and_the_totals(run: Run, filled: Path, data_root: DataRoot, app: str):
+def test_a_plan_as_json_has_every_layer_and_the_totals(run: Run, with_sources: Path, data_root: DataRoot, app: str):
     found = run("plan", app[7:19], f"{HOST}/team/app:2.0", "--data-root", data_root.path, "--json").json
     assert (found["image_id"], found["driver"], found["target_repository"]) == (app, "overlay2", f"{HOST}/team/app")
     assert found["layers"][0] == {
@@ -200,17 +200,17 @@ def test_a_plan_as_json_has_every_layer_and_the_totals(run: Run, filled: Path, d
         "mount": {"layers": 1, "bytes": 5},
         "upload": {"layers": 2, "bytes": 200_000},
     }
-    assert filled.exists()
+    assert with_sources.exists()
 
 
 def test_a_plan_uses_the_clients_credentials_for_the_targets_registry(
-    run: Run, filled: Path, data_root: DataRoot, app: str, client_configuration: Path
+    run: Run, with_sources: Path, data_root: DataRoot, app: str, client_configuration: Path
 ):
     line = ("plan", app, f"{HOST}/team/app", "--data-root", data_root.path, "--json")
     log_in(client_configuration)
     assert run(*line).json["layers"][0]["source_repository"] == f"{HOST}/far/app"
     assert run(*line, "--config", "/dev/null").json["layers"][0]["source_repository"] == f"{HOST}/team/base"
-    assert filled.exists()
+    assert with_sources.exists()
 
 
 def test_a_plan_as_the_daemon_needs_no_database_and_writes_nothing(
@@ -226,7 +226,7 @@ def test_a_plan_as_the_daemon_needs_no_database_and_writes_nothing(
     assert not database.exists()
 
 
-def test_an_image_that_is_not_there_exits_with_1(run: Run, filled: Path, data_root: DataRoot, app: str):
+def test_an_image_that_is_not_there_exits_with_1(run: Run, with_sources: Path, data_root: DataRoot, app: str):
     for line in (("plan", "team/app:2.0", "busybox"), ("show", "team/app:2.0")):
         result = run(*line, "--data-root", data_root.path)
         assert result.code == FOUND
@@ -235,20 +235,20 @@ def test_an_image_that_is_not_there_exits_with_1(run: Run, filled: Path, data_ro
     result = run("show", app, "--data-root", data_root.path, "--driver", "vfs")
     assert result.code == BAD
     assert_one_line_error(result, data_root.path, "no image/vfs/imagedb")
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_an_image_of_no_layers_has_an_empty_plan(run: Run, filled: Path, data_root: DataRoot):
+def test_an_image_of_no_layers_has_an_empty_plan(run: Run, with_sources: Path, data_root: DataRoot):
     image_id = data_root.image(["none:latest"], {})
     result = run("plan", "none", "busybox", "--data-root", data_root.path)
     assert lines(result.out) == [
         f"image {image_id} (overlay2) to docker.io/library/busybox",
         "exists 0 layers, 0 bytes; mount 0 layers, 0 bytes; upload 0 layers, 0 bytes",
     ]
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_an_image_is_shown_layer_by_layer(run: Run, filled: Path, data_root: DataRoot, app: str):
+def test_an_image_is_shown_layer_by_layer(run: Run, with_sources: Path, data_root: DataRoot, app: str):
     result = run("show", "team/app:1.0", "--data-root", data_root.path)
 
     assert (result.code, result.err) == (DONE, "")
@@ -258,10 +258,10 @@ def test_an_image_is_shown_layer_by_layer(run: Run, filled: Path, data_root: Dat
     unknown = [("", f"layer {diff_id}", "  nothing is known about it") for diff_id in (SECOND, THIRD)]
     assert out[-6:] == [*unknown[0], *unknown[1]]
     assert f"    {LOST}" in out
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_an_image_as_json_has_its_layers_known_or_not(run: Run, filled: Path, data_root: DataRoot, app: str):
+def test_an_image_as_json_has_its_layers_known_or_not(run: Run, with_sources: Path, data_root: DataRoot, app: str):
     (image,) = run("show", "team/app:1.0", "--data-root", data_root.path, "--json").json
     assert (image["kind"], image["image_id"], image["driver"]) == ("image", app, "overlay2")
     assert [(layer["diff_id"], layer["known"]) for layer in image["layers"]] == [
@@ -270,27 +270,27 @@ def test_an_image_as_json_has_its_layers_known_or_not(run: Run, filled: Path, da
         (THIRD, False),
     ]
     assert image["layers"][0]["digests"] == [BLOB, NEWER, LOST]
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_an_image_of_which_nothing_is_known_exits_with_1(run: Run, filled: Path, data_root: DataRoot):
+def test_an_image_of_which_nothing_is_known_exits_with_1(run: Run, with_sources: Path, data_root: DataRoot):
     data_root.image(["new:latest"], {THIRD: 1})
     result = run("show", "new", "--data-root", data_root.path)
     assert (result.code, lines(result.out)[-1]) == (FOUND, "  nothing is known about it")
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_a_driver_without_a_data_root_is_wrong_usage(run: Run, filled: Path):
+def test_a_driver_without_a_data_root_is_wrong_usage(run: Run, with_sources: Path):
     result = run("show", "new", "--driver", "vfs")
     assert (result.code, result.raw) == (USAGE, b"")
     assert "--driver goes with --data-root" in result.err
-    assert filled.exists()
+    assert with_sources.exists()
 
 
-def test_control_characters_of_a_data_root_do_not_reach_the_terminal(run: Run, filled: Path, data_root: DataRoot):
+def test_control_characters_of_a_data_root_do_not_reach_the_terminal(run: Run, with_sources: Path, data_root: DataRoot):
     data_root.image(["app:latest"], {FIRST: 1})
     (data_root.driver() / "repositories.json").write_text('{"Repositories":{"app":{"app:latest":"\\u001b[2J"}}}')
     result = run("plan", "app", "busybox", "--data-root", data_root.path)
     assert result.code == BAD
     assert "\x1b" not in result.err
-    assert filled.exists()
+    assert with_sources.exists()

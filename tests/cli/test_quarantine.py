@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from tests.cli.conftest import BAD, DONE, FOUND, GOLDEN_FILES, USAGE, Run, assert_one_line_error, lines
-from tests.strategies import sha256
+from tests.support.command import BAD, DONE, FOUND, GOLDEN_FILES, USAGE, Run, assert_one_line_error, lines
+from tests.support.strategies import sha256
 
 MAPPINGS = "diffid-by-digest"
 KEY = "sha256/" + "1" * 64

@@ -16,7 +16,7 @@ import pytest
 
 from layerstore import SQLMetadataStore
 from layerstore.sql.query.questions import QUESTIONS
-from tests.cli.conftest import BAD, DONE, ROOT, USAGE, Run, assert_one_line_error, lines
+from tests.support.command import BAD, DONE, ROOT, USAGE, Run, assert_one_line_error, lines
 
 LAYER_SQL = "SELECT position, source_repository FROM v2_metadata WHERE source_repository <> '' ORDER BY 1, diff_id"
 ODD = (

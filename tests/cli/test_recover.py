@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from layerstore import SQLMetadataStore
-from tests.cli.conftest import DONE, FOUND, GOLDEN_FILES, Run
+from tests.support.command import DONE, FOUND, GOLDEN_FILES, Run
 
 
 def test_it_says_what_it_made_and_the_new_one_is_used_like_any_other(run: Run, imported: Path, tmp_path: Path):

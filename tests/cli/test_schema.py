@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerstore.sql.schema import HEAD
-from tests.cli.conftest import BAD, DONE, Run, assert_one_line_error, lines
+from tests.support.command import BAD, DONE, Run, assert_one_line_error, lines
 
 
 def test_current_is_the_revision_of_the_database(run: Run, small: Path):

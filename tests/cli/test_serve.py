@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
-from tests.cli.conftest import BAD, GOLDEN, GOLDEN_FILES, Run
-from tests.strategies import sha256
+from tests.support.command import BAD, GOLDEN, GOLDEN_FILES, Run
+from tests.support.strategies import sha256
 from tests.web.conftest import fingerprint, sample, serving
 
 __all__ = ["sample"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
-from tests.cli.conftest import (
+from tests.support.command import (
     BAD,
     DONE,
     FOUND,
@@ -18,7 +18,7 @@ from tests.cli.conftest import (
     assert_one_line_error,
     lines,
 )
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 LAYER, BLOB, TAGGED, OTHER_LAYER = (sha256(start << 248) for start in (0xA0, 0xB1, 0xB2, 0xD0))
 

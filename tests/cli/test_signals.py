@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, import_directory
-from tests.cli.conftest import DONE, GOLDEN, GOLDEN_FILES, ROOT
+from tests.support.command import DONE, GOLDEN, GOLDEN_FILES, ROOT
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 INTERRUPTED = 130

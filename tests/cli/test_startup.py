@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import GOLDEN, ROOT
+from tests.support.command import GOLDEN, ROOT
 
 REPORTING = """
 import json, sys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cli.conftest import BAD, DONE, GOLDEN_FILES, Run, assert_one_line_error, lines
+from tests.support.command import BAD, DONE, GOLDEN_FILES, Run, assert_one_line_error, lines
 
 
 def test_the_numbers_and_the_largest_repositories_as_bars(run: Run, imported: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, verify
-from tests.cli.conftest import BAD, DONE, GOLDEN, Run
+from tests.support.command import BAD, DONE, GOLDEN, Run
 
 NAMED = "temporary data cannot be written here"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from tests.cli.conftest import ROOT, Run
+from tests.support.command import ROOT, Run
 
 # Escape, DEL, C1, the marks that turn the direction of text, line separators, a private and an unassigned character.
 STEERING = (

@@ -9,8 +9,8 @@ import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata
 from layerstore.records import encode_list
-from tests.cli.conftest import BAD, DONE, FOUND, GOLDEN, GOLDEN_FILES, Run, assert_one_line_error, lines
-from tests.strategies import sha256
+from tests.support.command import BAD, DONE, FOUND, GOLDEN, GOLDEN_FILES, Run, assert_one_line_error, lines
+from tests.support.strategies import sha256
 
 LISTS, MAPPINGS = "v2metadata-by-diffid", "diffid-by-digest"
 

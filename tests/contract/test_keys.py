@@ -17,7 +17,7 @@ from layerstore import (
 )
 from layerstore.store import check_key, why_not_a_key, why_not_a_namespace
 from tests.conftest import AnyStore
-from tests.strategies import KEYS, SEGMENTS, sha256
+from tests.support.strategies import KEYS, SEGMENTS, sha256
 
 BAD_SEGMENTS = ["", ".", "..", ".tmp-", ".tmp-abc123", "a\0b", "\0", "\ud800", "a\udcff"]
 BAD_NAMESPACES = [*BAD_SEGMENTS, "a/b", "/", "/a", "a/", "../a", 5, None, b"n", ("n",)]

@@ -12,7 +12,7 @@ from layerstore import (
     V2Metadata,
     V2MetadataService,
 )
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 LAYER, BLOB = sha256(1), sha256(2)
 

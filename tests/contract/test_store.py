@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from layerstore import InvalidInputError, NotFoundError, SQLMetadataStore, Store, StoreClosedError
 from tests.conftest import AnyStore
-from tests.strategies import KEYS
+from tests.support.strategies import KEYS
 
 VALUES = [b"", b"x", bytes(range(256)), b"sha256:" + b"0" * 64, b"\0" * 100_000]
 

@@ -15,7 +15,7 @@ from layerstore import (
     V1IDService,
 )
 from tests.conftest import AnyStore
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 F0CD = "f0cd5ca10b07f35512fc2f1cbf9a6cefbdb5cba70ac6b0c9e5988f4497f71937"
 NINE_E = "9e3447ca24cb96d86ebd5960cb34d1299b07e0a0e03801d90b9969a2c187dd6e"

@@ -16,7 +16,7 @@ from layerstore import (
     V2MetadataService,
 )
 from tests.conftest import AnyStore, database_rows, undone
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 LAYER, OTHER_LAYER = sha256(0xA), sha256(0xB)
 LIST_KEY, MAPPING_KEY = f"sha256/{0xA:064x}", f"sha256/{1:064x}"

@@ -1,77 +1,71 @@
-"""A registry and hosts for the trials of each module. The folder is skipped where a daemon cannot be started."""
+"""A data root as a daemon writes it, made by hand, and damaged at will."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.docker.host import Host
-from tests.docker.processes import tail, why_not
-from tests.docker.registry import Registry, registry_at
+from tests.support.strategies import sha256
+
+FIRST, SECOND, THIRD = (sha256(start << 248) for start in (0xA0, 0xB0, 0xC0))
 
 
-class Trial:
-    """A registry, the hosts that push to it, and the command that works on what they leave."""
-
-    def __init__(self, home: Path, sockets: Path, registry: Registry) -> None:
-        self.home = home
-        self.registry = registry
-        self.hosts: list[Host] = []
-        self.sockets = sockets
-
-    def host(self, name: str) -> Host:
-        """Make a host; its daemon does not run yet."""
-        self.hosts.append(Host(self.home / name, self.sockets))
-        return self.hosts[-1]
-
-    def name(self, repository: str) -> str:
-        """Return an image's name in this registry."""
-        return f"{self.registry.address}/{repository}"
-
-    def layerstore(self, database: Path, command: str, *arguments: object, exit_code: int = 0) -> dict[str, Any]:
-        """Run the command on a database of this trial; return its report."""
-        line = [sys.executable, "-m", "layerstore", "--db", database, command, "--json", *arguments]
-        done = subprocess.run([str(word) for word in line], capture_output=True, text=True, check=False)
-        assert done.returncode == exit_code, done.stdout + done.stderr
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report
-
-    def logs(self) -> Iterator[tuple[str, str]]:
-        for host in self.hosts:
-            yield f"dockerd of {host.log.parent.name}", tail(host.log)
-        yield "registry", tail(self.home / "registry" / "registry.log")
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-@pytest.fixture(scope="module")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A registry, and any number of hosts. Every module, and every worker, has its own."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    home = tmp_path_factory.mktemp("trial")
-    with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as sockets:
-        with registry_at(home / "registry", Path(sockets)) as registry:
-            trial = Trial(home, Path(sockets), registry)
-            yield trial
-        for host in trial.hosts:
-            shutil.rmtree(host.data_root)
+class DataRoot:
+    """A data root with images of one storage driver or more."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def driver(self, name: str = "overlay2", *, above: str = "") -> Path:
+        return self.path / above / "image" / name
+
+    def image(
+        self,
+        names: Sequence[str],
+        layers: Mapping[str, int] | Sequence[tuple[str, int]],
+        *,
+        driver: str = "overlay2",
+        above: str = "",
+        comment: str = "",
+    ) -> str:
+        """Add an image under these names, each `repository:tag` or `repository@digest`; return its ID."""
+        base = self.driver(driver, above=above)
+        pairs = list(layers.items()) if isinstance(layers, Mapping) else list(layers)
+        config = {"comment": comment, "rootfs": {"type": "layers", "diff_ids": [diff_id for diff_id, _ in pairs]}}
+        image_id = self.config(base, json.dumps(config).encode())
+        chain = ""
+        for diff_id, size in pairs:
+            chain = digest(f"{chain} {diff_id}".encode()) if chain else diff_id
+            folder = base / "layerdb" / chain.replace(":", "/")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "diff").write_text(diff_id)
+            (folder / "size").write_text(str(size))
+        repositories = base / "repositories.json"
+        known = json.loads(repositories.read_text()) if repositories.exists() else {"Repositories": {}}
+        for name in names:
+            repository = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
+            known["Repositories"].setdefault(repository, {})[name] = image_id
+        repositories.write_text(json.dumps(known))
+        return image_id
+
+    @staticmethod
+    def config(base: Path, content: bytes) -> str:
+        """Write an image's configuration, under its digest; return that."""
+        image_id = digest(content)
+        file = base / "imagedb" / "content" / image_id.replace(":", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return image_id
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the logs with a failure."""
-    report = yield
-    trial = getattr(item, "funcargs", {}).get("trial")
-    if report.failed and isinstance(trial, Trial):
-        report.sections += trial.logs()
-    return report
+@pytest.fixture
+def data_root(tmp_path: Path) -> DataRoot:
+    return DataRoot(tmp_path / "docker")

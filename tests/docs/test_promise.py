@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tests.counting import KINDS
+from tests.support.counting import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = (ROOT / "README.md").read_text().split("## What it promises\n")[1].split("\n## ")[0]

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.__main__ import command as benchmarks
 from layerstore import cli, errors
-from tests.counting import HOW_MUCH
+from tests.support.counting import HOW_MUCH
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

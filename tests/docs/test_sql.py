@@ -16,7 +16,7 @@ from layerstore.sql.query.plans import whole_reads
 from layerstore.sql.query.questions import QUESTIONS
 from layerstore.sql.schema import VIEWS, schema
 from tests.docs.sql import ANSWERS, DELETED, LOOKUPS, NAMES, VIEWS_ASKED, asked_for, fixture_database
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 WHOLE = {"largest"}  # README says what it costs
 READS_ALL_OF_A_NAMESPACE = "PRIMARY KEY (namespace=?)"

@@ -15,9 +15,7 @@ from layerstore import SQLMetadataStore, StoreError, StoreOpenError, import_dire
 from layerstore.collection import Odd
 from layerstore.files import scan as scanning
 from layerstore.records import Record
-from tests.transfer.conftest import AT, V1, directory, golden, rows_of, write, write_file
-
-__all__ = ["directory", "golden", "write"]  # fixtures of the neighbours
+from tests.support.entries import AT, V1, rows_of, write_file
 
 
 def found(base: Path) -> tuple[list[Record], list[Odd]]:

@@ -13,7 +13,7 @@ from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening
 from tests.conftest import OpenSQL, assert_sound, database_rows
 from tests.golden import make_0001
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 GOLDEN = Path(__file__).parent
 RELEASED = sorted(path.stem for path in GOLDEN.glob("*.db"))

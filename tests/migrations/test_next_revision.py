@@ -23,7 +23,7 @@ from layerstore import (
 from layerstore.sql.sqlite import opening
 from tests.conftest import OpenSQL, assert_sound, database_rows
 from tests.migrations import next_revision
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 CONTEXT = multiprocessing.get_context("forkserver")
 Row = tuple[object, ...]

@@ -19,7 +19,7 @@ from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
 from layerstore.sql import migrate
 from layerstore.sql.schema import APPLICATION_ID, HEAD, PAGE_SIZE, VIEWS, schema
 from tests.conftest import OpenSQL, database_rows
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from layerstore import DiffID, Digest, InvalidDigestError
 from layerstore.digest import is_digest
 from layerstore.records import digest_key, key_digest
-from tests.strategies import DIGESTS, NEAR_DIGESTS
+from tests.support.strategies import DIGESTS, NEAR_DIGESTS
 
 LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from layerstore import V2Metadata, gojson
 from layerstore.records import _decode_as_go, decode_list, encode_list
-from tests.strategies import DIGESTS, METADATA, TEXTS
+from tests.support.strategies import DIGESTS, METADATA, TEXTS
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**30), 10**30), st.floats(allow_nan=False, allow_infinity=False), TEXTS

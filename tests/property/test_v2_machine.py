@@ -22,7 +22,7 @@ from layerstore import (
 )
 from tests.conftest import AnyStore, database_rows
 from tests.property.docker_model import DIFF_IDS, LISTS, RAW_LISTS, Association, Docker, MissingError, key
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 LAYER_TEXTS = [sha256(1), sha256(2), "sha512:" + "3" * 128, "a+b:C_1="]
 LAYERS = st.sampled_from(LAYER_TEXTS)

@@ -31,7 +31,7 @@ from layerstore.push.layers import CHECK, MOUNT, KnownLayer, candidates_of
 from layerstore.sql.sqlite.handles import Handle
 from layerstore.store import Store
 from tests.conftest import AnyStore
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 LAYER, OTHER, ABSENT = sha256(0xA), sha256(0xB), sha256(0xC)
 KEY = compute_hmac_key(AuthConfig(username="user", password="secret"))

@@ -1,4 +1,4 @@
-"""What a push would do, layer by layer; `tests/docker/test_plan.py` holds it against a daemon."""
+"""What a push would do, layer by layer; `tests/engines/test_plan.py` holds it against a daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layerstore import (
 )
 from layerstore.push.plan import EXISTS, MOUNT, UPLOAD
 from tests.conftest import AnyStore
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 LAYERS = [(sha256(0xA0 + number), size) for number, size in enumerate((1_000, 1_000_000, 20_000_000))]
 TARGET = "localhost:5000/team/app"

@@ -20,8 +20,8 @@ from layerstore import (
 )
 from layerstore.records import Record
 from layerstore.transfer.diffing import Entry, LayerDifference
-from tests.strategies import KEYS, SEGMENTS, sha256
-from tests.transfer.conftest import AT, GOLDEN_FILES, LISTS, entries, layer_key, write_file
+from tests.support.entries import AT, GOLDEN_FILES, LISTS, entries, layer_key, write_file
+from tests.support.strategies import KEYS, SEGMENTS, sha256
 
 KINDS = ["file", "memory", "path", "files", "directory", "data-root"]
 

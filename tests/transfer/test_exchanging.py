@@ -16,8 +16,8 @@ from layerstore.files import tree
 from layerstore.records import Record
 from layerstore.transfer import exchanging
 from layerstore.transfer.exchanging import NO_FILE, NOTHING, look, look_of, take_name
-from tests.strategies import sha256
-from tests.transfer.conftest import AT, LISTS, MAPPINGS, entries, files_of, layer_key, numbers_of, write_file
+from tests.support.entries import AT, LISTS, MAPPINGS, entries, files_of, layer_key, numbers_of, write_file
+from tests.support.strategies import sha256
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_when_looking_fails_everything_is_as_it_was(
 ADDS = """
 import sys
 from layerstore import FSMetadataStore, V2Metadata, V2MetadataService
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 v2 = V2MetadataService(FSMetadataStore(sys.argv[1]))
 print("ready", flush=True)

@@ -25,8 +25,7 @@ from layerstore import (
 from layerstore.files import tree
 from layerstore.records import Record
 from layerstore.transfer.merging import OnConflict
-from tests.strategies import sha256
-from tests.transfer.conftest import (
+from tests.support.entries import (
     AT,
     GOLDEN_FILES,
     LISTS,
@@ -38,6 +37,7 @@ from tests.transfer.conftest import (
     layer_key,
     write_file,
 )
+from tests.support.strategies import sha256
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077, 0o777], ids="umask-{:03o}".format)

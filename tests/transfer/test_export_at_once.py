@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, import_directory
-from tests.transfer.conftest import GOLDEN_FILES, directory_modes, files_of
+from tests.support.entries import GOLDEN_FILES, directory_modes, files_of
 
 EXPORTS = """
 import sys

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore, TransferError, export_directory, import_directory
-from tests.transfer.conftest import files_of
+from tests.support.entries import files_of
 
 
 @pytest.fixture

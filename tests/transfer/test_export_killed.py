@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, export_directory, import_directory
-from tests.transfer.conftest import GOLDEN_FILES, files_of, run_python, write_file
+from tests.support.entries import GOLDEN_FILES, files_of, run_python, write_file
 
 KILLED = """
 import os, signal, sys

@@ -23,10 +23,9 @@ from layerstore import (
 from layerstore.records import Record
 from layerstore.transfer.importing import Skipped
 from layerstore.transfer.merging import Conflict, OnConflict
-from tests.cli.conftest import BAD, DONE, FOUND, USAGE, Run, database, run
-from tests.keeping.conftest import Lock, lock
-from tests.strategies import sha256
-from tests.transfer.conftest import (
+from tests.support.command import BAD, DONE, FOUND, USAGE, Run
+from tests.support.daemons import Lock
+from tests.support.entries import (
     AT,
     GOLDEN_FILES,
     LISTS,
@@ -40,8 +39,7 @@ from tests.transfer.conftest import (
     run_python,
     write_file,
 )
-
-__all__ = ["database", "lock", "run"]  # fixtures of the neighbours
+from tests.support.strategies import sha256
 
 EARLIER, LATER = AT - 1, AT + 1
 V1_KEY = "registry," + "a" * 64

@@ -16,11 +16,9 @@ from layerstore import (
     import_directory,
 )
 from layerstore.records import Record
-from tests.cli.conftest import FOUND, Run, database, run
 from tests.conftest import OpenSQL
-from tests.transfer.conftest import AT, GOLDEN_FILES, MAPPINGS, File, files_of, layer_key, write_file
-
-__all__ = ["database", "run"]  # fixtures of the neighbours
+from tests.support.command import FOUND, Run
+from tests.support.entries import AT, GOLDEN_FILES, MAPPINGS, File, files_of, layer_key, write_file
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from layerstore import (
     verify,
 )
 from tests.conftest import database_rows
-from tests.transfer.conftest import (
+from tests.support.entries import (
     AT,
     GOLDEN_FILES,
     LISTS,

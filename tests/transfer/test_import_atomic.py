@@ -12,8 +12,7 @@ from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, import_d
 from layerstore.records import Association, associations
 from layerstore.sql.sqlite import writing
 from tests.conftest import OpenSQL
-from tests.strategies import sha256
-from tests.transfer.conftest import (
+from tests.support.entries import (
     AT,
     GOLDEN_FILES,
     LISTS,
@@ -26,6 +25,7 @@ from tests.transfer.conftest import (
     whole,
     write_file,
 )
+from tests.support.strategies import sha256
 
 
 class BrokenError(Exception):

@@ -11,7 +11,7 @@ import pytest
 from layerstore import SQLMetadataStore, import_directory
 from layerstore.files import tree
 from layerstore.transfer.merging import OnConflict
-from tests.transfer.conftest import (
+from tests.support.entries import (
     LISTS,
     MAPPINGS,
     V1,

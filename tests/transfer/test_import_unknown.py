@@ -20,10 +20,8 @@ from layerstore import (
     verify,
 )
 from layerstore.files import tree
-from tests.cli.conftest import BAD, DONE, Run, assert_one_line_error, database, run
-from tests.transfer.conftest import V1, Write, paths_in, rows_of, write_file
-
-__all__ = ["database", "run"]  # fixtures of the neighbours
+from tests.support.command import BAD, DONE, Run, assert_one_line_error
+from tests.support.entries import V1, Write, paths_in, rows_of, write_file
 
 
 @pytest.fixture

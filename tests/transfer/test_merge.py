@@ -11,8 +11,7 @@ from layerstore.records import Record
 from layerstore.transfer.importing import ImportReport
 from layerstore.transfer.merging import Conflict
 from tests.conftest import database_rows
-from tests.strategies import sha256
-from tests.transfer.conftest import (
+from tests.support.entries import (
     AT,
     LISTS,
     MAPPINGS,
@@ -25,6 +24,7 @@ from tests.transfer.conftest import (
     rows_of,
     whole,
 )
+from tests.support.strategies import sha256
 
 EARLIER, LATER = AT - 1, AT + 1
 """One nanosecond apart from the store's own."""

@@ -13,8 +13,8 @@ from layerstore import SQLMetadataStore, V2Metadata, import_directory
 from layerstore.records import MAX_METADATA, Record, decode_list, encode_list
 from layerstore.transfer.merging import merge
 from tests.conftest import assert_sound
-from tests.strategies import sha256
-from tests.transfer.conftest import LISTS, MAPPINGS, V1, layer_key, quarantine_of, rows_of, whole, write_file
+from tests.support.entries import LISTS, MAPPINGS, V1, layer_key, quarantine_of, rows_of, whole, write_file
+from tests.support.strategies import sha256
 
 Item = tuple[str, str, bytes]
 

@@ -20,13 +20,11 @@ from layerstore import (
     verify,
 )
 from layerstore.transfer.exporting import export_tar
-from tests.cli.conftest import BAD, FOUND, Run, assert_one_line_error, database, run
 from tests.conftest import OpenSQL, assert_sound
-from tests.strategies import sha256
-from tests.transfer.conftest import MAPPINGS, quarantine_of, rows_of
+from tests.support.command import BAD, FOUND, Run, assert_one_line_error
+from tests.support.entries import MAPPINGS, quarantine_of, rows_of
+from tests.support.strategies import sha256
 from tests.transfer.test_verify import finding, kinds, put_layer, run_sql
-
-__all__ = ["database", "run"]  # fixtures of the neighbours
 
 ODD_KEY = ("CAST(x'6b' AS TEXT)", "CAST(x'6bff' AS TEXT)")
 ODD_NAMESPACE = ("CAST(x'fe' AS TEXT)", "'key'")
@@ -45,7 +43,7 @@ def put_odd(store: SQLMetadataStore, name: tuple[str, str], value: str = "x'76'"
 
 
 @pytest.fixture
-def filled(sql_store: SQLMetadataStore) -> SQLMetadataStore:
+def with_odd_names(sql_store: SQLMetadataStore) -> SQLMetadataStore:
     """A store with entries before, between and behind those whose name is not UTF-8."""
     put_layer(sql_store, 1, 11)
     sql_store.set("a", "first", b"1")
@@ -57,35 +55,35 @@ def filled(sql_store: SQLMetadataStore) -> SQLMetadataStore:
 
 @pytest.mark.parametrize(("name", "shown"), ALL.items())
 def test_verify_reports_it_in_a_shown_form_and_checks_the_rest(
-    filled: SQLMetadataStore, name: tuple[str, str], shown: tuple[str, str]
+    with_odd_names: SQLMetadataStore, name: tuple[str, str], shown: tuple[str, str]
 ):
-    put_odd(filled, name)
+    put_odd(with_odd_names, name)
 
-    report = verify(filled)
+    report = verify(with_odd_names)
 
     assert not report.ok
     assert kinds(report) == {"invalid-key": ("error", 1)}
     assert finding(report, "invalid-key").examples[0].startswith("/".join(shown))
     assert report.checked == 6
-    verify(filled, repair=True)
+    verify(with_odd_names, repair=True)
 
 
 @pytest.mark.parametrize(("name", "shown"), ALL.items())
 def test_repair_sets_it_aside_with_its_exact_name_and_leaves_the_rest(
-    filled: SQLMetadataStore, name: tuple[str, str], shown: tuple[str, str]
+    with_odd_names: SQLMetadataStore, name: tuple[str, str], shown: tuple[str, str]
 ):
-    before = rows_of(filled)
-    put_odd(filled, name)
+    before = rows_of(with_odd_names)
+    put_odd(with_odd_names, name)
 
-    report = verify(filled, repair=True)
+    report = verify(with_odd_names, repair=True)
 
     assert (report.ok, finding(report, "invalid-key").repaired) == (True, 1)
-    assert rows_of(filled) == before
-    ((namespace, key, value, reason),) = quarantine_of(filled)
+    assert rows_of(with_odd_names) == before
+    ((namespace, key, value, reason),) = quarantine_of(with_odd_names)
     assert (namespace, key, value) == (*shown, b"v")
     exact = [part.removeprefix("CAST(").removesuffix(" AS TEXT)") for part in name]
     assert all(part.upper().strip("X'") in str(reason).upper() for part in exact if part.startswith("x"))
-    assert set(kinds(verify(filled))) == {"quarantined"}
+    assert set(kinds(verify(with_odd_names))) == {"quarantined"}
 
 
 def test_many_of_them_among_others_are_each_set_aside(open_sql: OpenSQL):
@@ -106,14 +104,14 @@ def test_many_of_them_among_others_are_each_set_aside(open_sql: OpenSQL):
 
 @pytest.mark.parametrize(("name", "shown"), ALL.items())
 def test_what_reads_everything_says_where_it_is_and_what_to_do(
-    filled: SQLMetadataStore, tmp_path: Path, name: tuple[str, str], shown: tuple[str, str]
+    with_odd_names: SQLMetadataStore, tmp_path: Path, name: tuple[str, str], shown: tuple[str, str]
 ):
-    put_odd(filled, name)
+    put_odd(with_odd_names, name)
     actions: list[Callable[[], object]] = [
-        lambda: list(filled.entries()),
-        lambda: export_directory(filled, tmp_path / "out"),
-        lambda: export_tar(filled, io.BytesIO()),
-        lambda: diff(filled, filled),
+        lambda: list(with_odd_names.entries()),
+        lambda: export_directory(with_odd_names, tmp_path / "out"),
+        lambda: export_tar(with_odd_names, io.BytesIO()),
+        lambda: diff(with_odd_names, with_odd_names),
     ]
 
     for action in actions:
@@ -121,35 +119,35 @@ def test_what_reads_everything_says_where_it_is_and_what_to_do(
             action()
         assert (caught.value.namespace, caught.value.key) == shown
     assert not (tmp_path / "out").exists()
-    verify(filled, repair=True)
+    verify(with_odd_names, repair=True)
 
 
-def test_what_does_not_come_upon_it_works(filled: SQLMetadataStore):
-    put_odd(filled, ODD_KEY)
+def test_what_does_not_come_upon_it_works(with_odd_names: SQLMetadataStore):
+    put_odd(with_odd_names, ODD_KEY)
 
-    assert filled.get("k", "z") == b"3"
-    assert filled.get_many("k", ["k", "z"]) == {"k": b"2", "z": b"3"}
-    assert [key for _, key, _ in filled.entries("zz")] == ["last"]
-    V2MetadataService(filled).add(sha256(1), V2Metadata(sha256(12)))
-    verify(filled, repair=True)
+    assert with_odd_names.get("k", "z") == b"3"
+    assert with_odd_names.get_many("k", ["k", "z"]) == {"k": b"2", "z": b"3"}
+    assert [key for _, key, _ in with_odd_names.entries("zz")] == ["last"]
+    V2MetadataService(with_odd_names).add(sha256(1), V2Metadata(sha256(12)))
+    verify(with_odd_names, repair=True)
 
 
 def test_an_import_from_such_a_store_names_it_and_takes_the_rest(
-    filled: SQLMetadataStore, open_sql: OpenSQL, tmp_path: Path
+    with_odd_names: SQLMetadataStore, open_sql: OpenSQL, tmp_path: Path
 ):
     for name in ALL:
-        put_odd(filled, name)
+        put_odd(with_odd_names, name)
     other = open_sql(tmp_path / "other.db")
 
-    report = import_directory(other, filled)
+    report = import_directory(other, with_odd_names)
 
     assert not report.ok
     assert (report.read, report.added) == (6, 6)
     assert len(report.skipped) == len(ALL)
     assert all("not UTF-8" in skipped.reason for skipped in report.skipped)
-    if filled.path is not None:
-        assert import_directory(other, filled.path).unchanged == 6
-    verify(filled, repair=True)
+    if with_odd_names.path is not None:
+        assert import_directory(other, with_odd_names.path).unchanged == 6
+    verify(with_odd_names, repair=True)
 
 
 def test_the_commands_say_it_in_one_line(run: Run, database: Path):

@@ -24,12 +24,10 @@ from layerstore import (
     verify,
 )
 from layerstore.transfer.importing import import_all
-from tests.archives.conftest import archive, member
-from tests.cli.conftest import BAD, DONE, Run, assert_one_line_error, database, run, run_process
-from tests.sources.conftest import fill_archive, fill_database, fill_directory
-from tests.transfer.conftest import V1, golden, rows_of, write_file
-
-__all__ = ["database", "golden", "run", "run_process"]  # fixtures of the neighbours
+from tests.support.archives import archive, member
+from tests.support.command import BAD, DONE, Run, assert_one_line_error
+from tests.support.entries import V1, rows_of, write_file
+from tests.transfer.sources.conftest import fill_archive, fill_database, fill_directory
 
 
 def nothing(path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from layerstore import InvalidKeyError, LayerstoreError, SQLMetadataStore, diff, export_directory, import_directory
 from layerstore.records import Record, encode_list, why_unreadable
 from tests.conftest import assert_sound
-from tests.strategies import DIGESTS, KEYS, METADATA, NEAR_DIFF_IDS, NEAR_V1_KEYS, SEGMENTS
-from tests.transfer.conftest import LISTS, MAPPINGS, V1, quarantine_of, rows_of
+from tests.support.entries import LISTS, MAPPINGS, V1, quarantine_of, rows_of
+from tests.support.strategies import DIGESTS, KEYS, METADATA, NEAR_DIFF_IDS, NEAR_V1_KEYS, SEGMENTS
 
 _times = st.integers(0, 2**31 * 10**9)
 _digest_keys = DIGESTS.map(lambda digest: digest.replace(":", "/", 1))

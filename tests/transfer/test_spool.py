@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from layerstore import SQLMetadataStore, TransferError, verify
 from layerstore.transfer.findings import Findings
 from layerstore.transfer.spool import Spool
-from tests.strategies import sha256
-from tests.transfer.conftest import LISTS, entries, layer_key
+from tests.support.entries import LISTS, entries, layer_key
+from tests.support.strategies import sha256
 
 _fields = st.one_of(st.text(), st.binary(), st.none(), st.integers(-(2**63), 2**63 - 1))
 

@@ -14,8 +14,8 @@ from sqlalchemy import text
 from layerstore import FSMetadataStore, SQLMetadataStore, TransferError, V2Metadata, V2MetadataService, verify
 from layerstore.transfer.findings import Finding, VerifyReport
 from tests.conftest import AnyStore
-from tests.strategies import sha256
-from tests.transfer.conftest import LISTS, MAPPINGS, V1, entries, layer_key
+from tests.support.entries import LISTS, MAPPINGS, V1, entries, layer_key
+from tests.support.strategies import sha256
 
 
 def put_layer(store: AnyStore, number: int, *digests: int) -> None:

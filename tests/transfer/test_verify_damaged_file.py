@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from layerstore import LayerstoreError, SQLMetadataStore, StoreCorruptError, import_directory, verify
-from tests.cli.conftest import FOUND, Run, database, run
-from tests.transfer.conftest import GOLDEN, GOLDEN_FILES
+from tests.support.command import FOUND, Run
+from tests.support.entries import GOLDEN, GOLDEN_FILES
 from tests.transfer.test_verify import finding, kinds
-
-__all__ = ["database", "run"]  # fixtures of the neighbours
 
 PAGE = 4096
 

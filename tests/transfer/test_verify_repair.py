@@ -24,8 +24,8 @@ from layerstore import (
 )
 from layerstore.sql.sqlite.connections import Connections
 from tests.conftest import AnyStore, OpenSQL, assert_sound
-from tests.strategies import sha256
-from tests.transfer.conftest import LISTS, MAPPINGS, V1, entries, files_of, layer_key, quarantine_of, rows_of
+from tests.support.entries import LISTS, MAPPINGS, V1, entries, files_of, layer_key, quarantine_of, rows_of
+from tests.support.strategies import sha256
 from tests.transfer.test_verify import BAD_KEYS, half_an_add, kinds, put_layer, put_row, run_sql
 
 DAMAGE: list[tuple[str, str, bytes]] = [

@@ -20,7 +20,7 @@ import pytest
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService, import_directory
 from layerstore.web.server import StoreDatasette, shown
 from tests.conftest import assert_sound
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "docker-20.10.24" / "distribution"

@@ -17,7 +17,7 @@ from layerstore.sql.reading.totals import Overview, overview
 from layerstore.web import counts as counting
 from layerstore.web.checks import Checks, CheckState
 from layerstore.web.counts import Counts
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 from tests.web.conftest import Show
 from tests.web.test_pages import words
 

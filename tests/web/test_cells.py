@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from layerstore.web.cells import cell
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 from tests.web.conftest import HMAC
 
 DIGEST = sha256(7)

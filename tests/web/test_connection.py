@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from layerstore.web import connection
 from layerstore.web.guard import Receive, Scope, Send
-from tests.counting import Counted
+from tests.support.counting import Counted
 
 
 @pytest.fixture(autouse=True)

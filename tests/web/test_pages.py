@@ -16,7 +16,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
 from layerstore.web.pages import PAGES
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 from tests.web.conftest import (
     BLOB,
     HMAC,

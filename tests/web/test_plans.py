@@ -14,7 +14,7 @@ from layerstore.sql.reading import layers as reading_layers
 from layerstore.sql.reading import repositories as reading_repositories
 from layerstore.sql.reading.search import look_up, search
 from layerstore.sql.schema import schema
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 from tests.web.conftest import TWO_BLOBS
 
 KEY = (1 << 62, sha256(5))

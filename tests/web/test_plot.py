@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, words
 from layerstore.sql.reading.totals import BINS, WIDTHS, Timeline, overview
 from layerstore.web.plot import HEIGHT, WIDTH, plot
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND

@@ -11,7 +11,7 @@ import pytest
 from datasette.plugins import DEFAULT_PLUGINS, pm
 
 from layerstore.web import guard, plugin
-from tests.counting import Counted
+from tests.support.counting import Counted
 from tests.web.conftest import LAYER, REPOSITORY, Show, Shown, fingerprint
 
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 from tests.web.conftest import BLOB, LAYER, LOST, NO_LIST, REPOSITORY, STRANGE, TWO_BLOBS, UNLISTED, UNREADABLE, Show
 from tests.web.test_pages import words
 
