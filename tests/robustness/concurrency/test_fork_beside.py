@@ -120,7 +120,7 @@ assert children == outcomes.get(2, 0), "a child's acknowledged write"
 def test_forks_beside_threads_that_use_stores(
     tmp_path: Path, open_sql: OpenSQL, counted: Counted, mode: str, pytestconfig: pytest.Config
 ):
-    forks = pytestconfig.getoption("--forks") // len(MODES)
+    forks = -(-pytestconfig.getoption("--forks") // len(MODES))
     path = tmp_path / "layers.db"
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM, str(path), mode, str(forks)],
