@@ -25,7 +25,7 @@ from layerstore import SQLMetadataStore
 from layerstore.sql.query.plans import whole_reads
 from layerstore.sql.query.questions import QUESTIONS
 from layerstore.sql.reading.totals import stats
-from layerstore.sql.schema import schema
+from layerstore.sql.tables import schema
 from tests.docs.sql import ANSWERS, LOOKUPS, asked_for
 
 SMALL = 10_000

@@ -10,10 +10,11 @@ import warnings
 from alembic import context
 from sqlalchemy import Connection
 
-from layerstore.sql.schema import APPLICATION_ID, schema
+from layerstore.sql.schema import APPLICATION_ID
 from layerstore.sql.sqlite.connections import Connections
 from layerstore.sql.sqlite.opening import prepare_file
 from layerstore.sql.sqlite.recognition import resolve
+from layerstore.sql.tables import schema
 
 # Autogenerate cannot compare expression indexes in SQLite; tests compare them by their SQL.
 warnings.filterwarnings("ignore", message=".*expression-based index.*")

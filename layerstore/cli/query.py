@@ -162,10 +162,10 @@ def _list(form: str) -> None:
 def _show_plan(rows: Iterator[Sequence[object]]) -> None:
     """Print SQLite's steps as the tree that they are, and mark what reads a table from end to end."""
     from layerstore.sql.query.plans import whole_reads
-    from layerstore.sql.schema import schema
+    from layerstore.sql.sqlite.statements import TABLES
 
     steps = [(number, parent, str(detail)) for number, parent, _, detail in rows]
-    whole = whole_reads([detail for *_, detail in steps], list(schema.tables))
+    whole = whole_reads([detail for *_, detail in steps], list(TABLES))
     depth: dict[object, int] = {0: -1}
     for number, parent, detail in steps:
         depth[number] = depth.get(parent, -1) + 1

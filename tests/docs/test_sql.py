@@ -14,7 +14,8 @@ import pytest
 from layerstore import SQLMetadataStore
 from layerstore.sql.query.plans import whole_reads
 from layerstore.sql.query.questions import QUESTIONS
-from layerstore.sql.schema import VIEWS, schema
+from layerstore.sql.sqlite.views import VIEWS
+from layerstore.sql.tables import schema
 from tests.docs.sql import ANSWERS, DELETED, LOOKUPS, NAMES, VIEWS_ASKED, asked_for, fixture_database
 from tests.support.strategies import sha256
 

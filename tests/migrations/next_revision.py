@@ -81,8 +81,8 @@ NOTES = "CREATE TABLE notes (key TEXT NOT NULL, text TEXT, PRIMARY KEY (key))"
 
 def _with_column(statement: str) -> str:
     """Add the new column to the schema, where ALTER TABLE does."""
-    last = "modified_at_ns BIGINT NOT NULL, "
-    return statement.replace(last, f"{last}seen INTEGER DEFAULT '7' NOT NULL, ")
+    last = "modified_at_ns BIGINT NOT NULL,"
+    return statement.replace(last, f"{last} seen INTEGER DEFAULT '7' NOT NULL,")
 
 
 def open_with_next_revision(path: str, location: Path) -> None:

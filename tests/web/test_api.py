@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import pytest
 
 from layerstore.sql.query.questions import QUESTIONS
-from layerstore.sql.schema import VIEWS
-from layerstore.sql.schema import schema as tables
+from layerstore.sql.sqlite.views import VIEWS
+from layerstore.sql.tables import schema as tables
 from layerstore.web.describing import ANSWERED
 from tests.web.conftest import BLOB, LAYER, REPOSITORY, Show
 

@@ -13,7 +13,7 @@ from layerstore.sql.query.plans import whole_reads
 from layerstore.sql.reading import layers as reading_layers
 from layerstore.sql.reading import repositories as reading_repositories
 from layerstore.sql.reading.search import look_up, search
-from layerstore.sql.schema import schema
+from layerstore.sql.tables import schema
 from tests.support.strategies import sha256
 from tests.web.conftest import TWO_BLOBS
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 from layerstore.collection import Incoming, Loaded, Resolve
 from layerstore.records import V2_METADATA, Association, Record
 from layerstore.sql import derived
-from layerstore.sql.schema import REBUILT, STATISTICS, index_statement
-from layerstore.sql.sqlite import writing
+from layerstore.sql.schema import REBUILT, STATISTICS
+from layerstore.sql.sqlite import statements, writing
 from layerstore.sql.sqlite.transactions import AnyHandle
 from layerstore.store import SetAside
 
@@ -230,7 +230,7 @@ def _indexes_last(handle: AnyHandle, spans: Sequence[_Span]) -> Iterator[None]:
     handle.execute(f"PRAGMA {_CACHE}")
     for name in REBUILT:
         handle.execute(_TOUCH_SCHEMA)
-        handle.execute(index_statement(name))
+        handle.execute(statements.INDEXES[name])
     handle.execute_many(
         "INSERT INTO main.sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)",
         [row for row in STATISTICS if row[1] in REBUILT],

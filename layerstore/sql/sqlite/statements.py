@@ -1,203 +1,252 @@
-"""The statements of the store, built with SQLAlchemy Core and compiled once to the driver's SQL.
+"""The statements that the store runs, and those that make its tables and indexes.
 
-The hot path hands these texts to the thread's own driver connection, because SQLAlchemy's execution costs ten times
-the statement (93 µs for a `get`, 8 µs this way). Each text says which parameters it takes, in their order.
+Written by `python -m layerstore.sql.sqlite.core`, which says why: change that, not this.
 """
 
-from __future__ import annotations
+# ruff: noqa: E501  # SQL stands as SQLAlchemy writes it
 
 from typing import Final
 
-from sqlalchemy import (
-    BindParameter,
-    ClauseElement,
-    Integer,
-    LargeBinary,
-    Text,
-    bindparam,
-    cast,
-    delete,
-    func,
-    insert,
-    literal_column,
-    select,
-)
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+# Parameters: namespace, key.
+GET: Final = """\
+SELECT CAST(metadata.value AS BLOB) AS value
+FROM metadata
+WHERE metadata.namespace = ? AND metadata."key" = ?"""
 
-from layerstore.records import KNOWN_NAMESPACES
-from layerstore.sql.schema import alembic_version, metadata, quarantine, v2_metadata
+# Parameters: namespace, key.
+GET_RECORD: Final = """\
+SELECT CAST(metadata.namespace AS TEXT) AS namespace, CAST(metadata."key" AS TEXT) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns
+FROM metadata
+WHERE metadata.namespace = ? AND metadata."key" = ?"""
 
-_dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+# Parameters: keys, namespace.
+GET_MANY: Final = """\
+SELECT metadata.key, CAST(metadata.value AS BLOB)
+FROM json_each(?) AS wanted CROSS JOIN metadata
+WHERE metadata.namespace = ? AND metadata.key = CAST(wanted.value AS TEXT)"""
 
+GET_MANY_OF: Final = {
+    "diffid-by-digest": """\
+SELECT metadata.key, CAST(metadata.value AS BLOB)
+FROM json_each(?) AS wanted CROSS JOIN metadata
+WHERE metadata.namespace = 'diffid-by-digest' AND metadata.key = CAST(wanted.value AS TEXT)""",
+    "v1id": """\
+SELECT metadata.key, CAST(metadata.value AS BLOB)
+FROM json_each(?) AS wanted CROSS JOIN metadata
+WHERE metadata.namespace = 'v1id' AND metadata.key = CAST(wanted.value AS TEXT)""",
+    "v2metadata-by-diffid": """\
+SELECT metadata.key, CAST(metadata.value AS BLOB)
+FROM json_each(?) AS wanted CROSS JOIN metadata
+WHERE metadata.namespace = 'v2metadata-by-diffid' AND metadata.key = CAST(wanted.value AS TEXT)""",
+}
 
-def _sql(statement: ClauseElement, *parameters: str) -> str:
-    compiled = statement.compile(dialect=_dialect)
-    taken = tuple(getattr(compiled, "positiontup", None) or ())
-    assert taken == parameters, f"{statement} takes {taken}, not {parameters}"
-    return str(compiled)
+# Parameters: namespace, namespace, key, key.
+GET_RAW: Final = """\
+SELECT CAST(value AS BLOB)
+FROM metadata
+WHERE namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT))"""
 
+# Parameters: namespace, key, value, modified_at_ns.
+SET: Final = """\
+INSERT INTO metadata (namespace, "key", value, modified_at_ns) VALUES (?, ?, ?, ?) ON CONFLICT (namespace, "key") DO UPDATE SET value = excluded.value, modified_at_ns = excluded.modified_at_ns"""
 
-_namespace: BindParameter[str] = bindparam("namespace")
-_key: BindParameter[str] = bindparam("key")
-_here = (metadata.c.namespace == _namespace) & (metadata.c.key == _key)
-# Other tools may have written text where we write bytes, or bytes where we write text; the casts cost next to nothing.
-_value = cast(metadata.c.value, LargeBinary)
-_name = (cast(metadata.c.namespace, Text), cast(metadata.c.key, Text))
-_time = cast(metadata.c.modified_at_ns, Integer)
-_record = (*_name, _value, _time)
+# Parameters: namespace, key.
+DELETE: Final = """\
+DELETE FROM metadata WHERE metadata.namespace = ? AND metadata."key" = ?"""
 
-GET: Final = _sql(select(_value).where(_here), "namespace", "key")
+# Parameters: namespace, namespace, key, key.
+DELETE_RAW: Final = """\
+DELETE FROM metadata
+WHERE namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT))"""
 
-_set = upsert(metadata).values(
-    namespace=_namespace,
-    key=_key,
-    value=bindparam("value"),
-    modified_at_ns=bindparam("modified_at_ns"),
-)
-SET: Final = _sql(
-    _set.on_conflict_do_update(
-        index_elements=["namespace", "key"],
-        set_={"value": _set.excluded.value, "modified_at_ns": _set.excluded.modified_at_ns},
-    ),
-    "namespace",
-    "key",
-    "value",
-    "modified_at_ns",
-)
+# Parameters: namespace, key, value, modified_at_ns.
+IS_UNCHANGED: Final = """\
+SELECT 1
+FROM metadata
+WHERE metadata.namespace = ? AND metadata."key" = ? AND CAST(metadata.value AS BLOB) = ? AND CAST(metadata.modified_at_ns AS INTEGER) = ?"""
 
-DELETE: Final = _sql(delete(metadata).where(_here), "namespace", "key")
+# Parameters: namespace, key, value, modified_at_ns.
+DELETE_UNCHANGED: Final = """\
+DELETE FROM metadata WHERE metadata.namespace = ? AND metadata."key" = ? AND CAST(metadata.value AS BLOB) = ? AND CAST(metadata.modified_at_ns AS INTEGER) = ?"""
 
-_as_it_was = _here & (_value == bindparam("value")) & (_time == bindparam("modified_at_ns"))
-_WHOLE = ("namespace", "key", "value", "modified_at_ns")
-IS_UNCHANGED: Final = _sql(select(literal_column("1")).select_from(metadata).where(_as_it_was), *_WHOLE)
-DELETE_UNCHANGED: Final = _sql(delete(metadata).where(_as_it_was), *_WHOLE)
+COUNT: Final = """\
+SELECT count(*) AS count_1
+FROM metadata"""
 
-RECORDS: Final = _sql(select(*_record).order_by(metadata.c.namespace, metadata.c.key))
-RECORDS_OF: Final = _sql(
-    select(*_record).where(metadata.c.namespace == _namespace).order_by(metadata.c.key),
-    "namespace",
-)
+KEYS: Final = """\
+SELECT CAST(metadata.namespace AS TEXT) AS namespace, CAST(metadata."key" AS TEXT) AS "key"
+FROM metadata ORDER BY metadata.namespace, metadata."key\""""
 
-# The same with names as bytes: what another program wrote need not be UTF-8. Behind each, `AFTER` skips rows.
-_raw_name = (cast(metadata.c.namespace, LargeBinary), cast(metadata.c.key, LargeBinary))
-_raw_record = (*_raw_name, _value, _time)
-RAW_RECORDS: Final = _sql(select(*_raw_record).order_by(metadata.c.namespace, metadata.c.key))
-RAW_RECORDS_OF: Final = _sql(
-    select(*_raw_record).where(metadata.c.namespace == _namespace).order_by(metadata.c.key),
-    "namespace",
-)
+RECORDS: Final = """\
+SELECT CAST(metadata.namespace AS TEXT) AS namespace, CAST(metadata."key" AS TEXT) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns
+FROM metadata ORDER BY metadata.namespace, metadata."key\""""
+
+# Parameters: namespace.
+RECORDS_OF: Final = """\
+SELECT CAST(metadata.namespace AS TEXT) AS namespace, CAST(metadata."key" AS TEXT) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns
+FROM metadata
+WHERE metadata.namespace = ? ORDER BY metadata."key\""""
+
+RAW_RECORDS: Final = """\
+SELECT CAST(metadata.namespace AS BLOB) AS namespace, CAST(metadata."key" AS BLOB) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns
+FROM metadata ORDER BY metadata.namespace, metadata."key\""""
+
+# Parameters: namespace.
+RAW_RECORDS_OF: Final = """\
+SELECT CAST(metadata.namespace AS BLOB) AS namespace, CAST(metadata."key" AS BLOB) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns
+FROM metadata
+WHERE metadata.namespace = ? ORDER BY metadata."key\""""
+
+# Parameters: rows.
 AFTER: Final = " LIMIT -1 OFFSET ?"
 
-# By a name in bytes, whether it is stored as text or as bytes.
-_raw_here = "namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT))"
-GET_RAW: Final = f"SELECT CAST(value AS BLOB) FROM metadata WHERE {_raw_here}"
-DELETE_RAW: Final = f"DELETE FROM metadata WHERE {_raw_here}"
+ODD_TIMES: Final = """\
+SELECT CAST(namespace AS BLOB), CAST(key AS BLOB)
+FROM metadata
+WHERE typeof(modified_at_ns) <> 'integer'"""
 
-# What another program wrote as a time: `now`, 1.5.
-_odd_time = "typeof(modified_at_ns) <> 'integer'"
-ODD_TIMES: Final = f"SELECT CAST(namespace AS BLOB), CAST(key AS BLOB) FROM metadata WHERE {_odd_time}"
-MEND_TIME: Final = (
-    "UPDATE metadata SET modified_at_ns = CAST(modified_at_ns AS INTEGER)"
-    f" WHERE namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT)) AND {_odd_time}"
-)
+# Parameters: namespace, namespace, key, key.
+MEND_TIME: Final = """\
+UPDATE metadata SET modified_at_ns = CAST(modified_at_ns AS INTEGER)
+WHERE namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT)) AND typeof(modified_at_ns) <> 'integer'"""
 
-KEYS: Final = _sql(
-    select(*_name).order_by(metadata.c.namespace, metadata.c.key),
-)
-COUNT: Final = _sql(select(func.count()).select_from(metadata))
+# Parameters: diff_id.
+ASSOCIATIONS: Final = """\
+SELECT v2_metadata.position, v2_metadata.digest, v2_metadata.source_repository, v2_metadata.hmac
+FROM v2_metadata
+WHERE v2_metadata.diff_id = ? ORDER BY v2_metadata.position"""
 
-GET_RECORD: Final = _sql(select(*_record).where(_here), "namespace", "key")
+# Parameters: diff_id, position, digest, source_repository, hmac.
+ADD_ASSOCIATION: Final = """\
+INSERT INTO v2_metadata (diff_id, position, digest, source_repository, hmac) VALUES (?, ?, ?, ?, ?)"""
 
-# One text for any number of keys, so that it is prepared once: the keys come as one JSON array. In SQL, as Core has no
-# CROSS JOIN: it keeps SQLite from sorting the array first, which takes as long as all the rest.
-_get_many = (
-    "SELECT metadata.key, CAST(metadata.value AS BLOB) FROM json_each(?) AS wanted CROSS JOIN metadata"
-    " WHERE metadata.namespace = {namespace} AND metadata.key = CAST(wanted.value AS TEXT)"
-)
-GET_MANY: Final = _get_many.format(namespace="?")
-# A bound namespace decides whether a partial index can serve: SQLite prepares the statement anew at each run.
-GET_MANY_OF: Final = {name: _get_many.format(namespace=f"'{name}'") for name in KNOWN_NAMESPACES}
+# Parameters: diff_id, position.
+REMOVE_ASSOCIATION: Final = """\
+DELETE FROM v2_metadata WHERE v2_metadata.diff_id = ? AND v2_metadata.position = ?"""
 
-_of_layer = v2_metadata.c.diff_id == bindparam("diff_id")
-ASSOCIATIONS: Final = _sql(
-    select(
-        v2_metadata.c.position,
-        v2_metadata.c.digest,
-        v2_metadata.c.source_repository,
-        v2_metadata.c.hmac,
-    )
-    .where(_of_layer)
-    .order_by(v2_metadata.c.position),
-    "diff_id",
-)
-ADD_ASSOCIATION: Final = _sql(
-    insert(v2_metadata),
-    "diff_id",
-    "position",
-    "digest",
-    "source_repository",
-    "hmac",
-)
-REMOVE_ASSOCIATION: Final = _sql(
-    delete(v2_metadata).where(_of_layer, v2_metadata.c.position == bindparam("position")),
-    "diff_id",
-    "position",
-)
-REMOVE_ASSOCIATIONS: Final = _sql(delete(v2_metadata).where(_of_layer), "diff_id")
-COUNT_ASSOCIATIONS: Final = _sql(select(func.count()).select_from(v2_metadata))
-LAYERS_WITH_ROWS: Final = _sql(select(v2_metadata.c.diff_id).distinct())
-LAYERS_OF_DIGEST: Final = _sql(
-    select(v2_metadata.c.diff_id).distinct().where(v2_metadata.c.digest == bindparam("digest")), "digest"
-)
-RAW_LAYERS_WITH_ROWS: Final = _sql(select(cast(v2_metadata.c.diff_id, LargeBinary)).distinct())
-REMOVE_RAW_ASSOCIATIONS: Final = "DELETE FROM v2_metadata WHERE diff_id IN (?, CAST(? AS TEXT))"
-COUNT_QUARANTINED: Final = _sql(select(func.count()).select_from(quarantine))
-_set_aside = (
-    quarantine.c.id,
-    cast(quarantine.c.namespace, LargeBinary),
-    cast(quarantine.c.key, LargeBinary),
-    cast(quarantine.c.value, LargeBinary),
-    cast(quarantine.c.reason, LargeBinary),
-    cast(quarantine.c.quarantined_at_ns, Integer),
-)
-_of_number = quarantine.c.id == bindparam("id")
-QUARANTINED: Final = _sql(select(*_set_aside).order_by(quarantine.c.id))
-ONE_QUARANTINED: Final = _sql(select(*_set_aside).where(_of_number), "id")
-TYPES_IN_QUARANTINE: Final = (
-    "SELECT id, CAST(namespace AS BLOB), CAST(key AS BLOB), CAST(reason AS BLOB), typeof(namespace) = 'text'"
-    " AND typeof(key) = 'text' AND typeof(reason) = 'text' AND typeof(quarantined_at_ns) = 'integer' FROM quarantine"
-)
-REWRITE_QUARANTINED: Final = (
-    "UPDATE quarantine SET namespace = ?, key = ?, reason = ?, quarantined_at_ns = ? WHERE id = ?"
-)
-DROP_QUARANTINED: Final = _sql(delete(quarantine).where(_of_number), "id")
-IS_QUARANTINED: Final = _sql(
-    select(literal_column("1")).where(
-        quarantine.c.namespace == _namespace,
-        quarantine.c.key == _key,
-        quarantine.c.value == bindparam("value"),
-        quarantine.c.reason == bindparam("reason"),
-    ),
-    "namespace",
-    "key",
-    "value",
-    "reason",
-)
-QUARANTINE: Final = _sql(
-    insert(quarantine).values(
-        namespace=_namespace,
-        key=_key,
-        value=bindparam("value"),
-        reason=bindparam("reason"),
-        quarantined_at_ns=bindparam("quarantined_at_ns"),
-    ),
-    "namespace",
-    "key",
-    "value",
-    "reason",
-    "quarantined_at_ns",
-)
+# Parameters: diff_id.
+REMOVE_ASSOCIATIONS: Final = "DELETE FROM v2_metadata WHERE v2_metadata.diff_id = ?"
 
-VERSION: Final = _sql(select(alembic_version.c.version_num))
-STAMP: Final = _sql(insert(alembic_version), "version_num")
+# Parameters: diff_id, diff_id.
+REMOVE_RAW_ASSOCIATIONS: Final = """\
+DELETE FROM v2_metadata
+WHERE diff_id IN (?, CAST(? AS TEXT))"""
+
+COUNT_ASSOCIATIONS: Final = """\
+SELECT count(*) AS count_1
+FROM v2_metadata"""
+
+LAYERS_WITH_ROWS: Final = """\
+SELECT DISTINCT v2_metadata.diff_id
+FROM v2_metadata"""
+
+RAW_LAYERS_WITH_ROWS: Final = """\
+SELECT DISTINCT CAST(v2_metadata.diff_id AS BLOB) AS diff_id
+FROM v2_metadata"""
+
+# Parameters: digest.
+LAYERS_OF_DIGEST: Final = """\
+SELECT DISTINCT v2_metadata.diff_id
+FROM v2_metadata
+WHERE v2_metadata.digest = ?"""
+
+# Parameters: namespace, key, value, reason, quarantined_at_ns.
+QUARANTINE: Final = """\
+INSERT INTO quarantine (namespace, "key", value, reason, quarantined_at_ns) VALUES (?, ?, ?, ?, ?)"""
+
+QUARANTINED: Final = """\
+SELECT quarantine.id, CAST(quarantine.namespace AS BLOB) AS namespace, CAST(quarantine."key" AS BLOB) AS "key", CAST(quarantine.value AS BLOB) AS value, CAST(quarantine.reason AS BLOB) AS reason, CAST(quarantine.quarantined_at_ns AS INTEGER) AS quarantined_at_ns
+FROM quarantine ORDER BY quarantine.id"""
+
+# Parameters: id.
+ONE_QUARANTINED: Final = """\
+SELECT quarantine.id, CAST(quarantine.namespace AS BLOB) AS namespace, CAST(quarantine."key" AS BLOB) AS "key", CAST(quarantine.value AS BLOB) AS value, CAST(quarantine.reason AS BLOB) AS reason, CAST(quarantine.quarantined_at_ns AS INTEGER) AS quarantined_at_ns
+FROM quarantine
+WHERE quarantine.id = ?"""
+
+COUNT_QUARANTINED: Final = """\
+SELECT count(*) AS count_1
+FROM quarantine"""
+
+# Parameters: namespace, key, value, reason.
+IS_QUARANTINED: Final = """\
+SELECT 1
+FROM quarantine
+WHERE quarantine.namespace = ? AND quarantine."key" = ? AND quarantine.value = ? AND quarantine.reason = ?"""
+
+# Parameters: id.
+DROP_QUARANTINED: Final = "DELETE FROM quarantine WHERE quarantine.id = ?"
+
+TYPES_IN_QUARANTINE: Final = """\
+SELECT id, CAST(namespace AS BLOB), CAST(key AS BLOB), CAST(reason AS BLOB),
+    typeof(namespace) = 'text' AND typeof(key) = 'text' AND typeof(reason) = 'text'
+    AND typeof(quarantined_at_ns) = 'integer'
+FROM quarantine"""
+
+# Parameters: namespace, key, reason, quarantined_at_ns, id.
+REWRITE_QUARANTINED: Final = """\
+UPDATE quarantine SET namespace = ?, key = ?, reason = ?, quarantined_at_ns = ?
+WHERE id = ?"""
+
+VERSION: Final = """\
+SELECT alembic_version.version_num
+FROM alembic_version"""
+
+# Parameters: version_num.
+STAMP: Final = "INSERT INTO alembic_version (version_num) VALUES (?)"
+
+TABLES: Final = {
+    "metadata": """\
+CREATE TABLE metadata (
+    namespace TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    value BLOB NOT NULL,
+    modified_at_ns BIGINT NOT NULL,
+    PRIMARY KEY (namespace, "key")
+)
+ WITHOUT ROWID""",
+    "quarantine": """\
+CREATE TABLE quarantine (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    namespace TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    value BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    quarantined_at_ns BIGINT NOT NULL
+)""",
+    "v2_metadata": """\
+CREATE TABLE v2_metadata (
+    diff_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    source_repository TEXT NOT NULL,
+    hmac TEXT NOT NULL,
+    PRIMARY KEY (diff_id, position)
+)
+ WITHOUT ROWID""",
+    "alembic_version": """\
+CREATE TABLE alembic_version (
+    version_num VARCHAR(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+)""",
+}
+
+INDEXES: Final = {
+    "metadata_by_diff_id": """\
+CREATE INDEX metadata_by_diff_id ON metadata (CAST(value AS TEXT)) WHERE namespace = 'diffid-by-digest'""",
+    "metadata_by_digest": """\
+CREATE INDEX metadata_by_digest ON metadata (CAST(replace(key, '/', ':') AS TEXT)) WHERE namespace = 'diffid-by-digest'""",
+    "metadata_by_registry": """\
+CREATE INDEX metadata_by_registry ON metadata (CAST(substr(key, 1, length(key) - 65) AS TEXT)) WHERE namespace = 'v1id'""",
+    "metadata_by_time": """\
+CREATE INDEX metadata_by_time ON metadata (namespace, modified_at_ns) WHERE namespace = 'v2metadata-by-diffid'""",
+    "metadata_by_v1_diff_id": """\
+CREATE INDEX metadata_by_v1_diff_id ON metadata (CAST(value AS TEXT)) WHERE namespace = 'v1id'""",
+    "metadata_by_v1_id": """\
+CREATE INDEX metadata_by_v1_id ON metadata (CAST(substr(key, -64) AS TEXT)) WHERE namespace = 'v1id'""",
+    "quarantine_by_key": """\
+CREATE INDEX quarantine_by_key ON quarantine (namespace, "key")""",
+    "v2_metadata_by_digest": "CREATE INDEX v2_metadata_by_digest ON v2_metadata (digest)",
+    "v2_metadata_by_source_repository": """\
+CREATE INDEX v2_metadata_by_source_repository ON v2_metadata (source_repository)""",
+}

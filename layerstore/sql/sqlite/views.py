@@ -1,6 +1,6 @@
-"""The views for people: the questions that somebody asks of a store without thinking of how it is kept.
+"""The views, in SQL: two that say which digest and which V1 ID is which layer, and those that answer common questions.
 
-They read through the indexes of `layerstore.sql.schema` and need no upkeep. Each gives its rows as it finds them, so
+They read through the indexes of `layerstore.sql.tables` and need no upkeep. Each gives its rows as it finds them, so
 that LIMIT ends it early; a filter on its key reaches the index; and a column that is not asked for is not computed, as
 SQLite flattens a view into the query, which is why what is counted stands in subqueries of its own.
 
@@ -13,7 +13,37 @@ from __future__ import annotations
 
 from typing import Final
 
-_LISTS = "namespace = 'v2metadata-by-diffid'"
+# Each is cast to TEXT, which gives it the affinity of a text column: without it, no join finds the index.
+DIGEST: Final = "CAST(replace(key, '/', ':') AS TEXT)"
+DIFF_ID: Final = "CAST(value AS TEXT)"
+REGISTRY: Final = "CAST(substr(key, 1, length(key) - 65) AS TEXT)"
+V1_ID: Final = "CAST(substr(key, -64) AS TEXT)"
+IS_MAPPING: Final = "namespace = 'diffid-by-digest'"
+IS_V1_ID: Final = "namespace = 'v1id'"
+IS_LIST: Final = "namespace = 'v2metadata-by-diffid'"
+
+
+def _digest_test(column: str) -> str:
+    """Return the SQL conditions that a column is a digest, as `layerstore.digest.is_digest` has it."""
+
+    def fixed(algorithm: str, length: int) -> str:
+        start = len(algorithm) + 2
+        return (
+            f"{column} GLOB '{algorithm}:*' AND length({column}) = {start - 1 + length}"
+            f" AND substr({column}, {start}) NOT GLOB '*[^0-9a-f]*'"
+        )
+
+    algorithm = f"substr({column}, 1, instr({column}, ':') - 1)"
+    encoded = f"substr({column}, instr({column}, ':') + 1)"
+    return (
+        f"AND ({fixed('sha256', 64)}\n  OR {fixed('sha384', 96)}\n  OR {fixed('sha512', 128)}\n"
+        f"  OR instr({column}, ':') > 1 AND {algorithm} NOT IN ('sha256', 'sha384', 'sha512')\n"
+        f"    AND {algorithm} NOT GLOB '*[^a-z0-9+._-]*' AND {algorithm} NOT GLOB '*[+._-][+._-]*'\n"
+        f"    AND {algorithm} GLOB '[a-z0-9]*' AND {algorithm} GLOB '*[a-z0-9]'\n"
+        f"    AND {encoded} <> '' AND {encoded} NOT GLOB '*[^a-zA-Z0-9=_-]*')\n"
+        # GLOB and length() stop at a NUL, which therefore must not be there.
+        f"AND instr(CAST({column} AS BLOB), x'00') = 0"
+    )
 
 
 def _utc(nanoseconds: str) -> str:
@@ -28,7 +58,7 @@ SELECT v.diff_id, {_utc("m.modified_at_ns")} AS modified_at, m.modified_at_ns,
     WHERE diff_id = v.diff_id AND source_repository <> '') AS repositories
 FROM metadata m JOIN v2_metadata v ON v.diff_id = CAST(replace(m.key, '/', ':') AS TEXT)
   AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
-WHERE m.{_LISTS} AND v.position = (SELECT min(position) FROM v2_metadata WHERE diff_id = v.diff_id)
+WHERE m.{IS_LIST} AND v.position = (SELECT min(position) FROM v2_metadata WHERE diff_id = v.diff_id)
 """
 # DISTINCT over an index that has many rows of each name leaps from name to name (SQLite's skip-ahead): `sqlite_stat1`
 # says that it has. The comparison makes the step a SEARCH; the empty name stands for an unknown repository. It is said
@@ -39,7 +69,7 @@ SELECT source_repository, CAST(substr(source_repository, 1, instr(source_reposit
   (SELECT count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = r.source_repository) AS layers,
   (SELECT count(*) FROM v2_metadata WHERE source_repository = r.source_repository) AS associations,
   (SELECT {_utc("max(m.modified_at_ns)")} FROM v2_metadata v
-    JOIN metadata m ON m.{_LISTS} AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
+    JOIN metadata m ON m.{IS_LIST} AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
     WHERE v.source_repository = r.source_repository) AS modified_at
 FROM (SELECT DISTINCT source_repository FROM v2_metadata WHERE likely(source_repository > '')) r
 """
@@ -83,7 +113,21 @@ WHERE m.namespace = 'diffid-by-digest' AND instr(m.key, ':') = 0
 AND NOT EXISTS (SELECT 1 FROM v2_metadata v WHERE v.digest = CAST(replace(m.key, '/', ':') AS TEXT))
 """
 
-VIEWS_FOR_PEOPLE: Final = {
+VIEWS: Final = {
+    "diff_id_by_digest": (
+        "CREATE VIEW diff_id_by_digest AS\n"
+        "SELECT digest, diff_id\n"
+        f"FROM (SELECT key, {DIGEST} AS digest, {DIFF_ID} AS diff_id FROM metadata WHERE {IS_MAPPING})\n"
+        f"WHERE instr(key, ':') = 0\n{_digest_test('digest')}\n{_digest_test('diff_id')}"
+    ),
+    "v1_ids": (
+        "CREATE VIEW v1_ids AS\n"
+        "SELECT registry, v1_id, diff_id\n"
+        f"FROM (SELECT key, {REGISTRY} AS registry, {V1_ID} AS v1_id, {DIFF_ID} AS diff_id\n"
+        f"  FROM metadata WHERE {IS_V1_ID})\n"
+        "WHERE length(key) >= 65 AND substr(key, -65, 1) = ',' AND instr(CAST(key AS BLOB), x'00') = 0\n"
+        f"AND v1_id NOT GLOB '*[^0-9a-f]*'\n{_digest_test('diff_id')}"
+    ),
     "layers": _LAYERS.strip(),
     "repositories": _REPOSITORIES.strip(),
     "registries": _REGISTRIES.strip(),

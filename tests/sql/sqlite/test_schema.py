@@ -21,9 +21,10 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql.schema import APPLICATION_ID, creation, schema
+from layerstore.sql.schema import APPLICATION_ID, creation
 from layerstore.sql.sqlite import opening, recognition
 from layerstore.sql.sqlite.objects import OBJECTS, Ours
+from layerstore.sql.tables import schema
 from layerstore.transfer.recovering import recover
 from tests.conftest import OpenSQL
 from tests.migrations import next_revision
