@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from layerstore import gojson
+from layerstore.blobs import BLOBS, why_no_record
 from layerstore.digest import DiffID, are_sha256, is_digest, is_sha256
 from layerstore.errors import InvalidV1IDError
 
@@ -221,15 +222,17 @@ def v1_key(v1_id: str, registry: str) -> str:
 def why_unreadable(namespace: str, key: str, value: bytes) -> str | None:
     """Say why an entry cannot be what its namespace says, or return `None` when it can.
 
-    A namespace that is not Docker's may hold anything.
+    A namespace that is neither Docker's nor `blob-by-digest` may hold anything.
     """
     if namespace == V1_IDS:
         _, comma, v1_id = key.rpartition(",")
         if not comma or _is_v1_id(v1_id) is None:
             return "the key is not <registry>,<64 hex digits>"
-    elif namespace in (V2_METADATA, DIFF_IDS):
+    elif namespace in (V2_METADATA, DIFF_IDS, BLOBS):
         if key_digest(key) is None:
             return NO_DIGEST
+        if namespace == BLOBS:
+            return why_no_record(value)
     else:
         return None
     try:

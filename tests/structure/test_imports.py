@@ -32,7 +32,7 @@ LAYERS = [set(names_in(floor)) for floor, _ in table("The map")]
 LAYERS[0].add("__main__")
 FOLDERS = {folder.strip("`/").replace("/", "."): names_in(modules) for folder, modules in table("Inside the folders")}
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]
-WHAT_SERVICES_KNOW = {"digest", "errors", "gojson", "hmac", "records", "repository", "store"}
+WHAT_SERVICES_KNOW = {"blobs", "digest", "errors", "gojson", "hmac", "records", "repository", "store"}
 DATABASE = {"sqlalchemy", "alembic", "sqlite3", "aiosqlite", "psycopg"}
 INNER = sorted(set(MODULES) - {"layerstore"})
 
