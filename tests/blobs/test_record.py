@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from layerstore import CorruptRecordError
 from layerstore.blobs import BLOBS, COMPRESSIONS, BlobRecord, decode, encode, merge
 from layerstore.records import digest_key, why_unreadable
-from tests.strategies import sha256
+from tests.support.strategies import sha256
 
 KEY = digest_key(sha256(1))
 FULL = (
