@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -151,12 +152,33 @@ def sql_store(request: pytest.FixtureRequest) -> SQLMetadataStore:
     return store
 
 
-@pytest.fixture(params=["sql-file", "sql-memory", "files"])
-def store(request: pytest.FixtureRequest) -> AnyStore:
+STORES = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files"}
+"""What the contract suite is run over, each by the fixture that makes it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--store",
+        metavar="MODULE:FACTORY",
+        help="run what uses the fixture `store` over `FACTORY(folder)` alone, a store of somebody's own",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "store" in metafunc.fixturenames:
+        own = metafunc.config.getoption("--store")
+        metafunc.parametrize("store", [own] if own else STORES, indirect=True)
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStore:
     """Every store in turn: what uses this fixture is the contract of them all."""
-    names = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files"}
-    chosen: AnyStore = request.getfixturevalue(names[request.param])
-    return chosen
+    if request.param in STORES:
+        chosen: AnyStore = request.getfixturevalue(STORES[request.param])
+        return chosen
+    module, _, factory = request.param.partition(":")
+    own: AnyStore = getattr(importlib.import_module(module), factory)(tmp_path)
+    return own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,7 +35,7 @@ def layout(layers: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Wri
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SQLMetadataStore]:
+def memory(tmp_path: Path) -> Iterator[SQLMetadataStore]:
     with SQLMetadataStore(tmp_path / "layers.db") as store:
         yield store
         assert {found.severity for found in verify(store).findings} <= {"info"}
@@ -63,18 +63,18 @@ def push(
 
 
 def test_the_second_push_to_another_repository_sends_no_byte_of_a_layer(
-    trial: Trial, store: SQLMetadataStore, layout: Written
+    trial: Trial, memory: SQLMetadataStore, layout: Written
 ):
     """Measured at the registry, which has the manifest as it is in the layout."""
     registry = trial.registry
-    assert push(registry, store, layout, "first/app") == (sum(layout.sizes), layout.manifest)
+    assert push(registry, memory, layout, "first/app") == (sum(layout.sizes), layout.manifest)
     assert registry.layer_bytes("first/app") == layout.sizes
-    assert push(registry, store, layout, "second/app") == (0, layout.manifest)
+    assert push(registry, memory, layout, "second/app") == (0, layout.manifest)
     assert registry.layer_bytes("second/app") == [0, 0, 0]
     assert registry.mounted["second/app"] == dict.fromkeys(layout.digests, "first/app")
     assert list(registry.uploaded["second/app"]) == [registry.image("second/app").config]
 
-    known = V2MetadataService(store)
+    known = V2MetadataService(memory)
     for diff_id, digest in zip(layout.diff_ids, layout.digests, strict=True):
         assert [(entry.digest, entry.source_repository) for entry in known.get_metadata(diff_id)] == [
             (digest, trial.name("first/app")),
@@ -90,52 +90,52 @@ def test_without_the_store_it_sends_every_layer(trial: Trial, layout: Written, t
     assert trial.registry.layer_bytes("control1/app") == layout.sizes
 
 
-def test_a_push_to_the_same_repository_asks_and_sends_nothing(trial: Trial, store: SQLMetadataStore, layout: Written):
-    push(trial.registry, store, layout, "same/app")
+def test_a_push_to_the_same_repository_asks_and_sends_nothing(trial: Trial, memory: SQLMetadataStore, layout: Written):
+    push(trial.registry, memory, layout, "same/app")
     trial.registry.uploaded["same/app"].clear()
-    assert push(trial.registry, store, layout, "same/app") == (0, layout.manifest)
+    assert push(trial.registry, memory, layout, "same/app") == (0, layout.manifest)
     assert trial.registry.uploaded["same/app"] == {}
     assert "same/app" not in trial.registry.mounted
 
 
 def test_a_mount_that_is_refused_is_forgotten_and_the_layer_is_sent(
-    trial: Trial, store: SQLMetadataStore, layout: Written
+    trial: Trial, memory: SQLMetadataStore, layout: Written
 ):
     registry = trial.registry
-    push(registry, store, layout, "lost/app")
+    push(registry, memory, layout, "lost/app")
     with registry.without("lost"):
-        assert push(registry, store, layout, "found/app") == (sum(layout.sizes), layout.manifest)
+        assert push(registry, memory, layout, "found/app") == (sum(layout.sizes), layout.manifest)
     assert registry.layer_bytes("found/app") == layout.sizes
     for diff_id in layout.diff_ids:
-        known = V2MetadataService(store).get_metadata(diff_id)
+        known = V2MetadataService(memory).get_metadata(diff_id)
         assert [entry.source_repository for entry in known] == [trial.name("found/app")]
 
 
-def test_what_the_target_has_lost_is_forgotten_and_sent_again(trial: Trial, store: SQLMetadataStore, layout: Written):
+def test_what_the_target_has_lost_is_forgotten_and_sent_again(trial: Trial, memory: SQLMetadataStore, layout: Written):
     registry = trial.registry
-    push(registry, store, layout, "twice/app")
+    push(registry, memory, layout, "twice/app")
     registry.uploaded.clear()
     with registry.without("twice"):
-        assert push(registry, store, layout, "twice/app")[0] == sum(layout.sizes)
+        assert push(registry, memory, layout, "twice/app")[0] == sum(layout.sizes)
         assert registry.layer_bytes("twice/app") == layout.sizes
     for diff_id in layout.diff_ids:
-        assert len(V2MetadataService(store).get_metadata(diff_id)) == 1
+        assert len(V2MetadataService(memory).get_metadata(diff_id)) == 1
 
 
 def test_another_compression_of_the_layers_sends_nothing_unless_digests_are_kept(
-    trial: Trial, store: SQLMetadataStore, layers: list[bytes], layout: Written, tmp_path: Path
+    trial: Trial, memory: SQLMetadataStore, layers: list[bytes], layout: Written, tmp_path: Path
 ):
     """The layers that the registry has take their places in the manifest; a daemon pulls the image."""
     registry = trial.registry
     bare = write_layout(tmp_path / "bare", layers, compress=bytes, suffix="")
-    push(registry, store, layout, "gzip/app")
-    sent, manifest = push(registry, store, bare, "other/app")
+    push(registry, memory, layout, "gzip/app")
+    sent, manifest = push(registry, memory, bare, "other/app")
     assert (sent, manifest != bare.manifest) == (0, True)
     assert registry.layer_bytes("other/app") == [0, 0, 0]
     assert registry.image("other/app").layers == layout.digests
     assert registry.image("other/app").sizes == layout.sizes
 
-    assert push(registry, store, bare, "kept/app", preserve_digests=True) == (sum(bare.sizes), bare.manifest)
+    assert push(registry, memory, bare, "kept/app", preserve_digests=True) == (sum(bare.sizes), bare.manifest)
     assert registry.image("kept/app").layers == bare.digests
 
     host = trial.host("puller")
@@ -145,23 +145,23 @@ def test_another_compression_of_the_layers_sends_nothing_unless_digests_are_kept
 
 
 def test_bare_layers_stand_in_for_compressed_ones_under_their_own_media_type(
-    trial: Trial, store: SQLMetadataStore, layers: list[bytes], layout: Written, tmp_path: Path
+    trial: Trial, memory: SQLMetadataStore, layers: list[bytes], layout: Written, tmp_path: Path
 ):
     bare = write_layout(tmp_path / "bare", layers[:2], compress=bytes, suffix="")
     small = write_layout(tmp_path / "gzip", layers[:2], compress=lambda one: gzip.compress(one, 1))
-    push(trial.registry, store, bare, "bare/app")
-    assert push(trial.registry, store, small, "bare/new")[0] == 0
+    push(trial.registry, memory, bare, "bare/app")
+    assert push(trial.registry, memory, small, "bare/new")[0] == 0
     assert trial.registry.image("bare/new").layers == bare.digests
     types = [one["mediaType"] for one in trial.registry.manifest("bare/new")["layers"]]
     assert types == ["application/vnd.oci.image.layer.v1.tar"] * 2
 
 
-def test_a_digest_that_the_list_has_lost_is_still_looked_for(trial: Trial, store: SQLMetadataStore, layout: Written):
+def test_a_digest_that_the_list_has_lost_is_still_looked_for(trial: Trial, memory: SQLMetadataStore, layout: Written):
     """Docker would send these layers again: 50 newer associations have driven out what it knew."""
-    push(trial.registry, store, layout, "evicted/app")
+    push(trial.registry, memory, layout, "evicted/app")
     for diff_id in layout.diff_ids[:2]:
-        store.delete("v2metadata-by-diffid", diff_id.replace(":", "/"))
-    assert push(trial.registry, store, layout, "evicted/app") == (0, layout.manifest)
+        memory.delete("v2metadata-by-diffid", diff_id.replace(":", "/"))
+    assert push(trial.registry, memory, layout, "evicted/app") == (0, layout.manifest)
 
 
 USER, PASSWORD = "builder", "secret&more"

@@ -39,64 +39,64 @@ def assert_refused(store: SQLMetadataStore, path: Path) -> None:
 
 
 @pytest.fixture
-def store(sql_file: SQLMetadataStore) -> SQLMetadataStore:
+def begun(sql_file: SQLMetadataStore) -> SQLMetadataStore:
     """A store that has one of the archive's entries, otherwise."""
     sql_file.set("n", "0", b"before")
     return sql_file
 
 
-def test_the_archive_that_is_cut_below_is_good_as_a_whole(store: SQLMetadataStore, save: Save):
+def test_the_archive_that_is_cut_below_is_good_as_a_whole(begun: SQLMetadataStore, save: Save):
     assert WHOLE[END - 512 : END].strip(b"\0")
     assert not WHOLE[END:].strip(b"\0")
 
-    assert import_directory(store, save(WHOLE)).read == MEMBERS
+    assert import_directory(begun, save(WHOLE)).read == MEMBERS
 
 
 @pytest.mark.parametrize("cut", range(257, END + 1, 256), ids=lambda cut: f"after {cut} bytes")
-def test_an_archive_cut_off_in_its_members_is_refused(cut: int, store: SQLMetadataStore, save: Save):
+def test_an_archive_cut_off_in_its_members_is_refused(cut: int, begun: SQLMetadataStore, save: Save):
     """Inside a header, inside a file, and between two of them."""
-    assert_refused(store, save(WHOLE[:cut]))
+    assert_refused(begun, save(WHOLE[:cut]))
 
 
 @pytest.mark.parametrize("cut", [512 * 3 * number for number in range(1, MEMBERS + 1)])
-def test_an_archive_cut_off_between_two_members_is_refused(cut: int, store: SQLMetadataStore, save: Save):
+def test_an_archive_cut_off_between_two_members_is_refused(cut: int, begun: SQLMetadataStore, save: Save):
     """Only the end mark tells that this is not all there was."""
-    assert_refused(store, save(WHOLE[:cut]))
+    assert_refused(begun, save(WHOLE[:cut]))
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.9])
 def test_a_compressed_archive_that_is_cut_off_is_refused(
-    compression: str, part: float, store: SQLMetadataStore, save: Save
+    compression: str, part: float, begun: SQLMetadataStore, save: Save
 ):
     noisy = archive(*(member(f"distribution/n/{at}", NOISE[at : at + 500]) for at in range(0, 3000, 500)))
     content = COMPRESS[compression](noisy)
 
-    assert_refused(store, save(content[: int(len(content) * part)]))
+    assert_refused(begun, save(content[: int(len(content) * part)]))
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_a_compressed_archive_without_its_last_byte_is_refused(compression: str, store: SQLMetadataStore, save: Save):
+def test_a_compressed_archive_without_its_last_byte_is_refused(compression: str, begun: SQLMetadataStore, save: Save):
     """The checksum is there, so that nobody takes what it does not match."""
-    assert_refused(store, save(COMPRESS[compression](WHOLE)[:-1]))
+    assert_refused(begun, save(COMPRESS[compression](WHOLE)[:-1]))
 
 
-def test_a_gzip_whose_checksum_does_not_match_is_refused(store: SQLMetadataStore, save: Save):
+def test_a_gzip_whose_checksum_does_not_match_is_refused(begun: SQLMetadataStore, save: Save):
     content = bytearray(gzip.compress(WHOLE))
     content[-8] ^= 1
 
-    assert_refused(store, save(bytes(content)))
+    assert_refused(begun, save(bytes(content)))
 
 
-def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(store: SQLMetadataStore, save: Save):
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(begun: SQLMetadataStore, save: Save):
     content = bytearray(WHOLE)
     content[3 * 512 + 150] ^= 1  # in the checksum of the second header
 
-    assert_refused(store, save(bytes(content)))
+    assert_refused(begun, save(bytes(content)))
 
 
-def test_noise_after_the_first_members_is_not_taken_for_the_end(store: SQLMetadataStore, save: Save):
-    assert_refused(store, save(WHOLE[: 3 * 512] + NOISE))
+def test_noise_after_the_first_members_is_not_taken_for_the_end(begun: SQLMetadataStore, save: Save):
+    assert_refused(begun, save(WHOLE[: 3 * 512] + NOISE))
 
 
 GARBAGE = {
@@ -117,19 +117,19 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE.keys())
-def test_what_is_no_archive_is_refused(content: bytes, store: SQLMetadataStore, save: Save):
-    assert_refused(store, save(content))
+def test_what_is_no_archive_is_refused(content: bytes, begun: SQLMetadataStore, save: Save):
+    assert_refused(begun, save(content))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"x" * 20], ids=len)
-def test_a_file_with_next_to_nothing_in_it_is_refused(content: bytes, store: SQLMetadataStore, save: Save):
+def test_a_file_with_next_to_nothing_in_it_is_refused(content: bytes, begun: SQLMetadataStore, save: Save):
     """Whether it was to be an archive or a database, nobody can tell."""
     path = save(content)
-    before = whole(store)
+    before = whole(begun)
 
     with pytest.raises((TransferError, StoreOpenError), match=str(path)):
-        import_directory(store, path)
-    assert whole(store) == before
+        import_directory(begun, path)
+    assert whole(begun) == before
     assert path.read_bytes() == content
 
 

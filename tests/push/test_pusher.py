@@ -36,7 +36,7 @@ def layout(tmp_path: Path) -> Written:
 
 
 @pytest.fixture
-def store(sql_memory: SQLMetadataStore) -> SQLMetadataStore:
+def memory(sql_memory: SQLMetadataStore) -> SQLMetadataStore:
     return sql_memory
 
 
@@ -92,7 +92,7 @@ def refuse_mounts(request: httpx.Request) -> httpx.Response | None:
     ids=["nobody", "no-password", "untagged", "same", "others", "token"],
 )
 def test_an_unauthorized_mount_is_forgotten_by_whoever_has_credentials_and_may_judge_it(
-    store: SQLMetadataStore,
+    memory: SQLMetadataStore,
     layout: Written,
     *,
     tagged: AuthConfig | None,
@@ -100,9 +100,9 @@ def test_an_unauthorized_mount_is_forgotten_by_whoever_has_credentials_and_may_j
     forgotten: bool,
 ):
     """As Docker's push: without credentials it may be for want of them, and an HMAC of others is theirs."""
-    v2 = V2MetadataService(store)
+    v2 = V2MetadataService(memory)
     v2.tag_and_add(layout.diff_ids[0], compute_hmac_key(tagged), V2Metadata(layout.digests[0], SOURCE))
-    fake, done = push(store, layout, refuse_mounts, credentials)
+    fake, done = push(memory, layout, refuse_mounts, credentials)
     left = [entry.source_repository for entry in v2.get_metadata(layout.diff_ids[0])]
     assert left == ([] if forgotten else [SOURCE]) + [TARGET.name]
     assert done.uploaded == sum(layout.sizes)
@@ -110,13 +110,13 @@ def test_an_unauthorized_mount_is_forgotten_by_whoever_has_credentials_and_may_j
     assert dict(asked) == {"mount": layout.digests[0], "from": "team/base"}
 
 
-def test_a_mount_that_only_opens_an_upload_is_used_for_it_and_forgotten(store: SQLMetadataStore, layout: Written):
+def test_a_mount_that_only_opens_an_upload_is_used_for_it_and_forgotten(memory: SQLMetadataStore, layout: Written):
     """Several may be opened, of which the last is used and the others are given back."""
-    v2 = V2MetadataService(store)
+    v2 = V2MetadataService(memory)
     big = write_layout(layout.path.parent / "big", [layer("file", 200_000)])
     for name in ("x", "y"):
         v2.add(big.diff_ids[0], V2Metadata(big.digests[0], f"registry.example/team/{name}"))
-    fake, _ = push(store, big, lambda _: None)
+    fake, _ = push(memory, big, lambda _: None)
     opened = fake.saw("POST")
     assert len(opened) == 3, "two mounts, and one for the configuration"
     mounts = [number for number, request in enumerate(fake.requests, 1) if "mount" in request.url.params]
@@ -125,28 +125,28 @@ def test_a_mount_that_only_opens_an_upload_is_used_for_it_and_forgotten(store: S
     assert [entry.source_repository for entry in v2.get_metadata(big.diff_ids[0])] == [TARGET.name]
 
 
-def test_what_is_found_is_recorded_once_and_with_the_key(store: SQLMetadataStore, layout: Written):
+def test_what_is_found_is_recorded_once_and_with_the_key(memory: SQLMetadataStore, layout: Written):
     def found(request: httpx.Request) -> httpx.Response | None:
         return httpx.Response(200, headers={"Content-Length": "5"}) if request.method == "HEAD" else None
 
     for _ in range(2):
-        fake, done = push(store, layout, found, USER)
+        fake, done = push(memory, layout, found, USER)
         assert (done.uploaded, fake.saw("POST")) == (0, [])
     plain = V2Metadata(layout.digests[0], TARGET.name)
-    (entry,) = V2MetadataService(store).get_metadata(layout.diff_ids[0])
+    (entry,) = V2MetadataService(memory).get_metadata(layout.diff_ids[0])
     assert entry == V2Metadata(plain.digest, plain.source_repository, compute_hmac(compute_hmac_key(USER), plain))
 
 
 def test_a_list_that_cannot_be_read_is_begun_anew_with_a_warning(
-    store: SQLMetadataStore, layout: Written, caplog: pytest.LogCaptureFixture
+    memory: SQLMetadataStore, layout: Written, caplog: pytest.LogCaptureFixture
 ):
-    store.set("v2metadata-by-diffid", layout.diff_ids[0].replace(":", "/"), b"[{")
-    push(store, layout, lambda _: None)
-    assert len(V2MetadataService(store).get_metadata(layout.diff_ids[0])) == 1
+    memory.set("v2metadata-by-diffid", layout.diff_ids[0].replace(":", "/"), b"[{")
+    push(memory, layout, lambda _: None)
+    assert len(V2MetadataService(memory).get_metadata(layout.diff_ids[0])) == 1
     assert "cannot be read" in caplog.text
 
 
-def test_a_token_is_got_once_where_the_registry_says(store: SQLMetadataStore, layout: Written):
+def test_a_token_is_got_once_where_the_registry_says(memory: SQLMetadataStore, layout: Written):
     """And the user's password goes to that place alone."""
     challenge = 'Bearer realm="https://auth.example/token",service="r",scope="repository:team/app:pull,push"'
 
@@ -157,7 +157,7 @@ def test_a_token_is_got_once_where_the_registry_says(store: SQLMetadataStore, la
             return httpx.Response(401, headers={"WWW-Authenticate": challenge})
         return None
 
-    fake, done = push(store, layout, answer, USER)
+    fake, done = push(memory, layout, answer, USER)
     assert done.uploaded == sum(layout.sizes)
     asked = [request for request in fake.requests if request.url.host == "auth.example"]
     assert [dict(request.url.params) for request in asked] == [
@@ -169,7 +169,7 @@ def test_a_token_is_got_once_where_the_registry_says(store: SQLMetadataStore, la
     ]
 
 
-def test_credentials_are_not_sent_to_another_host_that_takes_the_upload(store: SQLMetadataStore, layout: Written):
+def test_credentials_are_not_sent_to_another_host_that_takes_the_upload(memory: SQLMetadataStore, layout: Written):
     def answer(request: httpx.Request) -> httpx.Response | None:
         if request.url.host == "storage.example":
             assert "Authorization" not in request.headers
@@ -180,7 +180,7 @@ def test_credentials_are_not_sent_to_another_host_that_takes_the_upload(store: S
             return httpx.Response(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
         return None
 
-    fake, _ = push(store, layout, answer, USER)
+    fake, _ = push(memory, layout, answer, USER)
     assert [request.url.host for request in fake.requests if request.method == "PUT"] == [
         "storage.example",
         "storage.example",
@@ -188,13 +188,13 @@ def test_credentials_are_not_sent_to_another_host_that_takes_the_upload(store: S
     ]
 
 
-def test_a_refused_upload_records_nothing(store: SQLMetadataStore, layout: Written):
+def test_a_refused_upload_records_nothing(memory: SQLMetadataStore, layout: Written):
     def answer(request: httpx.Request) -> httpx.Response | None:
         return httpx.Response(507, text="disk full") if request.method == "PUT" else None
 
     with pytest.raises(PushError, match="507 disk full"):
-        push(store, layout, answer)
-    assert list(store.entries()) == []
+        push(memory, layout, answer)
+    assert list(memory.entries()) == []
 
 
 @pytest.fixture

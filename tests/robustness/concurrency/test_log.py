@@ -88,7 +88,7 @@ def chain(open_sql: OpenSQL) -> Iterator[Chain]:
 
 
 @pytest.fixture
-def store(open_sql: OpenSQL) -> SQLMetadataStore:
+def unsynced(open_sql: OpenSQL) -> SQLMetadataStore:
     """A store with nine entries; without a sync a commit, as what is written is much."""
     store = open_sql(durability="normal")
     store.set("n", "k", b"value")
@@ -97,36 +97,36 @@ def store(open_sql: OpenSQL) -> SQLMetadataStore:
 
 
 def test_readers_that_overlap_do_not_make_the_log_grow_without_bound(
-    store: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
+    unsynced: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
 ):
     """However busy the machine is, as there are more tries here; the readers go on meanwhile."""
     monkeypatch.setattr(wal, "TRIES", 2_000)
     with constant_reader(open_sql(timeout_s=0)):
-        assert write(store) < wal.LIMIT + 2 * VALUE
-    assert store.get("n", "k") == b"value"
+        assert write(unsynced) < wal.LIMIT + 2 * VALUE
+    assert unsynced.get("n", "k") == b"value"
 
 
 def test_long_readers_that_overlap_do_not_either_as_they_are_waited_for(
-    store: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
+    unsynced: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
 ):
     """Not by a lucky try: none of the short ones waits at all here. The patience is for a machine however busy."""
     monkeypatch.setattr(wal, "WAIT_MS", 0)
     monkeypatch.setattr(wal, "PATIENCE_MS", 60_000)
     with constant_reader(open_sql(timeout_s=0), each_s=0.05):
-        assert write(store, 15 * wal.LIMIT // VALUE) < 8 * wal.LIMIT
-    write(store, 2 * wal.LIMIT // VALUE)
-    assert size_of_log(store) <= wal.LIMIT
-    assert store.get("n", "k") == b"value"
+        assert write(unsynced, 15 * wal.LIMIT // VALUE) < 8 * wal.LIMIT
+    write(unsynced, 2 * wal.LIMIT // VALUE)
+    assert size_of_log(unsynced) <= wal.LIMIT
+    assert unsynced.get("n", "k") == b"value"
 
 
 def test_a_snapshot_that_does_not_end_is_not_waited_for(
-    store: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
+    unsynced: SQLMetadataStore, open_sql: OpenSQL, monkeypatch: pytest.MonkeyPatch
 ):
     """With this patience, one try would outlast the test."""
     monkeypatch.setattr(wal, "PATIENCE_MS", 3_600_000)
     with open_sql(timeout_s=0)._snapshot() as snapshot:
         assert snapshot.count() == 9
-        assert write(store) > WRITES * VALUE
+        assert write(unsynced) > WRITES * VALUE
 
 
 def test_without_the_cut_they_do(open_sql: OpenSQL, chain: Chain, monkeypatch: pytest.MonkeyPatch):
@@ -139,55 +139,57 @@ def test_without_the_cut_they_do(open_sql: OpenSQL, chain: Chain, monkeypatch: p
 
 
 def test_one_snapshot_keeps_the_log_for_as_long_as_it_is_read_and_is_not_disturbed(
-    store: SQLMetadataStore, open_sql: OpenSQL
+    unsynced: SQLMetadataStore, open_sql: OpenSQL
 ):
     """It must: what it shows is in the log. When it ends, the log is short again."""
-    before = [(key, value[:1]) for _, key, value in store.entries()]
+    before = [(key, value[:1]) for _, key, value in unsynced.entries()]
     reader = open_sql(timeout_s=0)
     entries = reader.entries()
     first = next(entries)
-    grown = write(store)
+    grown = write(unsynced)
     assert grown > WRITES * VALUE
 
     assert [(key, value[:1]) for _, key, value in itertools.chain([first], entries)] == before
-    write(store, 2)
-    assert size_of_log(store) <= wal.LIMIT
+    write(unsynced, 2)
+    assert size_of_log(unsynced) <= wal.LIMIT
 
 
-def test_a_transaction_that_makes_the_log_long_leaves_it_short(store: SQLMetadataStore):
-    with store.transaction():
+def test_a_transaction_that_makes_the_log_long_leaves_it_short(unsynced: SQLMetadataStore):
+    with unsynced.transaction():
         for number in range(wal.LIMIT // VALUE + 3):
-            store.set("large", f"{number}", os.urandom(VALUE))
-    assert size_of_log(store) <= wal.LIMIT
-    assert len(list(store.entries("large"))) == wal.LIMIT // VALUE + 3
+            unsynced.set("large", f"{number}", os.urandom(VALUE))
+    assert size_of_log(unsynced) <= wal.LIMIT
+    assert len(list(unsynced.entries("large"))) == wal.LIMIT // VALUE + 3
 
 
-def test_a_log_that_the_engine_made_long_gets_short_again(store: SQLMetadataStore):
-    with store.engine.begin() as connection:
+def test_a_log_that_the_engine_made_long_gets_short_again(unsynced: SQLMetadataStore):
+    with unsynced.engine.begin() as connection:
         for number in range(wal.LIMIT // VALUE + 3):
             connection.exec_driver_sql(
                 "INSERT INTO metadata VALUES ('engine', ?, ?, 1)", (f"{number}", os.urandom(VALUE))
             )
-    store.set("n", "k", b"value")
-    assert size_of_log(store) <= wal.LIMIT
+    unsynced.set("n", "k", b"value")
+    assert size_of_log(unsynced) <= wal.LIMIT
 
 
-def test_a_cut_that_fails_takes_nothing_back(store: SQLMetadataStore, chain: Chain, caplog: pytest.LogCaptureFixture):
+def test_a_cut_that_fails_takes_nothing_back(
+    unsynced: SQLMetadataStore, chain: Chain, caplog: pytest.LogCaptureFixture
+):
     """The commit stands, the failure is logged, and the connection waits for others as long as before."""
 
     def refuse(action: int, name: str | None, argument: str | None, *_: object) -> int:
         return sqlite3.SQLITE_DENY if name == "wal_checkpoint" else sqlite3.SQLITE_OK
 
-    handle = store._backend._connections.local.handle
+    handle = unsynced._backend._connections.local.handle
     handle.connection.set_authorizer(refuse)
     with caplog.at_level(logging.WARNING, "layerstore"):
-        assert write(store, before_each=chain.turn) > WRITES * VALUE
+        assert write(unsynced, before_each=chain.turn) > WRITES * VALUE
     chain.end()
     handle.connection.set_authorizer(None)
 
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     assert "cannot be written back yet" in caplog.text
     assert handle.first("PRAGMA busy_timeout") == (30_000,)
-    assert store.get("large", "0")[:1] == bytes([(WRITES - 1) // 8 * 8 % 256])
-    write(store, 2 * wal.LIMIT // VALUE)
-    assert size_of_log(store) <= wal.LIMIT
+    assert unsynced.get("large", "0")[:1] == bytes([(WRITES - 1) // 8 * 8 % 256])
+    write(unsynced, 2 * wal.LIMIT // VALUE)
+    assert size_of_log(unsynced) <= wal.LIMIT

@@ -37,7 +37,7 @@ UNREADABLE = [
 
 
 @pytest.fixture
-def store(sql_store: SQLMetadataStore) -> SQLMetadataStore:
+def full(sql_store: SQLMetadataStore) -> SQLMetadataStore:
     fill(sql_store, RECORDS + UNREADABLE)
     return sql_store
 
@@ -48,62 +48,62 @@ def went(store: SQLMetadataStore) -> set[tuple[str, str]]:
     return {place(record) for record in RECORDS} - places(store)
 
 
-def test_by_layers_everything_of_a_layer_that_is_gone_goes(store: SQLMetadataStore, tmp_path):
-    report = prune(store, keep_layers=make_layerdb(tmp_path, [1, 3, 99]))
+def test_by_layers_everything_of_a_layer_that_is_gone_goes(full: SQLMetadataStore, tmp_path):
+    report = prune(full, keep_layers=make_layerdb(tmp_path, [1, 3, 99]))
 
-    assert went(store) == {(LISTS, layer_key(2)), (LISTS, layer_key(4)), (MAPPINGS, layer_key(21))}
+    assert went(full) == {(LISTS, layer_key(2)), (LISTS, layer_key(4)), (MAPPINGS, layer_key(21))}
     assert (report.lists, report.shortened, report.associations, report.mappings, report.v1_ids) == (2, 0, 1, 1, 0)
     assert (report.unreadable, report.changed, report.temporary, report.dry_run, report.ok) == (4, 0, 0, False, True)
     assert report.checked == len(RECORDS) - 1 + len(UNREADABLE)
 
 
-def test_by_age_what_is_older_goes(store: SQLMetadataStore):
+def test_by_age_what_is_older_goes(full: SQLMetadataStore):
     moment = datetime.fromtimestamp(AT // 10**9 + 86_400, UTC)
 
-    report = prune(store, older_than=moment)
+    report = prune(full, older_than=moment)
 
     old = {place(record) for record in RECORDS if record.modified_at_ns == AT}
-    assert went(store) == old - {("custom", "k"), (MAPPINGS, layer_key(31))}  # the list that stays needs it
+    assert went(full) == old - {("custom", "k"), (MAPPINGS, layer_key(31))}  # the list that stays needs it
     assert (report.lists, report.associations, report.mappings, report.v1_ids) == (3, 4, 5, 1)
 
 
-def test_by_registry_its_associations_and_v1_ids_go_and_digests_still_resolve(store: SQLMetadataStore):
-    report = prune(store, registry="old.example.com")
+def test_by_registry_its_associations_and_v1_ids_go_and_digests_still_resolve(full: SQLMetadataStore):
+    report = prune(full, registry="old.example.com")
 
-    assert went(store) == {(LISTS, layer_key(2)), place(v1_id(1, 1))}
-    assert store.get(LISTS, layer_key(1)) == a_list(1, (12, OURS)).value
+    assert went(full) == {(LISTS, layer_key(2)), place(v1_id(1, 1))}
+    assert full.get(LISTS, layer_key(1)) == a_list(1, (12, OURS)).value
     assert (report.lists, report.shortened, report.associations, report.mappings, report.v1_ids) == (1, 1, 3, 0, 1)
-    assert {row[3] for row in rows_of(store) if row[1] == layer_key(1)} == {AT}  # what is left is not newer for it
+    assert {row[3] for row in rows_of(full) if row[1] == layer_key(1)} == {AT}  # what is left is not newer for it
 
 
 @pytest.mark.parametrize("name", ["busybox", "docker.io/busybox", "index.docker.io/library/busybox", HUB])
-def test_by_repository_as_people_name_it(store: SQLMetadataStore, name: str):
-    report = prune(store, repository=name)
+def test_by_repository_as_people_name_it(full: SQLMetadataStore, name: str):
+    report = prune(full, repository=name)
 
-    assert went(store) == {(LISTS, layer_key(3))}
+    assert went(full) == {(LISTS, layer_key(3))}
     assert (report.lists, report.associations, report.v1_ids) == (1, 1, 0)
 
 
-def test_of_several_registries_any_one_counts(store: SQLMetadataStore):
-    prune(store, registry=["old.example.com", "index.docker.io"])
+def test_of_several_registries_any_one_counts(full: SQLMetadataStore):
+    prune(full, registry=["old.example.com", "index.docker.io"])
 
-    assert went(store) == {(LISTS, layer_key(2)), (LISTS, layer_key(3)), place(v1_id(1, 1))}
+    assert went(full) == {(LISTS, layer_key(2)), (LISTS, layer_key(3)), place(v1_id(1, 1))}
 
 
-def test_by_number_each_layers_newest_stay(store: SQLMetadataStore):
-    report = prune(store, keep_newest=2)
+def test_by_number_each_layers_newest_stay(full: SQLMetadataStore):
+    report = prune(full, keep_newest=2)
 
-    assert went(store) == set()
-    assert store.get(LISTS, layer_key(1)) == a_list(1, (12, OURS), (13, OLD)).value
+    assert went(full) == set()
+    assert full.get(LISTS, layer_key(1)) == a_list(1, (12, OURS), (13, OLD)).value
     assert (report.lists, report.shortened, report.associations) == (0, 1, 1)
 
 
-def test_criteria_together_must_all_say_so(store: SQLMetadataStore, tmp_path):
+def test_criteria_together_must_all_say_so(full: SQLMetadataStore, tmp_path):
     """Of old.example.com, of a layer that is gone, but each layer's newest."""
-    report = prune(store, keep_layers=make_layerdb(tmp_path, [2, 3]), registry="old.example.com", keep_newest=1)
+    report = prune(full, keep_layers=make_layerdb(tmp_path, [2, 3]), registry="old.example.com", keep_newest=1)
 
-    assert went(store) == set()
-    assert store.get(LISTS, layer_key(1)) == a_list(1, (12, OURS), (13, OLD)).value
+    assert went(full) == set()
+    assert full.get(LISTS, layer_key(1)) == a_list(1, (12, OURS), (13, OLD)).value
     assert report.associations == 1
 
 
@@ -124,13 +124,13 @@ def test_a_mapping_stays_while_a_list_that_stays_holds_its_digest(sql_store: SQL
     assert verify(sql_store).ok
 
 
-def test_again_there_is_nothing_to_do(store: SQLMetadataStore):
-    prune(store, registry="old.example.com", keep_newest=1)
-    before = rows_of(store)
+def test_again_there_is_nothing_to_do(full: SQLMetadataStore):
+    prune(full, registry="old.example.com", keep_newest=1)
+    before = rows_of(full)
 
-    report = prune(store, registry="old.example.com", keep_newest=1)
+    report = prune(full, registry="old.example.com", keep_newest=1)
 
-    assert rows_of(store) == before
+    assert rows_of(full) == before
     assert (report.lists, report.shortened, report.associations, report.v1_ids, report.examples) == (0, 0, 0, 0, ())
 
 
@@ -155,13 +155,13 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", BAD.values(), ids=BAD)
-def test_what_cannot_be_meant_is_refused_and_nothing_goes(store: SQLMetadataStore, options: dict[str, Any]):
-    before = rows_of(store)
+def test_what_cannot_be_meant_is_refused_and_nothing_goes(full: SQLMetadataStore, options: dict[str, Any]):
+    before = rows_of(full)
 
     with pytest.raises(LayerstoreError):
-        prune(store, **options)
+        prune(full, **options)
 
-    assert rows_of(store) == before
+    assert rows_of(full) == before
 
 
 @pytest.mark.parametrize(
@@ -191,14 +191,14 @@ def test_the_message_of_a_bad_age_shows_good_ones():
         criteria.before("a month", datetime.now(UTC))
 
 
-def test_a_report_says_what_would_go_and_does_nothing(store: SQLMetadataStore):
-    before = rows_of(store)
+def test_a_report_says_what_would_go_and_does_nothing(full: SQLMetadataStore):
+    before = rows_of(full)
 
-    dry = prune(store, registry="old.example.com", dry_run=True)
+    dry = prune(full, registry="old.example.com", dry_run=True)
 
-    assert rows_of(store) == before
+    assert rows_of(full) == before
     assert dry.dry_run
-    wet = prune(store, registry="old.example.com")
+    wet = prune(full, registry="old.example.com")
     same = ("checked", "lists", "shortened", "associations", "mappings", "v1_ids", "unreadable", "changed", "examples")
     assert [getattr(dry, field) for field in same] == [getattr(wet, field) for field in same]
     assert isinstance(wet, PruneReport)

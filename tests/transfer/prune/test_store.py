@@ -34,7 +34,7 @@ from tests.transfer.test_verify import run_sql
 
 
 @pytest.fixture
-def store(open_sql: OpenSQL) -> SQLMetadataStore:
+def full(open_sql: OpenSQL) -> SQLMetadataStore:
     store = open_sql()
     fill(store, [a_list(1, (11, OLD), (12, OURS)), mapping(11, 1), mapping(12, 1)])
     fill(store, [a_list(2, (21, OLD)), mapping(21, 2), a_list(3, (31, OLD)), mapping(31, 3)])
@@ -58,42 +58,42 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
 
 
 def test_what_another_writer_changed_meanwhile_is_left_alone(
-    store: SQLMetadataStore, open_sql: OpenSQL, tmp_path: Path, meanwhile
+    full: SQLMetadataStore, open_sql: OpenSQL, tmp_path: Path, meanwhile
 ):
     """A layer that was pulled again, a list that is there again: neither is what was judged."""
     root = make_layerdb(tmp_path, [99])
     other = V2MetadataService(open_sql())
     meanwhile(lambda: other.add(sha256(1), V2Metadata(sha256(12), OURS)))
 
-    report = prune(store, keep_layers=root)
+    report = prune(full, keep_layers=root)
 
     # Layer 1's list and the mapping of 12 are new, that of 11 is needed by the list.
     assert (report.changed, report.lists, report.mappings) == (3, 2, 2)
-    assert places(store) == {(LISTS, layer_key(1)), (MAPPINGS, layer_key(11)), (MAPPINGS, layer_key(12))}
-    assert verify(store).findings == ()
+    assert places(full) == {(LISTS, layer_key(1)), (MAPPINGS, layer_key(11)), (MAPPINGS, layer_key(12))}
+    assert verify(full).findings == ()
 
 
-def test_the_same_bytes_written_again_are_another_writers_too(store: SQLMetadataStore, tmp_path: Path, meanwhile):
-    meanwhile(lambda: store.set(*a_list(2, (21, OLD))[:3]))
+def test_the_same_bytes_written_again_are_another_writers_too(full: SQLMetadataStore, tmp_path: Path, meanwhile):
+    meanwhile(lambda: full.set(*a_list(2, (21, OLD))[:3]))
 
-    report = prune(store, keep_layers=make_layerdb(tmp_path, [1, 3]))
+    report = prune(full, keep_layers=make_layerdb(tmp_path, [1, 3]))
 
     assert (report.changed, report.lists) == (2, 0)
-    assert (LISTS, layer_key(2)) in places(store)
+    assert (LISTS, layer_key(2)) in places(full)
 
 
-def test_a_shortened_list_that_changed_meanwhile_is_left_alone(store: SQLMetadataStore, open_sql: OpenSQL, meanwhile):
+def test_a_shortened_list_that_changed_meanwhile_is_left_alone(full: SQLMetadataStore, open_sql: OpenSQL, meanwhile):
     newer = a_list(1, (11, OLD), (12, OURS), (13, OLD), at=AT + DAY)
     meanwhile(lambda: open_sql()._put(newer))
 
-    report = prune(store, repository=OLD)
+    report = prune(full, repository=OLD)
 
     assert (report.changed, report.shortened, report.lists) == (1, 0, 2)
-    assert store.get(LISTS, layer_key(1)) == newer.value
+    assert full.get(LISTS, layer_key(1)) == newer.value
 
 
 def test_layers_are_looked_up_behind_the_moment_of_the_snapshot(
-    store: SQLMetadataStore, open_sql: OpenSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: SQLMetadataStore, open_sql: OpenSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A layer that is pulled between the two is in neither: its entries stay."""
     root = make_layerdb(tmp_path, [1])
@@ -105,133 +105,133 @@ def test_layers_are_looked_up_behind_the_moment_of_the_snapshot(
         return found
 
     monkeypatch.setattr(pruning, "layers_of", layers_of)
-    prune(store, keep_layers=root)
+    prune(full, keep_layers=root)
 
-    assert {(LISTS, layer_key(50)), (MAPPINGS, layer_key(51))} <= places(store)
+    assert {(LISTS, layer_key(50)), (MAPPINGS, layer_key(51))} <= places(full)
 
 
-def test_a_failure_leaves_everything_and_no_archive(store: SQLMetadataStore, tmp_path: Path):
+def test_a_failure_leaves_everything_and_no_archive(full: SQLMetadataStore, tmp_path: Path):
     run_sql(
-        store,
+        full,
         f"CREATE TRIGGER no BEFORE DELETE ON metadata WHEN old.key = '{layer_key(31)}'"
         " BEGIN SELECT RAISE(ABORT, 'no'); END",
     )
-    before = whole(store)
+    before = whole(full)
 
     with pytest.raises(StoreError):
-        prune(store, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
+        prune(full, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
 
-    assert whole(store) == before
+    assert whole(full) == before
     assert not (tmp_path / "gone.tar").exists()
-    run_sql(store, "DROP TRIGGER no")
+    run_sql(full, "DROP TRIGGER no")
 
 
-def test_a_writer_that_does_not_end_is_an_error_and_nothing_went(open_sql: OpenSQL, store, tmp_path: Path, meanwhile):
-    before = rows_of(store)
+def test_a_writer_that_does_not_end_is_an_error_and_nothing_went(open_sql: OpenSQL, full, tmp_path: Path, meanwhile):
+    before = rows_of(full)
     hasty = open_sql(timeout_s=0)
-    stack = store.transaction()
+    stack = full.transaction()
     meanwhile(stack.__enter__)
 
     with pytest.raises(StoreBusyError):
         prune(hasty, repository=OLD, to=tmp_path / "gone.tar")
 
     stack.__exit__(None, None, None)
-    assert rows_of(store) == before
+    assert rows_of(full) == before
     assert not (tmp_path / "gone.tar").exists()
 
 
-def test_inside_a_transaction_it_is_part_of_it(store: SQLMetadataStore):
-    before = whole(store)
+def test_inside_a_transaction_it_is_part_of_it(full: SQLMetadataStore):
+    before = whole(full)
 
-    with undone(store):
-        assert prune(store, repository=OLD).lists == 2
-        assert (LISTS, layer_key(2)) not in places_inside(store)
+    with undone(full):
+        assert prune(full, repository=OLD).lists == 2
+        assert (LISTS, layer_key(2)) not in places_inside(full)
 
-    assert whole(store) == before
+    assert whole(full) == before
 
 
 def places_inside(store: SQLMetadataStore) -> set[tuple[str, str]]:
     return {(namespace, key) for namespace, key, _ in store.entries()}
 
 
-def test_the_archive_is_whole_before_anything_goes(store: SQLMetadataStore, tmp_path: Path, monkeypatch):
-    before = rows_of(store)
+def test_the_archive_is_whole_before_anything_goes(full: SQLMetadataStore, tmp_path: Path, monkeypatch):
+    before = rows_of(full)
     seen: list[object] = []
     real = SQLMetadataStore._remove
 
     def remove(*arguments: Any) -> list[int]:
         with SQLMetadataStore(":memory:") as other:
             report = import_directory(other, tmp_path / "gone.tar")
-            seen.append((report.added, rows_of(store) == before))
+            seen.append((report.added, rows_of(full) == before))
         return real(*arguments)
 
     monkeypatch.setattr(SQLMetadataStore, "_remove", remove)
-    report = prune(store, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
+    report = prune(full, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
 
     assert report.archive == str(tmp_path / "gone.tar")
     assert seen == [(4, True)]
-    assert import_directory(store, tmp_path / "gone.tar").added == 4
-    assert rows_of(store) == before
+    assert import_directory(full, tmp_path / "gone.tar").added == 4
+    assert rows_of(full) == before
 
 
-def test_no_earlier_archive_is_replaced(store: SQLMetadataStore, tmp_path: Path):
+def test_no_earlier_archive_is_replaced(full: SQLMetadataStore, tmp_path: Path):
     (tmp_path / "gone.tar").write_bytes(b"precious")
 
     for dry_run in (True, False):
         with pytest.raises(TransferError, match="there is a file already"):
-            prune(store, repository=OLD, to=tmp_path / "gone.tar", dry_run=dry_run)
+            prune(full, repository=OLD, to=tmp_path / "gone.tar", dry_run=dry_run)
 
     assert (tmp_path / "gone.tar").read_bytes() == b"precious"
-    assert len(rows_of(store)) == 7
+    assert len(rows_of(full)) == 7
 
 
-def test_without_anything_to_prune_there_is_no_archive(store: SQLMetadataStore, tmp_path: Path):
-    report = prune(store, repository="busybox", to=tmp_path / "gone.tar")
+def test_without_anything_to_prune_there_is_no_archive(full: SQLMetadataStore, tmp_path: Path):
+    report = prune(full, repository="busybox", to=tmp_path / "gone.tar")
 
     assert (report.archive, (tmp_path / "gone.tar").exists()) == (None, False)
 
 
-def test_an_archive_that_cannot_be_written_keeps_everything(store: SQLMetadataStore, tmp_path: Path):
-    before = rows_of(store)
+def test_an_archive_that_cannot_be_written_keeps_everything(full: SQLMetadataStore, tmp_path: Path):
+    before = rows_of(full)
 
     with pytest.raises(TransferError):
-        prune(store, repository=OLD, to=tmp_path / "missing" / "gone.tar")
+        prune(full, repository=OLD, to=tmp_path / "missing" / "gone.tar")
     if os.path.exists("/dev/full"):
         (tmp_path / "full").symlink_to("/dev/full")
         with pytest.raises(TransferError, match="there is a file already"):
-            prune(store, repository=OLD, to=tmp_path / "full")
+            prune(full, repository=OLD, to=tmp_path / "full")
 
-    assert rows_of(store) == before
+    assert rows_of(full) == before
 
 
-def test_a_key_that_no_archive_can_have_is_left(store: SQLMetadataStore, tmp_path: Path):
+def test_a_key_that_no_archive_can_have_is_left(full: SQLMetadataStore, tmp_path: Path):
     """An earlier version could store it."""
     key = f"alg/{'x' * 300}"
-    with store.engine.begin() as connection:
+    with full.engine.begin() as connection:
         connection.execute(
             text("INSERT INTO metadata VALUES ('diffid-by-digest', :key, :value, 0)"),
             {"key": key, "value": sha256(9).encode()},
         )
 
-    report = prune(store, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
+    report = prune(full, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
 
     assert (report.mappings, report.unreadable) == (2, 1)
-    assert store.get(MAPPINGS, key) == sha256(9).encode()
+    assert full.get(MAPPINGS, key) == sha256(9).encode()
 
 
-def test_an_archive_cannot_be_pruned(store: SQLMetadataStore, tmp_path: Path):
-    prune(store, repository=OLD, to=tmp_path / "gone.tar")
+def test_an_archive_cannot_be_pruned(full: SQLMetadataStore, tmp_path: Path):
+    prune(full, repository=OLD, to=tmp_path / "gone.tar")
 
     with pytest.raises(TransferError, match="cannot be changed"):
         prune(tmp_path / "gone.tar", repository=OLD)
 
 
-def test_a_path_is_opened_and_for_a_dry_run_only_read(store: SQLMetadataStore, tmp_path: Path):
-    assert store.path is not None
-    before = Path(store.path).read_bytes()
-    assert prune(store.path, repository=OLD, dry_run=True).path == store.path
-    assert Path(store.path).read_bytes() == before
-    assert prune(store.path, repository=OLD).lists == 2
+def test_a_path_is_opened_and_for_a_dry_run_only_read(full: SQLMetadataStore, tmp_path: Path):
+    assert full.path is not None
+    before = Path(full.path).read_bytes()
+    assert prune(full.path, repository=OLD, dry_run=True).path == full.path
+    assert Path(full.path).read_bytes() == before
+    assert prune(full.path, repository=OLD).lists == 2
     with pytest.raises(TransferError):
         prune(tmp_path / "missing.db", repository=OLD)
     assert not (tmp_path / "missing.db").exists()
@@ -294,23 +294,23 @@ def test_vacuum_beside_writers_and_readers_loses_nothing(open_sql: OpenSQL, tmp_
     assert len(places(store)) == written[0] + 1
 
 
-def test_a_pruned_store_exports_and_verifies(store: SQLMetadataStore, tmp_path: Path):
-    prune(store, repository=OLD)
+def test_a_pruned_store_exports_and_verifies(full: SQLMetadataStore, tmp_path: Path):
+    prune(full, repository=OLD)
 
-    export_directory(store, tmp_path / "distribution")
-    assert verify(store).ok
+    export_directory(full, tmp_path / "distribution")
+    assert verify(full).ok
     assert verify(tmp_path / "distribution").ok
 
 
-def test_no_room_for_the_archive_is_an_error(store: SQLMetadataStore, tmp_path: Path, monkeypatch):
-    before = rows_of(store)
+def test_no_room_for_the_archive_is_an_error(full: SQLMetadataStore, tmp_path: Path, monkeypatch):
+    before = rows_of(full)
 
     def write(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", write)
     with pytest.raises(StoreFullError):
-        prune(store, repository=OLD, to=tmp_path / "gone.tar")
+        prune(full, repository=OLD, to=tmp_path / "gone.tar")
 
-    assert rows_of(store) == before
+    assert rows_of(full) == before
     assert os.listdir(tmp_path / ".") == [name for name in os.listdir(tmp_path) if "gone" not in name]
