@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError
@@ -71,6 +72,15 @@ class BlobRecord(msgspec.Struct, frozen=True, kw_only=True):
     def modified_at_ns(self) -> int:
         """Unix time in nanoseconds when the blob was seen last; 0 without any such time. An entry's time."""
         return max((seen for seen in self.locations.values() if seen is not None), default=0)
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """All DiffIDs that somebody has verified: none, one, or in a conflict several."""
+        return _values(self, "DiffID", "diff_id")
+
+    def without(self, repositories: Container[str]) -> Self:
+        """Return the record without these locations."""
+        return replace(self, locations={name: at for name, at in self.locations.items() if name not in repositories})
 
 
 class _Location(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

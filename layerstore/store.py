@@ -58,6 +58,8 @@ class Write(NamedTuple):
     """`None` removes it."""
     listed: Sequence[V2Metadata] | None = None
     """What a V2 list holds, where whoever encoded it knows."""
+    modified_at_ns: int | None = None
+    """Its Unix time in nanoseconds; `None` for the present. Only a database heeds it."""
 
 
 class SetAside(NamedTuple):
@@ -109,7 +111,7 @@ def _change(store: Store, addresses: Sequence[Address], compute: Compute) -> Cha
         if quarantine is not None:
             for one in change.aside:
                 quarantine(*one)
-        for namespace, key, value, _ in change.writes:
+        for namespace, key, value, *_ in change.writes:
             if value is None:
                 store.delete(namespace, key)
             else:

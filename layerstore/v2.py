@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from layerstore.blobs import BLOBS, BlobRecord, decode, encode
 from layerstore.digest import DiffID, Digest, are_sha256, is_sha256, match_digest
 from layerstore.errors import (
     CorruptRecordError,
@@ -178,13 +179,14 @@ class V2MetadataService:
         """Forget one association, found through the layer that its digest maps to now.
 
         The list loses all entries equal to `metadata`, and is deleted when none is left, also if it had none; the
-        digest still resolves. A list that is not JSON is deleted, its bytes go to quarantine if the store has one,
-        and a warning is logged.
+        digest still resolves. What other engines know (`blob-by-digest`) loses the repository too, unless the list
+        has it with another HMAC; if they alone knew of it, that is no error. A list that is not JSON is deleted, its
+        bytes go to quarantine if the store has one, and a warning is logged.
 
         One transaction on a store that has them; other writers wait.
 
         Raises:
-            NotFoundError: the digest maps to no layer, or that layer has no list.
+            NotFoundError: the digest maps to no layer, or that layer has no list; and no other engine knew of it there.
             CorruptRecordError: what the digest maps to is not a DiffID.
             InvalidDigestError: the association's digest is not a digest.
             StoreError: the store failed; nothing was written.
@@ -194,23 +196,28 @@ class V2MetadataService:
         if self._change is None:
             return
         Digest.check(metadata.digest)
-        blob = (DIFF_IDS, digest_key(metadata.digest))
+        key = digest_key(metadata.digest)
+        blob, others = (DIFF_IDS, key), (BLOBS, key)
+        layer: Address | None = None
 
         def remove(found: dict[Address, bytes]) -> Change:
-            if blob not in found:
-                raise NotFoundError(*blob)
-            layer = (V2_METADATA, digest_key(_read_diff_id(blob[1], found[blob])))
-            if layer not in asked:
-                asked.append(layer)
+            nonlocal layer
+            if layer is None and blob in found:
+                layer = (V2_METADATA, digest_key(_read_diff_id(key, found[blob])))
                 return Change(more=(layer,))
-            if layer not in found:
-                raise NotFoundError(*layer)
+            forgotten = _forgotten(others, found.get(others), metadata.source_repository)
+            if layer is None or layer not in found:
+                if not forgotten:
+                    raise NotFoundError(*(layer or blob))
+                return Change(forgotten)
             entries, aside = _list_or_nothing(layer, found[layer])
             entries = [entry for entry in entries if entry != metadata]
-            return Change((Write(*layer, encode_list(entries), entries) if entries else Write(*layer, None),), aside)
+            ours = Write(*layer, encode_list(entries), entries) if entries else Write(*layer, None)
+            place = (metadata.digest, metadata.source_repository)
+            is_still_listed = place in [(entry.digest, entry.source_repository) for entry in entries]
+            return Change((ours, *(() if is_still_listed else forgotten)), aside)
 
-        asked: list[Address] = []
-        self._warn_of_unreadable(self._change((blob,), remove))
+        self._warn_of_unreadable(self._change((blob, others), remove))
 
     def _warn_of_unreadable(self, change: Change) -> None:
         kept = hasattr(self._store, "quarantine")
@@ -232,6 +239,19 @@ def _list_or_nothing(layer: Address, value: bytes | None) -> tuple[list[V2Metada
         return decode_list(value), ()
     except ValueError as error:
         return [], (SetAside(*layer, value, str(error)),)
+
+
+def _forgotten(address: Address, value: bytes | None, repository: str) -> tuple[Write, ...]:
+    """Return what other engines know of a blob without a repository; nothing to write if they do not know that."""
+    try:
+        known = BlobRecord() if value is None else decode(value, address[1])
+    except CorruptRecordError:
+        return ()  # `verify` tells of it
+    if repository not in known.locations:
+        return ()
+    rest = known.without([repository])
+    kept = None if rest == BlobRecord() else encode(rest)
+    return (Write(*address, kept, modified_at_ns=rest.modified_at_ns),)
 
 
 def _warn_of_another_layer(digest: str, known: bytes, diff_id: str) -> None:

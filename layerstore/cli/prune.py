@@ -104,7 +104,7 @@ def _say(report: PruneReport) -> None:
     if report.dry_run:
         for example in report.examples:
             say(f"would take out {example}")
-        more = report.lists + report.shortened + report.mappings + report.v1_ids - len(report.examples)
+        more = report.lists + report.shortened + report.mappings + report.v1_ids + report.blobs - len(report.examples)
         if more > 0:
             say(f"and {more} more")
     counts = {
@@ -113,6 +113,8 @@ def _say(report: PruneReport) -> None:
         "associations": report.associations,
         "mappings": report.mappings,
         "V1 IDs": report.v1_ids,
+        "blobs": report.blobs,
+        "locations of blobs": report.locations,
         "temporary files": report.temporary,
     }
     went = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing"

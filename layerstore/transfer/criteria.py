@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from layerstore import blobs
 from layerstore.errors import InvalidInputError
 from layerstore.records import Record, V2Metadata, decode_diff_id, decode_list, encode_list, key_digest
 from layerstore.repository import canonical_domain, parse_normalized
@@ -24,9 +25,9 @@ class Verdict(NamedTuple):
     """What becomes of an entry that does not stay as it is."""
 
     kept: bytes | None
-    """What stays of a list; `None` when the entry goes."""
+    """What stays of a list or blob; `None` when the entry goes."""
     associations: int
-    """How many associations of a list go."""
+    """How many associations of a list, or locations of a blob, go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +56,54 @@ class Criteria:
     def judge_list(self, record: Record) -> Verdict | None:
         """Judge a layer's list that can be read; `None` when it stays as it is."""
         entries = decode_list(record.value)
-        if not self._layer_goes(key_digest(record.key), record.modified_at_ns):
-            return None
-        if not self.of_associations:
-            return Verdict(None, len(entries))
-        oldest = len(entries) - (self.keep_newest or 0)
-        kept = [entry for at, entry in enumerate(entries) if not (at < oldest and self._comes_from_there(entry))]
-        if len(kept) == len(entries):
+        kept = self._kept(record, entries)
+        if len(kept) == len(entries) and (kept or not self._list_goes(record)):
             return None
         return Verdict(encode_list(kept) if kept else None, len(entries) - len(kept))
 
-    def lists_still(self, record: Record, digest: str) -> bool:
-        """Tell whether a list that can be read holds a digest after it was judged."""
-        verdict = self.judge_list(record)
-        value = record.value if verdict is None else verdict.kept
-        return value is not None and any(entry.digest == digest for entry in decode_list(value))
+    def repositories_of(self, digest: str, lists: Sequence[Record]) -> tuple[frozenset[str], frozenset[str]]:
+        """Return from where lists that can be read have a digest: those that stay, and those that go."""
+        stay, go = set(), set()
+        for record in lists:
+            entries = decode_list(record.value)
+            stay |= {entry.source_repository for entry in self._kept(record, entries) if entry.digest == digest}
+            go |= {entry.source_repository for entry in entries if entry.digest == digest}
+        return frozenset(stay), frozenset(go - stay)
+
+    def judge_blob(
+        self, record: Record, layers: Sequence[str], stay: Collection[str], go: Container[str]
+    ) -> Verdict | None:
+        """Judge what other engines know of a blob and can be read; `None` when it stays as it is.
+
+        A location is judged by the time when the blob was seen there; without one it is the oldest. It stays while a
+        list that stays has it. The entry goes when its latest location does, and no list that stays has the blob.
+
+        Args:
+            record: the entry.
+            layers: which layers it is, as far as that is known.
+            stay: the repositories from which lists that stay have it.
+            go: those from which lists had it, and lose it.
+        """
+        blob = blobs.decode(record.value, record.key)
+        # Of what is no known layer, nobody can say that it is not needed.
+        is_gone = self.layers is None or (bool(layers) and self.layers.isdisjoint(layers))
+        latest = blob.modified_at_ns if blob.locations else record.modified_at_ns
+        if not (self.of_associations or stay) and is_gone and self._is_before(latest):
+            return Verdict(None, len(blob.locations))
+        doomed = {
+            name
+            for name, seen in blob.locations.items()
+            if name not in stay
+            and (
+                name in go
+                if self.keep_newest is not None
+                else is_gone and self._is_before(seen or 0) and self._is_there(name)
+            )
+        }
+        if not doomed:
+            return None
+        rest = blob.without(doomed)
+        return Verdict(None if rest == blobs.BlobRecord() else blobs.encode(rest), len(doomed))
 
     def mapping_goes(self, record: Record) -> bool:
         """Judge the mapping of a digest that can be read, but for the lists that hold it."""
@@ -83,12 +117,27 @@ class Criteria:
         of_there = not self.registries or registry in self.registries
         return of_there and self._layer_goes(decode_diff_id(record.value), record.modified_at_ns)
 
+    def _list_goes(self, record: Record) -> bool:
+        return self._layer_goes(key_digest(record.key), record.modified_at_ns) and not self.of_associations
+
+    def _kept(self, record: Record, entries: list[V2Metadata]) -> list[V2Metadata]:
+        if not self._layer_goes(key_digest(record.key), record.modified_at_ns):
+            return entries
+        if not self.of_associations:
+            return []
+        oldest = len(entries) - (self.keep_newest or 0)
+        return [
+            entry for at, entry in enumerate(entries) if not (at < oldest and self._is_there(entry.source_repository))
+        ]
+
     def _layer_goes(self, diff_id: str | None, modified_at_ns: int) -> bool:
         is_gone = self.layers is None or diff_id not in self.layers
-        return is_gone and (self.before_ns is None or modified_at_ns < self.before_ns)
+        return is_gone and self._is_before(modified_at_ns)
 
-    def _comes_from_there(self, entry: V2Metadata) -> bool:
-        name = entry.source_repository
+    def _is_before(self, time_ns: int) -> bool:
+        return self.before_ns is None or time_ns < self.before_ns
+
+    def _is_there(self, name: str) -> bool:
         return (not self.repositories or name in self.repositories) and (
             not self.registries or _host(name) in self.registries
         )

@@ -59,6 +59,11 @@ _KINDS = {
     "over-the-cap": _Kind(
         "warning", f"a list holds more than {MAX_METADATA} entries", "the next `add` to the layer cuts it"
     ),
+    "contradiction": _Kind(
+        "warning",
+        "sources disagree about a blob: which layer it is, or how it is compressed; no export uses it",
+        "compare with `layerstore show DIGEST`; `layerstore delete` the entry, then import from a source you trust",
+    ),
     "unmapped": _Kind(
         "warning",
         "a list holds a digest that maps to no layer: half an `add`; a pull downloads it again",

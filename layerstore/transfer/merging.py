@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Self, TypeVar
 
+from layerstore import blobs
+from layerstore.blobs import BLOBS
 from layerstore.records import (
     MAX_METADATA,
     V2_METADATA,
@@ -105,9 +107,10 @@ def merge(one: Record, other: Record) -> Merged:
     """Merge two versions of one entry. The order of the arguments does not matter.
 
     The later version of a list forms the tail, entries that only the older one has precede it, the newest 50 stay.
-    Of two values of anything else the later stays. What cannot be read gives way to what can. The result has the later
-    time. At equal times the greater bytes count as later, unless the other version may be a merge of that one already:
-    two stores come to rest, and a second import changes nothing.
+    What is known of a blob is united (`layerstore.blobs.merge`). Of two values of anything else the later stays. What
+    cannot be read gives way to what can. The result has the later time. At equal times the greater bytes count as
+    later, unless the other version may be a merge of that one already: two stores come to rest, and a second import
+    changes nothing.
     """
     older, later = sorted((one, other), key=lambda version: (version.modified_at_ns, version.value))
     if one.value == other.value:
@@ -119,11 +122,17 @@ def merge(one: Record, other: Record) -> Merged:
         older_is_bad, later_is_bad = (found if isinstance(found, str) else None for found in lists)
     else:
         older_is_bad, later_is_bad = (why_unreadable(*version[:3]) for version in (older, later))
+    if one.namespace == BLOBS and older_is_bad is None and later_is_bad is None:
+        return Merged(later._replace(value=_united(older, later)))
     if older_is_bad is not None and later_is_bad is None:
         return Merged(later, older, older_is_bad)
     if later_is_bad is not None and older_is_bad is None:
         return Merged(older, later, later_is_bad)
     return Merged(later, older, f"conflict: a later write says {shown(later.value)}", is_conflict=True)
+
+
+def _united(one: Record, other: Record) -> bytes:
+    return blobs.encode(blobs.merge(*(blobs.decode(version.value, version.key) for version in (one, other))))
 
 
 def _decoded(record: Record) -> list[V2Metadata] | str:

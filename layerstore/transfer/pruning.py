@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from layerstore import blobs
+from layerstore.blobs import BLOBS
 from layerstore.collection import Collection, Doomed, IndexedView, Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.formats import tar
 from layerstore.paths import absolute
-from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
+from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest, why_unreadable
 from layerstore.transfer import criteria as judging
 from layerstore.transfer.criteria import Age, Criteria, Verdict
 from layerstore.transfer.exporting import new_file
@@ -27,7 +29,7 @@ from layerstore.transfer.repairing import why_unfit
 from layerstore.transfer.spool import Spool
 
 _EXAMPLES = 20
-_FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids"}
+_FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids", BLOBS: "blobs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class PruneReport:
         associations: that went, in both.
         mappings: of digests to layers that went.
         v1_ids: that went.
+        blobs: entries of `blob-by-digest` that went whole.
+        locations: of blobs that went, of those entries and of others.
         unreadable: that cannot be what their namespace says; they were left alone.
         changed: that another writer changed meanwhile, or needs by now; they were left alone.
         temporary: files that writes had left behind and that went; 0 unless asked for.
@@ -59,6 +63,8 @@ class PruneReport:
     associations: int
     mappings: int
     v1_ids: int
+    blobs: int
+    locations: int
     unreadable: int
     changed: int
     temporary: int
@@ -94,8 +100,12 @@ def prune(
     `keep_layers` and `older_than` judge lists, mappings and V1 IDs, by their layer and by the time of the entry.
     `registry`, `repository` and `keep_newest` judge the associations of lists, `registry` V1 IDs too; as with Docker's
     `remove`, the digests still resolve: with one of them, mappings stay. A mapping also stays while a list that
-    stays holds its digest. A list without associations goes; a shortened one keeps its time. Namespaces that are not
-    Docker's, the quarantine, and what cannot be read are left alone.
+    stays holds its digest. A list without associations goes; a shortened one keeps its time.
+
+    What other engines know (`blob-by-digest`) is judged alike: each location by the time when the blob was seen there,
+    an entry by its latest. A location or entry stays while a list that stays has the same. Of a blob of which nobody
+    knows a layer, `keep_layers` removes nothing. Other namespaces, the quarantine, and what cannot be read are left
+    alone.
 
     Everything is judged in one snapshot, without a lock. Then other writers wait for the removal alone; what they
     changed since is left.
@@ -156,6 +166,8 @@ def prune(
             associations=counts["associations"],
             mappings=counts["mappings"],
             v1_ids=counts["v1_ids"],
+            blobs=counts["blobs"],
+            locations=counts["locations"],
             unreadable=judge.unreadable,
             changed=len(left),
             temporary=swept,
@@ -204,7 +216,7 @@ class _Judge:
 
     def judge(self, content: IndexedView, criteria: Criteria) -> None:
         """Note what goes: lists first, as mappings stay while a list that stays holds their digest."""
-        for namespace in (V2_METADATA, V1_IDS, DIFF_IDS):
+        for namespace in (V2_METADATA, V1_IDS, DIFF_IDS, BLOBS):
             for record in content.scan(namespace):
                 self.checked += 1
                 if self._progress is not None:
@@ -219,7 +231,8 @@ class _Judge:
     def _note(self, record: Record, verdict: Verdict) -> None:
         self._doomed.add(*record, verdict.kept, verdict.associations)
         if len(self.examples) < _EXAMPLES:
-            some = "" if verdict.kept is None else f": {verdict.associations} associations"
+            what = "locations" if record.namespace == BLOBS else "associations"
+            some = "" if verdict.kept is None else f": {verdict.associations} {what}"
             self.examples.append(f"{record.namespace}/{record.key}{some}")
 
     def counts_without(self, left: list[int]) -> Counter[str]:
@@ -227,9 +240,13 @@ class _Judge:
         counts: Counter[str] = Counter()
         missing = set(left)
         for number, (namespace, _, _, _, kept, associations) in enumerate(self._doomed):
-            if number not in missing:
-                counts[_FIELDS[namespace] if kept is None else "shortened"] += 1
-                counts["associations"] += associations
+            if number in missing:
+                continue
+            if kept is None:
+                counts[_FIELDS[namespace]] += 1
+            elif namespace == V2_METADATA:
+                counts["shortened"] += 1
+            counts["locations" if namespace == BLOBS else "associations"] += associations
         return counts
 
 
@@ -237,17 +254,32 @@ def _verdict(record: Record, content: IndexedView, criteria: Criteria) -> Verdic
     if record.namespace == V2_METADATA:
         return criteria.judge_list(record)
     if record.namespace == V1_IDS:
-        goes = criteria.v1_id_goes(record)
-    else:
-        goes = criteria.mapping_goes(record) and not _is_listed(record, content, criteria)
+        return Verdict(None, 0) if criteria.v1_id_goes(record) else None
+    digest = key_digest(record.key)
+    assert digest is not None
+    stay, go = criteria.repositories_of(digest, list(content.lists_with(digest)))
+    if record.namespace == BLOBS:
+        return criteria.judge_blob(record, _layers(record, content), stay, go)
+    goes = criteria.mapping_goes(record) and not (stay or _is_blob_of_use(record, content, criteria, go))
     return Verdict(None, 0) if goes else None
 
 
-def _is_listed(mapping: Record, content: IndexedView, criteria: Criteria) -> bool:
-    """Tell whether a list that stays holds the digest of a mapping."""
-    digest = key_digest(mapping.key)
-    assert digest is not None
-    return any(criteria.lists_still(found, digest) for found in content.lists_with(digest))
+def _layers(record: Record, content: IndexedView) -> tuple[str, ...]:
+    """Return which layers a blob is, by what other engines know, or else by its mapping."""
+    known = blobs.decode(record.value, record.key).diff_ids
+    mapped = () if known else content.get_many(DIFF_IDS, [record.key]).values()
+    return known or tuple(value.decode() for value in mapped if why_unreadable(DIFF_IDS, record.key, value) is None)
+
+
+def _is_blob_of_use(mapping: Record, content: IndexedView, criteria: Criteria, go: Container[str]) -> bool:
+    """Tell whether locations stay of a blob of which the mapping alone says which layer it is."""
+    for value in content.get_many(BLOBS, [mapping.key]).values():
+        record = Record(BLOBS, mapping.key, value, 0)
+        if why_unreadable(*record[:3]) is None and not blobs.decode(value, mapping.key).diff_ids:
+            verdict = criteria.judge_blob(record, _layers(record, content), (), go)
+            kept = value if verdict is None else verdict.kept
+            return kept is not None and bool(blobs.decode(kept, mapping.key).locations)
+    return False
 
 
 def _each(doomed: Spool) -> Iterator[Doomed]:

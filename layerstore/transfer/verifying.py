@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from layerstore import blobs
+from layerstore.blobs import BLOBS
 from layerstore.collection import Collection, Odd, View
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import refuse_under_a_daemon
@@ -100,6 +102,7 @@ def _check(collection: Collection, findings: Findings, progress: Progress | None
             readable = [record for record in batch if _is_fit(record, findings)]
             _check_lists([record for record in readable if record.namespace == V2_METADATA], view, findings)
             _check_mappings([record for record in readable if record.namespace == DIFF_IDS], view, findings)
+            _check_blobs([record for record in readable if record.namespace == BLOBS], view, findings)
             checked += len(batch)
             if progress is not None:
                 progress(checked, total)
@@ -168,3 +171,16 @@ def _check_mappings(mappings: Sequence[Record], view: View, findings: Findings) 
     for key, layer in layers.items():
         if key_digest(key) not in listed.get(layer, ()):
             findings.add("not-listed", f"{DIFF_IDS}/{key}")
+
+
+def _check_blobs(records: Sequence[Record], view: View, findings: Findings) -> None:
+    """Check that sources agree about each blob, the mapping that Docker has of it included."""
+    mapped = view.get_many(DIFF_IDS, [record.key for record in records])
+    for record in records:
+        blob = blobs.decode(record.value, record.key)
+        place = f"{BLOBS}/{record.key}"
+        for field, values in blob.conflicts.items():
+            findings.add("contradiction", f"{place}: {field} is {' or '.join(values)}")
+        diff_id = mapped.get(record.key, b"").decode("utf-8", "replace")
+        if diff_id and blob.diff_id not in (None, diff_id):
+            findings.add("contradiction", f"{place}: DiffID is {blob.diff_id}, and {diff_id} in {DIFF_IDS}")

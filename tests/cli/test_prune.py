@@ -64,6 +64,8 @@ def test_as_json_it_has_every_field(run: Run, database: Path):
         "associations": 3,
         "mappings": 0,
         "v1_ids": 0,
+        "blobs": 0,
+        "locations": 0,
         "unreadable": 0,
         "changed": 0,
         "temporary": 0,

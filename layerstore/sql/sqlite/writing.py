@@ -45,11 +45,11 @@ def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) ->
         if wanted.aside:
             set_aside(handle, wanted.aside)
         now = time.time_ns()
-        for namespace, key, value, listed in wanted.writes:
+        for namespace, key, value, listed, modified_at_ns in wanted.writes:
             if value is None:
                 delete(handle, namespace, key)
                 continue
-            handle.execute(statements.SET, (namespace, key, value, now))
+            handle.execute(statements.SET, (namespace, key, value, now if modified_at_ns is None else modified_at_ns))
             if namespace == V2_METADATA:
                 _derive(handle, key, derived.listed(value) if listed is None else listed)
     except BaseException:
