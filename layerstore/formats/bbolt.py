@@ -32,6 +32,13 @@ _BUCKET = struct.Struct("<QQ")  # root page, 0 if the bucket's only page follows
 _ROOT_META: Final = 1 << 64
 """Stands for what refers to the root page, where no page has this number."""
 
+_GO_TIME = struct.Struct(">BqI")  # version, seconds since the year 1, nanoseconds; a time zone follows
+_YEAR_1: Final = 62_135_596_800
+_LATEST: Final = 2**63 - 1
+
+EMPTY_PAGE: Final = _HEADER.pack(0, _LEAF, 0, 0)
+"""What a bucket without any keys holds."""
+
 _Referrer = tuple[int, int]
 """Which page, and which element of it, leads to a page."""
 
@@ -224,6 +231,18 @@ def read(base: str, *below: str, wait_s: float = 0.0, limit_bytes: int = MAX_BYT
     except OSError as error:
         raise TransferError(tree.why_unreadable(error), path) from error
     return File(content, path)
+
+
+def time_ns(value: bytes) -> int | None:
+    """Read a time as Go programs keep it, as Unix time in nanoseconds; `None` if it is none that 64 bits can hold.
+
+    Source: Go's `time.Time.MarshalBinary`, versions 1 and 2. The zone does not change the instant.
+    """
+    if not (len(value) == 15 and value[0] == 1) and not (len(value) == 16 and value[0] == 2):
+        return None
+    _, seconds, nanoseconds = _GO_TIME.unpack_from(value)
+    found: int = (seconds - _YEAR_1) * 1_000_000_000 + nanoseconds
+    return found if nanoseconds < 1_000_000_000 and -_LATEST <= found <= _LATEST else None
 
 
 def is_in_use(error: TransferError) -> bool:
