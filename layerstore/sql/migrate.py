@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from layerstore.errors import SchemaVersionError, StoreError
 from layerstore.sql.schema import HEAD
-from layerstore.sql.sqlite.errors import mapping
+from layerstore.sql.sqlite.errors import mapped, mapping
 from layerstore.sql.sqlite.objects import OBJECTS
 
 if TYPE_CHECKING:
@@ -117,23 +117,27 @@ def _run(
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
 
     scripts = _scripts()
     engine = connections.engine.execution_options(layerstore_begin="BEGIN IMMEDIATE")
-    with mapping(connections.path), engine.connect() as connection, connection.begin():
-        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        if found not in {script.revision for script in scripts.walk_revisions()}:
-            raise unknown(found, connections.path)
-        operations = Operations(MigrationContext.configure(connection))
-        try:
-            for script, run, then in steps(scripts, found):
-                script.module.op = operations  # type: ignore[attr-defined]  # in place of the process's proxy
-                run()
-                connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (then,))
-        except CommandError as error:
-            raise StoreError(f"the migration failed: {error}", connections.path) from error
-        if check is not None:
-            check([tuple(row) for row in connection.exec_driver_sql(OBJECTS)], connections.path)
+    try:
+        with mapping(connections.path), engine.connect() as connection, connection.begin():
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+            if found not in {script.revision for script in scripts.walk_revisions()}:
+                raise unknown(found, connections.path)
+            operations = Operations(MigrationContext.configure(connection))
+            try:
+                for script, run, then in steps(scripts, found):
+                    script.module.op = operations  # type: ignore[attr-defined]  # in place of the process's proxy
+                    run()
+                    connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (then,))
+            except CommandError as error:
+                raise StoreError(f"the migration failed: {error}", connections.path) from error
+            if check is not None:
+                check([tuple(row) for row in connection.exec_driver_sql(OBJECTS)], connections.path)
+    except DBAPIError as error:
+        raise mapped(error.orig or error, connections.path) from error
 
 
 def _scripts() -> ScriptDirectory:

@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain, islice
-from typing import Any, Literal, NoReturn, Self, TypeVar
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from layerstore.collection import Doomed, Incoming, Loaded, Resolve
 from layerstore.digest import DiffID
@@ -23,8 +21,12 @@ from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
+from layerstore.sql.sqlite.handles import Parameters
 from layerstore.sql.sqlite.snapshot import OddName, Snapshot
 from layerstore.store import Address, Change, Compute, SetAside, check_key, why_not_a_namespace
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 _Found = TypeVar("_Found")
 
@@ -324,9 +326,13 @@ class SQLMetadataStore:
         self._check_open()
         return self._backend.engine
 
-    def _run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+    def _run(self, statement: str, parameters: Parameters = ()) -> list[Any]:
         """Run a statement on this thread's connection; return its rows."""
         return self._backend.run(statement, parameters)
+
+    def _stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
+        """Run a statement inside `transaction()`; yield its rows as they come."""
+        return self._backend.stream(statement, parameters)
 
     def _refuse_foreign_schema(self) -> None:
         """Refuse what opening to write refuses, in a store that was opened to read.

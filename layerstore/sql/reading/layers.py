@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, text
-
 from layerstore.digest import is_digest
 from layerstore.records import DIFF_IDS, V2_METADATA, decode_list, digest_key
-from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
 PAGE: Final = 50
@@ -147,19 +144,15 @@ def newest_layers(
         values |= {"time": after[0], "key": digest_key(after[1])}
     inner = f"SELECT key, modified_at_ns {_LISTS} {behind} {_NEWEST}"
     chosen = "" if registry is None else _OF_REGISTRY
-    with mapping(store.path), store.engine.connect() as connection:
-        rows = connection.execute(
-            text(f"{_COUNTED} FROM ({inner} LIMIT :most) l {chosen} LIMIT :size"),
-            values,
-        ).all()
-        last = None
+    with store.transaction(deferred=True):
+        rows = store._run(f"{_COUNTED} FROM ({inner} LIMIT :most) l {chosen} LIMIT :size", values)
+        last: list[tuple[str, int]] = []
         if registry is not None and len(rows) <= size:
-            last = connection.execute(text(f"{inner} LIMIT 1 OFFSET :most"), {**values, "most": LOOKED_THROUGH - 1})
-        found = tuple(ListedLayer(*row) for row in rows if is_digest(row[0]))
-        if len(rows) > size:
-            return Layers(found[:size], (rows[size - 1][1], rows[size - 1][0]))
-        end = None if last is None else last.one_or_none()
-        return Layers(found, None if end is None else (end.modified_at_ns, end.key.replace("/", ":", 1)))
+            last = store._run(f"{inner} LIMIT 1 OFFSET :most", {**values, "most": LOOKED_THROUGH - 1})
+    found = tuple(ListedLayer(*row) for row in rows if is_digest(row[0]))
+    if len(rows) > size:
+        return Layers(found[:size], (rows[size - 1][1], rows[size - 1][0]))
+    return Layers(found, next(((at_ns, key.replace("/", ":", 1)) for key, at_ns in last), None))
 
 
 _ASSOCIATIONS = f"""
@@ -192,14 +185,14 @@ def layer(store: SQLMetadataStore, diff_id: str, *, most: int | None = MOST) -> 
     """
     if not is_digest(diff_id):
         return None
-    with mapping(store.path), store.engine.connect() as connection:
+    with store.transaction(deferred=True):
         values = {"diff_id": diff_id, "most": -1 if most is None else most}
         found = Layer(
             diff_id,
-            *_list_of(connection, diff_id),
-            _associations(connection, "diff_id", diff_id),
-            tuple(LayerDigest(*row) for row in connection.execute(text(_DIGESTS), values)),
-            tuple((row.registry, row.v1_id) for row in connection.execute(text(_V1_IDS), values)),
+            *_list_of(store, diff_id),
+            _associations(store, "diff_id", diff_id),
+            tuple(LayerDigest(*row) for row in store._run(_DIGESTS, values)),
+            tuple(store._run(_V1_IDS, values)),
         )
     known = found.modified_at_ns is not None or found.digests or found.v1_ids
     return found if known else None
@@ -211,10 +204,10 @@ def blob(store: SQLMetadataStore, digest: str) -> Blob | None:
     Raises:
         StoreError: the store failed.
     """
-    with mapping(store.path), store.engine.connect() as connection:
-        mapped = text("SELECT diff_id FROM diff_id_by_digest WHERE digest = :digest")
-        diff_id = connection.execute(mapped, {"digest": digest}).scalar()
-        associations = _associations(connection, "digest", digest)
+    with store.transaction(deferred=True):
+        mapped = store._run("SELECT diff_id FROM diff_id_by_digest WHERE digest = :digest", {"digest": digest})
+        associations = _associations(store, "digest", digest)
+    diff_id = mapped[0][0] if mapped else None
     return Blob(digest, diff_id, associations) if diff_id is not None or associations else None
 
 
@@ -224,30 +217,25 @@ def v1_image(store: SQLMetadataStore, v1_id: str) -> V1Image | None:
     Raises:
         StoreError: the store failed.
     """
-    query = text("SELECT registry, diff_id FROM v1_ids WHERE v1_id = :v1_id ORDER BY registry")
-    with mapping(store.path), store.engine.connect() as connection:
-        layers = tuple((row.registry, row.diff_id) for row in connection.execute(query, {"v1_id": v1_id}))
-    return V1Image(v1_id, layers) if layers else None
+    layers = store._run("SELECT registry, diff_id FROM v1_ids WHERE v1_id = :v1_id ORDER BY registry", {"v1_id": v1_id})
+    return V1Image(v1_id, tuple(layers)) if layers else None
 
 
-def _associations(connection: Connection, column: str, value: str) -> tuple[Association, ...]:
-    rows = connection.execute(text(_ASSOCIATIONS.format(column=column)), {"value": value})
+def _associations(store: SQLMetadataStore, column: str, value: str) -> tuple[Association, ...]:
+    rows = store._run(_ASSOCIATIONS.format(column=column), {"value": value})
     return tuple(Association(*row) for row in rows)
 
 
-def _list_of(connection: Connection, diff_id: str) -> tuple[int | None, str | None]:
+def _list_of(store: SQLMetadataStore, diff_id: str) -> tuple[int | None, str | None]:
     """Return when a layer's list was written, and why it cannot be read if it cannot."""
-    row = connection.execute(
-        text(
-            f"SELECT CAST(modified_at_ns AS INTEGER) AS modified_at_ns, CAST(value AS BLOB) AS value"
-            f" {_LISTS} AND key = :key"
-        ),
+    rows = store._run(
+        f"SELECT CAST(modified_at_ns AS INTEGER), CAST(value AS BLOB) {_LISTS} AND key = :key",
         {"key": digest_key(diff_id)},
-    ).one_or_none()
-    if row is None:
-        return None, None
-    try:
-        decode_list(row.value)
-    except ValueError as error:
-        return row.modified_at_ns, str(error)
-    return row.modified_at_ns, None
+    )
+    for modified_at_ns, value in rows:
+        try:
+            decode_list(value)
+        except ValueError as error:
+            return modified_at_ns, str(error)
+        return modified_at_ns, None
+    return None, None

@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import text
-
 from layerstore.records import V2_METADATA
 from layerstore.sql.reading.layers import PAGE, Key
-from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 
@@ -67,14 +64,9 @@ def repositories(
         StoreError: the store failed.
     """
     within = "" if registry is None else " AND source_repository >= :low AND source_repository < :high"
-    query = text(
-        f"SELECT source_repository, layers FROM repositories WHERE source_repository > :after{within} LIMIT :size"
-    )
+    query = f"SELECT source_repository, layers FROM repositories WHERE source_repository > :after{within} LIMIT :size"
     values = {"after": after, "size": size + 1, "low": f"{registry}/", "high": f"{registry}0"}
-    if registry is None:
-        del values["low"], values["high"]
-    with mapping(store.path), store.engine.connect() as connection:
-        rows = connection.execute(query, values).all()
+    rows = store._run(query, values)
     found = tuple(ListedRepository(*row) for row in rows[:size])
     return Repositories(found, found[-1].source_repository if len(rows) > size else None)
 
@@ -103,11 +95,11 @@ def repository(
     """
     if not name or not is_utf8(name):
         return None
-    with mapping(store.path), store.engine.connect() as connection:
-        associations, layers = connection.execute(
-            text("SELECT count(*), count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name"),
+    with store.transaction(deferred=True):
+        [(associations, layers)] = store._run(
+            "SELECT count(*), count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name",
             {"name": name},
-        ).one()
+        )
         if not associations:
             return None
         newest_first = size is not None and associations <= ORDERED_BY_TIME
@@ -120,7 +112,7 @@ def repository(
                 "AND (m.modified_at_ns, v.diff_id) < (:time, :diff_id)" if newest_first else "AND v.diff_id > :diff_id"
             )
         # All entries of one layer are on one page, as the key of a page is a layer's.
-        rows = connection.execute(text(f"{_HELD} {behind} ORDER BY {order}, v.position DESC LIMIT :size"), values).all()
+        rows = store._run(f"{_HELD} {behind} ORDER BY {order}, v.position DESC LIMIT :size", values)
     held = [Held(*row) for row in rows]
     following = None
     if size is not None and len(held) > size:

@@ -9,13 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import Connection, text
-
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
 from layerstore.sql.reading.layers import Blob, Layer, V1Image, blob, layer, v1_image
 from layerstore.sql.reading.repositories import Repository, repository
-from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 
@@ -56,10 +53,10 @@ def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
     """
     if not term or not is_utf8(term) or "\0" in term:
         return ()
-    with mapping(store.path), store.engine.connect() as connection:
+    with store.transaction(deferred=True):
         if is_digest(term):
-            return (*_layers(connection, term, term), *_digests(connection, term, term))
-        return (*_by_digits(connection, term), *_repositories(connection, term))
+            return (*_layers(store, term, term), *_digests(store, term, term))
+        return (*_by_digits(store, term), *_repositories(store, term))
 
 
 Found = Layer | Blob | V1Image | Repository
@@ -95,7 +92,7 @@ def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
     return [one for one in found if one is not None]
 
 
-def _by_digits(connection: Connection, term: str) -> list[Match]:
+def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
     # In upper case, as some tools print digests, it can be nothing else.
     match = _hexadecimal(term.lower())
     if match is None:
@@ -104,62 +101,56 @@ def _by_digits(connection: Connection, term: str) -> list[Match]:
     found: list[Match] = []
     # "g" comes right behind the hex digits, so that this range is all that begins so, and an index serves it.
     for name in _ALGORITHMS if algorithm is None else (algorithm,):
-        found += _layers(connection, f"{name}:{digits}", f"{name}:{digits}g")
+        found += _layers(store, f"{name}:{digits}", f"{name}:{digits}g")
     for name in _ALGORITHMS if algorithm is None else (algorithm,):
-        found += _digests(connection, f"{name}:{digits}", f"{name}:{digits}g")
+        found += _digests(store, f"{name}:{digits}", f"{name}:{digits}g")
     if algorithm is None:
-        rows = connection.execute(
-            text("SELECT v1_id, diff_id FROM v1_ids WHERE v1_id >= :low AND v1_id < :high ORDER BY v1_id LIMIT :most"),
+        rows = store._run(
+            "SELECT v1_id, diff_id FROM v1_ids WHERE v1_id >= :low AND v1_id < :high ORDER BY v1_id LIMIT :most",
             {"low": digits, "high": f"{digits}g", "most": MOST},
         )
         found += [Match("v1-image", v1_id, diff_id) for v1_id, diff_id in rows]
     return found
 
 
-def _layers(connection: Connection, low: str, high: str) -> list[Match]:
+def _layers(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     names: set[str] = set()
     for table in ("v2_metadata", "diff_id_by_digest", "v1_ids"):
-        names.update(_names(connection, table, "diff_id", low, high))
+        names.update(_names(store, table, "diff_id", low, high))
     # A layer whose list cannot be read is in no derived row.
-    keys = _names(connection, "metadata", "key", low.replace(":", "/", 1), high.replace(":", "/", 1))
+    keys = _names(store, "metadata", "key", low.replace(":", "/", 1), high.replace(":", "/", 1))
     names.update(name for key in keys if is_digest(name := key.replace("/", ":", 1)))
     return [Match("layer", name, name) for name in sorted(names)[:MOST]]
 
 
-def _digests(connection: Connection, low: str, high: str) -> list[Match]:
+def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     layers: dict[str, str | None] = {}
     for table in ("v2_metadata", "diff_id_by_digest"):  # what a digest maps to counts more than whose list has it
         condition = "digest = :low" if low == high else "digest >= :low AND digest < :high"
-        query = text(f"SELECT digest, diff_id FROM {table} WHERE {condition} ORDER BY digest LIMIT :most")
-        rows = connection.execute(query, {"low": low, "high": high, "most": MOST})
-        layers.update((digest, diff_id) for digest, diff_id in rows)
+        query = f"SELECT digest, diff_id FROM {table} WHERE {condition} ORDER BY digest LIMIT :most"
+        layers.update(store._run(query, {"low": low, "high": high, "most": MOST}))
     return [Match("digest", name, layers[name]) for name in sorted(layers)[:MOST]]
 
 
-def _names(connection: Connection, table: str, column: str, low: str, high: str) -> list[str]:
+def _names(store: SQLMetadataStore, table: str, column: str, low: str, high: str) -> list[str]:
     of_lists = "namespace = 'v2metadata-by-diffid' AND " if table == "metadata" else ""
     condition = f"{column} = :low" if low == high else f"{column} >= :low AND {column} < :high"
-    query = text(f"SELECT DISTINCT {column} FROM {table} WHERE {of_lists}{condition} ORDER BY {column} LIMIT :most")
-    return list(connection.execute(query, {"low": low, "high": high, "most": MOST}).scalars())
+    query = f"SELECT DISTINCT {column} FROM {table} WHERE {of_lists}{condition} ORDER BY {column} LIMIT :most"
+    return [name for (name,) in store._run(query, {"low": low, "high": high, "most": MOST})]
 
 
-def _repositories(connection: Connection, term: str) -> list[Match]:
-    exact = connection.execute(
-        text("SELECT 1 FROM v2_metadata WHERE source_repository = :name LIMIT 1"), {"name": term}
-    ).first()
-    if exact is not None:
+def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:
+    if store._run("SELECT 1 FROM v2_metadata WHERE source_repository = :name LIMIT 1", {"name": term}):
         return [Match("repository", term)]
-    registries = connection.execute(text("SELECT registry FROM registries LIMIT :most"), {"most": _REGISTRIES})
+    registries = store._run("SELECT registry FROM registries LIMIT :most", {"most": _REGISTRIES})
     found: list[Match] = []
-    for beginning in (term, *(f"{registry}/{term}" for registry in registries.scalars())):
-        rows = connection.execute(
-            text(
-                "SELECT source_repository FROM repositories WHERE source_repository >= :low"
-                " AND source_repository < :high LIMIT :most"
-            ),
+    for beginning in (term, *(f"{registry}/{term}" for (registry,) in registries)):
+        rows = store._run(
+            "SELECT source_repository FROM repositories WHERE source_repository >= :low"
+            " AND source_repository < :high LIMIT :most",
             {"low": beginning, "high": f"{beginning}\U0010ffff", "most": MOST - len(found)},
         )
-        found += [Match("repository", name) for name in rows.scalars()]
+        found += [Match("repository", name) for (name,) in rows]
         if len(found) >= MOST:
             break
     return found

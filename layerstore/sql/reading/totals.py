@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 from typing import Final
 
-from sqlalchemy import Connection, text
-
-from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
 LARGEST: Final = 10
@@ -172,8 +169,8 @@ def stats(store: SQLMetadataStore) -> Stats:
     Raises:
         StoreError: the store failed or was closed.
     """
-    with mapping(store.path), store.engine.connect() as connection:
-        return _stats(connection, store.path, _repositories(connection))
+    with store.transaction(deferred=True):
+        return _stats(store, _repositories(store))
 
 
 def overview(store: SQLMetadataStore) -> Overview:
@@ -182,10 +179,10 @@ def overview(store: SQLMetadataStore) -> Overview:
     Raises:
         StoreError: the store failed or was closed.
     """
-    with mapping(store.path), store.engine.connect() as connection:
-        repositories = _repositories(connection)
-        counted = _stats(connection, store.path, repositories)
-        return Overview(counted, _registries(connection, repositories), _timeline(connection, counted))
+    with store.transaction(deferred=True):
+        repositories = _repositories(store)
+        counted = _stats(store, repositories)
+        return Overview(counted, _registries(store, repositories), _timeline(store, counted))
 
 
 def version(store: SQLMetadataStore) -> int:
@@ -199,10 +196,10 @@ def version(store: SQLMetadataStore) -> int:
     return store._backend.data_version()
 
 
-def _repositories(connection: Connection) -> dict[str, _Repositories]:
+def _repositories(store: SQLMetadataStore) -> dict[str, _Repositories]:
     """Count the layers of each repository, by registry; without one, before the first `/`, it is of the registry ''."""
     found: dict[str, _Repositories] = {}
-    for name, layers in connection.execute(text(_REPOSITORIES)):
+    for name, layers in store._stream(_REPOSITORIES):
         registry = name.partition("/")[0] if "/" in name else ""
         if registry not in found:
             found[registry] = _Repositories()
@@ -215,40 +212,40 @@ def _largest(repositories: Iterable[_Repositories]) -> tuple[tuple[str, int], ..
     return tuple(sorted(names, key=lambda each: (-each[1], each[0]))[:LARGEST])
 
 
-def _stats(connection: Connection, path: str | None, repositories: dict[str, _Repositories]) -> Stats:
-    oldest_ns, newest_ns = connection.execute(text(_TIMES)).one()
+def _stats(store: SQLMetadataStore, repositories: dict[str, _Repositories]) -> Stats:
+    [(oldest_ns, newest_ns)] = store._run(_TIMES)
     return Stats(
-        path=path,
+        path=store.path,
         repositories=sum(one.count for one in repositories.values()),
         oldest_ns=oldest_ns,
         newest_ns=newest_ns,
-        file_bytes=_size(path, ""),
-        wal_bytes=_size(path, "-wal"),
-        directory=_directory(connection),
+        file_bytes=_size(store.path, ""),
+        wal_bytes=_size(store.path, "-wal"),
+        directory=_directory(store),
         largest=_largest(repositories.values()),
-        **{name: int(connection.execute(text(query)).scalar_one()) for name, query in _COUNTS.items()},
+        **{name: int(store._run(query)[0][0]) for name, query in _COUNTS.items()},
     )
 
 
-def _registries(connection: Connection, repositories: dict[str, _Repositories]) -> tuple[Registry, ...]:
-    v1_ids = {row.registry: int(row.v1_ids) for row in connection.execute(text(_V1_IDS))}
+def _registries(store: SQLMetadataStore, repositories: dict[str, _Repositories]) -> tuple[Registry, ...]:
+    v1_ids = {registry: int(count) for registry, count in store._run(_V1_IDS)}
     found = []
     for name in {*repositories, *v1_ids} - {""}:
         its = repositories.get(name, _Repositories())
-        layers = connection.execute(text(_LAYERS), {"registry": name}).scalar_one()
+        [(layers,)] = store._run(_LAYERS, {"registry": name})
         found.append(Registry(name, its.count, layers, v1_ids.get(name, 0), _largest([its])))
     return tuple(sorted(found, key=lambda one: (-one.layers, one.registry)))
 
 
-def _timeline(connection: Connection, counted: Stats) -> Timeline | None:
+def _timeline(store: SQLMetadataStore, counted: Stats) -> Timeline | None:
     oldest, newest = counted.oldest_ns, counted.newest_ns
     if oldest is None or newest is None:
         return None
     width = next((one for one in WIDTHS if newest // one - oldest // one < BINS), (newest - oldest) // BINS + 1)
     first = oldest // width
     # Times before 1970 are rounded down, as Python does and SQLite does not.
-    rows = connection.execute(
-        text(f"SELECT modified_at_ns / :width - (modified_at_ns % :width < 0), count(*) {_LISTS} GROUP BY 1"),
+    rows = store._run(
+        f"SELECT modified_at_ns / :width - (modified_at_ns % :width < 0), count(*) {_LISTS} GROUP BY 1",
         {"width": width},
     )
     counts = [0] * (newest // width - first + 1)
@@ -279,10 +276,10 @@ _FOLDERS: Final = """
 """
 
 
-def _directory(connection: Connection) -> Directory:
-    files, blocks, name_bytes = connection.execute(text(_FILES)).one()
+def _directory(store: SQLMetadataStore) -> Directory:
+    [(files, blocks, name_bytes)] = store._run(_FILES)
     directories = {""}
-    for folder in connection.execute(text(_FOLDERS)).scalars():
+    for (folder,) in store._stream(_FOLDERS):
         parts = folder.rstrip("/").split("/")
         directories.update("/".join(parts[: depth + 1]) for depth in range(len(parts)))
     all_blocks = int(blocks) + len(directories) + int(name_bytes) // _BLOCK

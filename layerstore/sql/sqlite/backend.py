@@ -6,9 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Final
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING, Any, Final
 
 from layerstore.collection import Doomed, Incoming, Loaded, Resolve
 from layerstore.digest import DiffID
@@ -18,10 +16,14 @@ from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
 from layerstore.sql.sqlite.connections import Connections
 from layerstore.sql.sqlite.file import Durability
+from layerstore.sql.sqlite.handles import Parameters
 from layerstore.sql.sqlite.objects import OBJECTS
 from layerstore.sql.sqlite.snapshot import Snapshot, fetch_many
 from layerstore.sql.sqlite.transactions import Transaction
 from layerstore.store import Address, Change, Compute, SetAside
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 # In SQL, as Core has no CROSS JOIN: it keeps SQLite from walking all digests and looking for each in the array. The
 # namespace is no parameter: a bound value that decides whether a partial index can serve makes SQLite prepare the
@@ -210,9 +212,13 @@ class SQLite:
         with closing(self._connections.new_handle(read_only=True)) as handle, handle.driver() as reader:
             reader.backup(connection)
 
-    def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+    def run(self, statement: str, parameters: Parameters = ()) -> list[Any]:
         """Run a statement on this thread's connection; return its rows."""
         return self._connections.local.handle.execute(statement, parameters)
+
+    def stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
+        """Run a statement inside a transaction; yield its rows as they come."""
+        return self._connections.local.handle.stream(statement, parameters)
 
     def close(self) -> None:
         self._connections.close()

@@ -11,10 +11,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
-
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.pool import QueuePool
+from typing import TYPE_CHECKING, Any
 
 from layerstore.errors import StoreClosedError, StoreOpenError
 from layerstore.sql.sqlite import file as files
@@ -22,6 +19,9 @@ from layerstore.sql.sqlite.file import Connection, Durability, File, apart_from_
 from layerstore.sql.sqlite.handles import Handle
 from layerstore.sql.sqlite.interrupts import raise_interruption
 from layerstore.sql.sqlite.transactions import Held
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
 """Added to and listed apart from forks."""
@@ -123,6 +123,9 @@ class Connections:
             return self._engine
 
     def _make_engine(self) -> Engine:
+        from sqlalchemy import create_engine, event  # takes longer than all that most processes do with a store
+        from sqlalchemy.pool import QueuePool
+
         engine = create_engine("sqlite://", creator=self.connect, poolclass=QueuePool)
         # The driver begins nothing by itself; writing code of ours asks for BEGIN IMMEDIATE by this option.
         event.listen(
@@ -152,9 +155,8 @@ class Connections:
         """Close every connection that is idle."""
         for handle in list(self._handles):
             handle.let_go()
-        pool = None if self._engine is None else self._engine.pool
-        if isinstance(pool, QueuePool) and pool.checkedout() == 0:
-            pool.dispose()
+        if self._engine is not None and self._engine.pool.checkedout() == 0:  # type: ignore[attr-defined]  # a QueuePool
+            self._engine.pool.dispose()
 
     def not_in_a_call(self) -> Iterator[Connection]:
         """Yield the connections that no other thread is in a call of SQLite's on."""

@@ -10,8 +10,6 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError
-
 from layerstore.errors import (
     InvalidInputError,
     LayerstoreError,
@@ -52,18 +50,16 @@ _BY_CODE: dict[int, tuple[type[StoreError], str]] = {
 
 
 def mapped(error: BaseException, path: str | None, *, closed: bool = False, read_only: bool = False) -> LayerstoreError:
-    """Return the error of our tree for one of the driver or of SQLAlchemy.
+    """Return the error of our tree for one of the driver.
 
     Args:
-        error: `sqlite3.Error`, SQLAlchemy's wrapper around one, or what the driver raises instead of one.
+        error: `sqlite3.Error`, or what the driver raises instead of one.
         path: the database file, `None` in memory.
         closed: whether the store was closed, which the driver reports without a code.
         read_only: whether it was opened to read only.
 
     Raises: what a signal's handler raised, KeyboardInterrupt as a rule, if that has stopped the statement.
     """
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
     raise_interruption(error)
     if closed:
         return StoreClosedError("this store was closed; make a new SQLMetadataStore", path)
@@ -103,10 +99,10 @@ def _why_not_written() -> tuple[type[StoreError], str]:
 
 @contextmanager
 def mapping(path: str | None) -> Iterator[None]:
-    """Turn whatever the driver or SQLAlchemy raises in the body into an error of our tree."""
+    """Turn whatever the driver raises in the body into an error of our tree."""
     try:
         yield
-    except (sqlite3.Error, DBAPIError, UnicodeDecodeError) as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise mapped(error, path) from error
 
 

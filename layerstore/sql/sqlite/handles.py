@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _REFUSED: Final = (sqlite3.Error, UnicodeError, OverflowError)
 """What the driver raises: on what SQLite says, and on parameters that SQLite cannot take."""
+
+Parameters = Sequence[object] | Mapping[str, object]
+"""Values for `?` in their order, or for `:name` by their names."""
 
 inside: ContextVar[tuple[Held, ...]] = ContextVar("inside", default=())
 """The transactions that this context is in: a thread that `asyncio.to_thread` starts inside one inherits it."""
@@ -124,7 +127,7 @@ class Handle:
         except IndexError:
             return self._another()
 
-    def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+    def first(self, statement: str, parameters: Parameters = ()) -> Any:
         """Run a statement that gives one row at most; return it, or `None`."""
         try:
             cursor = self._idle.pop()
@@ -137,7 +140,7 @@ class Handle:
         finally:
             self._idle.append(cursor)
 
-    def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+    def execute(self, statement: str, parameters: Parameters = ()) -> list[Any]:
         """Run a statement to its end; return its rows."""
         try:
             cursor = self._idle.pop()
@@ -160,7 +163,7 @@ class Handle:
         finally:
             self._idle.append(cursor)
 
-    def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
+    def stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
         """Run a statement inside a transaction, and yield its rows as they come."""
         self._streaming_in = threading.get_ident()
         try:

@@ -10,9 +10,6 @@ import os
 import sqlite3
 from typing import Any, Final
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
-
 from layerstore.errors import InvalidInputError, StoreCorruptError, StoreError, StoreOpenError, StoreReadOnlyError
 from layerstore.paths import PERMISSION_DENIED, absolute
 from layerstore.sql.schema import APPLICATION_ID, HEAD, creation
@@ -51,6 +48,9 @@ def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
 
 
 def _database_of(url_text: str) -> str:
+    from sqlalchemy import make_url  # a path needs none of it
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(url_text)
     except ArgumentError as error:

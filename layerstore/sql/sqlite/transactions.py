@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from layerstore.errors import StoreError
-from layerstore.sql.sqlite.handles import Handle, inside
+from layerstore.sql.sqlite.handles import Handle, Parameters, inside
 
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.connections import Connections
@@ -59,16 +59,16 @@ class Held:
     def driver(self) -> AbstractContextManager[Connection]:
         return self._mine().driver()
 
-    def first(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+    def first(self, statement: str, parameters: Parameters = ()) -> Any:
         return self._mine().first(statement, parameters)
 
-    def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+    def execute(self, statement: str, parameters: Parameters = ()) -> list[Any]:
         return self._mine().execute(statement, parameters)
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         self._mine().execute_many(statement, rows)
 
-    def stream(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
+    def stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
         return self._mine().stream(statement, parameters)
 
     def write(self, statement: str, parameters: Sequence[object]) -> None:
