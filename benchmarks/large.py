@@ -13,7 +13,8 @@ from itertools import islice
 
 from layerstore import V2Metadata
 from layerstore.collection import Incoming
-from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, encode_list
+from layerstore.keys import DIFF_IDS, V1_IDS, V2_METADATA, Record
+from layerstore.records import encode_list
 
 REGISTRIES = 40
 ASSOCIATIONS_PER_LAYER = 2.1

@@ -12,7 +12,7 @@ from benchmarks.rounds import Side, Times, in_turn, without_collector
 from benchmarks.rows import OURS, PEERS, Result
 from benchmarks.stores import BARE, bare_reader
 from layerstore import SQLMetadataStore, Store, V2MetadataService
-from layerstore.records import DIFF_IDS, V2_METADATA, digest_key
+from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key
 from layerstore.sql.sqlite.statements import GET
 
 Key = tuple[str, str]

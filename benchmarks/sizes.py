@@ -12,7 +12,7 @@ from benchmarks.rounds import Side, Times, in_turn, without_collector
 from benchmarks.stores import bare_reader
 from benchmarks.writes import additions, adds
 from layerstore import SQLMetadataStore, V2MetadataService
-from layerstore.records import V2_METADATA, digest_key
+from layerstore.keys import V2_METADATA, digest_key
 
 Costs = dict[str, dict[int, float]]
 """Seconds of one operation, by what it is and by the number of layers."""

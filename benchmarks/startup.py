@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import large
 from benchmarks.rounds import Side, Times, in_turn
 from benchmarks.rows import OURS, Result
-from layerstore.records import DIFF_IDS, digest_key
+from layerstore.keys import DIFF_IDS, digest_key
 
 BARE_CLICK = "bare click program"
 SQLALCHEMY = "import sqlalchemy"

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from benchmarks.rows import DISKCACHE, FILES, NAIVE, OURS
 from layerstore import FSMetadataStore, NotFoundError, SQLMetadataStore, Store, export_directory
-from layerstore.records import Record
+from layerstore.keys import Record
 
 NORMAL = "layerstore, normal"
 BARE = "bare"

@@ -15,7 +15,8 @@ from benchmarks.rounds import Side, Times, in_turn, without_collector
 from benchmarks.rows import FILES, OURS, Result
 from benchmarks.stores import BARE, NORMAL, bare_writer
 from layerstore import SQLMetadataStore, Store, V2Metadata, V2MetadataService
-from layerstore.records import DIFF_IDS, MAX_METADATA, V2_METADATA, Record, digest_key, encode_list
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record, digest_key
+from layerstore.records import MAX_METADATA, encode_list
 
 LENGTHS = (1, 3, MAX_METADATA)
 """Entries that a list has when the new one is in: 1 is that of a layer that was not known; a full one loses its oldest.

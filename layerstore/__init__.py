@@ -12,7 +12,6 @@ Names are loaded when they are first used, so that what needs no SQLAlchemy does
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +75,6 @@ if TYPE_CHECKING:
     from layerstore.v2 import V2MetadataService as V2MetadataService
 
 __version__ = "0.1.0"
-
-# A program that has not set up logging does not get this library's warnings on its standard error.
-logging.getLogger("layerstore").addHandler(logging.NullHandler())
 
 _MODULES = {
     "push.layers": ("KnownLayer", "LayerCandidates", "known_layers", "layer_candidates"),

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-from layerstore.records import Association, Record
+from layerstore.keys import Record
+from layerstore.records import Association
 from layerstore.store import Store
 
 Place = tuple[str | bytes, ...]

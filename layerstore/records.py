@@ -1,4 +1,4 @@
-"""The three namespaces of Docker's: how their keys and values are written, read and checked.
+"""The three namespaces of Docker's: how their values are written, read and checked.
 
 A V2 list and a DiffID's text are bytes here; which store holds them, and when, is not known.
 Source: Docker's distribution/metadata: v1_id_service.go, v2_metadata_service.go.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -16,11 +16,7 @@ from layerstore import gojson
 from layerstore.blobs import BLOBS, why_no_record
 from layerstore.digest import DiffID, are_sha256, is_digest, is_sha256
 from layerstore.errors import InvalidV1IDError
-
-V1_IDS: Final = "v1id"
-V2_METADATA: Final = "v2metadata-by-diffid"
-DIFF_IDS: Final = "diffid-by-digest"
-KNOWN_NAMESPACES: Final = (DIFF_IDS, V1_IDS, V2_METADATA)
+from layerstore.keys import DIFF_IDS, V1_IDS, V2_METADATA, key_digest
 
 MAX_METADATA: Final = 50
 """Entries that a layer's list keeps, the newest ones. Source: Docker's `maxMetadata`."""
@@ -29,16 +25,6 @@ _EARLIEST, _LATEST = -(2**63), 2**63 - 1
 NO_DIGEST: Final = "the key is not the digest of a layer or blob"
 
 _is_v1_id = re.compile("[0-9a-f]{64}").fullmatch
-
-
-class Record(NamedTuple):
-    """An entry as a store keeps it."""
-
-    namespace: str
-    key: str
-    value: bytes
-    modified_at_ns: int
-    """Unix time in nanoseconds."""
 
 
 class V2Metadata(
@@ -168,17 +154,6 @@ def _association(element: object) -> V2Metadata:
 def storable_time(time_ns: int) -> int:
     """Return a time in nanoseconds as near as 64 bits can have it: they end in the years 1677 and 2262."""
     return time_ns if _EARLIEST <= time_ns <= _LATEST else max(_EARLIEST, min(time_ns, _LATEST))
-
-
-def digest_key(digest: str) -> str:
-    """Return the key of a valid digest: `sha256/<hex>`."""
-    return digest.replace(":", "/", 1)
-
-
-def key_digest(key: str) -> str | None:
-    """Return the digest that a key stands for, or `None` when it stands for none."""
-    digest = key.replace("/", ":", 1)
-    return digest if ":" not in key and is_digest(digest) else None
 
 
 def decode_diff_id(value: bytes) -> DiffID:

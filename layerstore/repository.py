@@ -10,13 +10,13 @@ project's reference specification, with IPv6 hosts; what Docker reads its own wa
 
 from __future__ import annotations
 
-import logging
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidRepositoryError
+from layerstore.warnings import warn
 
 DEFAULT_DOMAIN: Final = "docker.io"
 MAX_PATH_LENGTH: Final = 255
@@ -29,7 +29,6 @@ _KEPT_LENGTH: Final = 1024
 _WARNINGS: Final = 100
 """Names that are warned of, so that neither the log nor memory fills when every name is another wrong one."""
 
-_log = logging.getLogger("layerstore")
 _canonical: set[str] = set()
 _warned: set[str] = set()
 
@@ -179,7 +178,7 @@ def warn_if_not_canonical(name: str) -> None:
     if kept in _warned:
         return
     _warned.add(kept)
-    _log.warning("no push will mount layers from this source repository: %s", reason[:_KEPT_LENGTH])
+    warn("no push will mount layers from this source repository: %s", reason[:_KEPT_LENGTH])
 
 
 def canonical_domain(name: str) -> str | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from layerstore.errors import InvalidKeyError, NotFoundError, StoreError
-from layerstore.records import V2Metadata
+
+if TYPE_CHECKING:
+    from layerstore.records import V2Metadata
 
 TEMPORARY_PREFIX = ".tmp-"
 """Begins the name of a file that is still being written. Source: Docker's `ioutils.AtomicWriteFile`."""

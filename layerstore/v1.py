@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError, LayerstoreError
-from layerstore.records import V1_IDS, decode_diff_id, v1_key
+from layerstore.keys import V1_IDS
+from layerstore.records import decode_diff_id, v1_key
 from layerstore.store import Store
 
 

@@ -6,7 +6,6 @@ Source: Docker's distribution/metadata/v2_metadata_service.go.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 import msgspec
@@ -21,17 +20,8 @@ from layerstore.errors import (
     NotFoundError,
 )
 from layerstore.hmac import compute_hmac
-from layerstore.records import (
-    DIFF_IDS,
-    MAX_METADATA,
-    V2_METADATA,
-    V2Metadata,
-    decode_diff_id,
-    decode_list,
-    digest_key,
-    encode_list,
-    key_digest,
-)
+from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key, key_digest
+from layerstore.records import MAX_METADATA, V2Metadata, decode_diff_id, decode_list, encode_list
 from layerstore.repository import warn_if_not_canonical
 from layerstore.store import (
     MAX_SEGMENT,
@@ -45,8 +35,7 @@ from layerstore.store import (
     get_many,
     is_utf8,
 )
-
-_log = logging.getLogger("layerstore")
+from layerstore.warnings import warn
 
 
 class V2MetadataService:
@@ -222,7 +211,7 @@ class V2MetadataService:
     def _warn_of_unreadable(self, change: Change) -> None:
         kept = hasattr(self._store, "quarantine")
         for _, key, value, reason in change.aside:
-            _log.warning(
+            warn(
                 "unreadable list of layer %s (%s): begun anew; its %d bytes %s",
                 key_digest(key),
                 reason,
@@ -255,7 +244,7 @@ def _forgotten(address: Address, value: bytes | None, repository: str) -> tuple[
 
 
 def _warn_of_another_layer(digest: str, known: bytes, diff_id: str) -> None:
-    _log.warning(
+    warn(
         "digest %s was layer %s and is layer %s from now on",
         digest,
         known.decode("utf-8", "backslashreplace") or "(empty)",

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from layerstore import __version__
+from layerstore import __version__, warnings
 from layerstore.cli import signals
 from layerstore.cli.commands import Commands
 from layerstore.cli.options import Settings, database_option
@@ -40,9 +40,9 @@ def command(context: click.Context) -> None:
 
     Which compressed blob (digest) is which layer (DiffID), and from which repositories each blob can be had.
     """
-    from layerstore.cli.output import print_warnings
+    from layerstore.cli.output import print_warning
 
-    print_warnings()
+    warnings.listener = print_warning
     context.ensure_object(Settings)
 
 

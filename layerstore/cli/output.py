@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,19 +29,9 @@ def fail(error: object, code: int) -> int:
     return code
 
 
-class _Warnings(logging.Handler):
-    """Say in one line what the library warns of."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print it as `fail` does; `--quiet` is for reports, not for this."""
-        click.echo(f"layerstore: warning: {printable(record.getMessage())}", err=True)
-
-
-def print_warnings() -> None:
-    """Let what the library warns of go to standard error."""
-    logger = logging.getLogger("layerstore")
-    if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
-        logger.addHandler(_Warnings(logging.WARNING))
+def print_warning(text: str) -> None:
+    """Say in one line what the library warns of, as `fail` does; `--quiet` is for reports, not for this."""
+    click.echo(f"layerstore: warning: {printable(text)}", err=True)
 
 
 def say(text: str = "") -> None:

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from layerstore.docker.daemon import running_on
 from layerstore.errors import TransferError
 from layerstore.files import tree
+from layerstore.keys import KNOWN_NAMESPACES
 from layerstore.paths import PERMISSION_DENIED, absolute
-from layerstore.records import KNOWN_NAMESPACES
 
 _remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
 

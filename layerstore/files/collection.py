@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from layerstore.collection import Doomed, Fault, Note, Odd, Place
 from layerstore.errors import NotFoundError, StoreError
 from layerstore.files import removal, scan
-from layerstore.records import Record
+from layerstore.keys import Record
 
 if TYPE_CHECKING:
     from layerstore.files.store import FSMetadataStore

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from layerstore.collection import Doomed
 from layerstore.errors import TransferError
 from layerstore.files import scan, tree
-from layerstore.records import DIFF_IDS, V2_METADATA, Record, digests_of, key_digest
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record, key_digest
+from layerstore.records import digests_of
 
 if TYPE_CHECKING:
     from layerstore.files.store import FSMetadataStore

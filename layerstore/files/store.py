@@ -27,8 +27,8 @@ from layerstore.errors import (
 from layerstore.files import tree
 from layerstore.files.collection import Directory
 from layerstore.files.scan import scan
+from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
-from layerstore.records import Record
 from layerstore.store import check_key, why_not_a_namespace
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}

@@ -20,7 +20,7 @@ from layerstore.formats import compression, signatures, tar_members
 from layerstore.formats.compression import Damaged
 from layerstore.formats.tar_contents import Contents, base_of, is_rest_of_a_data_root, may_be_linked_to, relative
 from layerstore.formats.tar_members import Member, Members
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
 
 MAX_VALUE: Final = tree.MAX_VALUE

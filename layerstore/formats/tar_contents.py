@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from layerstore.records import KNOWN_NAMESPACES
+from layerstore.keys import KNOWN_NAMESPACES
 
 _NAMESPACE: Final = f"(?:{'|'.join(KNOWN_NAMESPACES)})/"
 _top_namespace = re.compile(_NAMESPACE).match

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import logging
 import os
 import re
 import subprocess
@@ -21,6 +20,7 @@ from layerstore.errors import TransferError
 from layerstore.hmac import AuthConfig
 from layerstore.paths import absolute, why_refused
 from layerstore.repository import DEFAULT_DOMAIN
+from layerstore.warnings import warn
 
 DOCKER_HUB: Final = "https://index.docker.io/v1/"
 """Under which address the credentials of `docker.io` are kept."""
@@ -36,8 +36,6 @@ _url = re.compile(
     r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#\x00-\x20\x7f]*@)?"
     r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._~-]+)(?::(?P<port>[0-9]*))?(?:[/?#][^\x00-\x1f\x7f]*)?"
 ).fullmatch
-
-_log = logging.getLogger("layerstore")
 
 
 _AUTH = ("username", "password", "auth", "identitytoken", "registrytoken")
@@ -232,7 +230,7 @@ def _ask(suffix: str, server: str, known: AuthConfig) -> AuthConfig:
         answer = _strings(gojson.parse_first(done.stdout), ("username", "secret"), "the answer")
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         why = _why_not(error)
-        _log.warning("no credentials for %s from %s: %s; going on as Docker does, without", server, program, why)
+        warn("no credentials for %s from %s: %s; going on as Docker does, without", server, program, why)
         return known
     username, secret = answer["username"], answer["secret"]
     if username == _TOKEN:

@@ -14,8 +14,9 @@ from typing import Any
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError
 from layerstore.hmac import check_hmac
+from layerstore.keys import V2_METADATA, digest_key
 from layerstore.push.candidates import PushAttempts, existence_candidates, mount_candidates, push_attempts
-from layerstore.records import V2_METADATA, V2Metadata, decode_list, digest_key
+from layerstore.records import V2Metadata, decode_list
 from layerstore.repository import Repository, canonical_domain, parse_normalized
 from layerstore.store import Store, get_many
 

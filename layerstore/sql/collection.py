@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from layerstore.collection import Doomed, Fault, Incoming, IndexedView, Loaded, Note, Odd, Place, Resolve, View
-from layerstore.records import V2_METADATA, Record, digest_key
+from layerstore.keys import V2_METADATA, Record, digest_key
 from layerstore.sql.sqlite.errors import noting_damage
 from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName, Snapshot
 

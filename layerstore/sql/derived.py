@@ -13,7 +13,8 @@ from typing import NamedTuple
 from msgspec.structs import astuple
 
 from layerstore.digest import is_digest
-from layerstore.records import Association, V2Metadata, associations, decode_list, key_digest
+from layerstore.keys import key_digest
+from layerstore.records import Association, V2Metadata, associations, decode_list
 
 Row = tuple[int, str, str, str]
 """Position, digest, source repository, HMAC."""

@@ -12,21 +12,23 @@ from contextlib import AbstractContextManager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
-from layerstore.collection import Doomed, Incoming, Loaded, Resolve
-from layerstore.digest import DiffID
 from layerstore.errors import InvalidInputError, InvalidKeyError, LayerstoreError, NotFoundError, StoreClosedError
-from layerstore.records import Record
-from layerstore.sql.backend import Known, Quarantined
-from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
-from layerstore.sql.sqlite.handles import Parameters
-from layerstore.sql.sqlite.snapshot import OddName, Snapshot
-from layerstore.store import Address, Change, Compute, SetAside, check_key, why_not_a_namespace
+from layerstore.store import SetAside, check_key, why_not_a_namespace
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from layerstore.collection import Doomed, Incoming, Loaded, Resolve
+    from layerstore.digest import DiffID
+    from layerstore.keys import Record
+    from layerstore.sql.backend import Known, Quarantined
+    from layerstore.sql.collection import DatabaseCollection
+    from layerstore.sql.sqlite.handles import Parameters
+    from layerstore.sql.sqlite.snapshot import OddName, Snapshot
+    from layerstore.store import Address, Change, Compute
 
 _Found = TypeVar("_Found")
 
@@ -167,7 +169,7 @@ class SQLMetadataStore:
 
     def _scan(self) -> Iterator[Record | OddName]:
         """Yield what `records` yields, and what it stops at."""
-        return self._each(Snapshot.scan)
+        return self._each(lambda snapshot: snapshot.scan())
 
     def _each(self, read: Callable[[Snapshot], Iterator[_Found]]) -> Iterator[_Found]:
         with self._snapshot() as snapshot:
@@ -226,6 +228,8 @@ class SQLMetadataStore:
         self._load(self._incoming(chain(first, rest)), lambda _source, _existing, incoming, _aside: incoming)
 
     def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
+        from layerstore.collection import Incoming  # a lookup need not wait for it
+
         while batch := list(islice(entries, _FEW)):
             now = time.time_ns()
             yield Incoming(
@@ -348,6 +352,8 @@ class SQLMetadataStore:
 
     def _collection(self) -> DatabaseCollection:
         """Return what work on whole stores needs: `layerstore.collection.Collection`."""
+        from layerstore.sql.collection import DatabaseCollection  # a lookup need not wait for it
+
         return DatabaseCollection(self)
 
     def __enter__(self) -> Self:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from layerstore.collection import Odd
-from layerstore.records import DIFF_IDS, V2_METADATA, Association, Record, are_mappings, associations, why_unreadable
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record
+from layerstore.records import Association, are_mappings, associations, why_unreadable
 from layerstore.store import MAX_SEGMENT, why_not_a_key, why_not_a_namespace
 
 RECORDS = 1000

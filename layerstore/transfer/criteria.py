@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from layerstore import blobs
 from layerstore.errors import InvalidInputError
-from layerstore.records import Record, V2Metadata, decode_diff_id, decode_list, encode_list, key_digest
+from layerstore.keys import Record, key_digest
+from layerstore.records import V2Metadata, decode_diff_id, decode_list, encode_list
 from layerstore.repository import canonical_domain, parse_normalized
 
 Age = str | timedelta | datetime

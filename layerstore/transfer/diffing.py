@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layerstore.records import V2_METADATA, Record, V2Metadata, decode_list, key_digest
+from layerstore.keys import V2_METADATA, Record, key_digest
+from layerstore.records import V2Metadata, decode_list
 from layerstore.transfer.joining import records, side_by_side
 from layerstore.transfer.place import Place, name, opened
 

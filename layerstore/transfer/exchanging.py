@@ -20,7 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from layerstore.files import tree
-from layerstore.records import Record, storable_time
+from layerstore.keys import Record
+from layerstore.records import storable_time
 
 _NO_REPLACE, _EXCHANGE = 1, 2
 _LACKING = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)

@@ -18,8 +18,8 @@ from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under
 from layerstore.errors import InvalidInputError, StoreFullError, TransferError
 from layerstore.files import scan, tree
 from layerstore.formats import compression, tar
+from layerstore.keys import KNOWN_NAMESPACES, Record
 from layerstore.paths import absolute, why_refused
-from layerstore.records import KNOWN_NAMESPACES, Record
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer.importing import Skipped

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from layerstore.collection import View
 from layerstore.errors import CorruptRecordError, StoreError
-from layerstore.records import Record
+from layerstore.keys import Record
 
 Pair = tuple[Record | None, Record | None]
 

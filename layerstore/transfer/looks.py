@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from layerstore.files import scan
-from layerstore.records import KNOWN_NAMESPACES
+from layerstore.keys import KNOWN_NAMESPACES
 
 EXPECTED: Final = "give a `distribution` directory, a data root, a tar, or a database (`layerstore import` makes one)"
 

@@ -8,16 +8,8 @@ from typing import Generic, Literal, NamedTuple, Self, TypeVar
 
 from layerstore import blobs
 from layerstore.blobs import BLOBS
-from layerstore.records import (
-    MAX_METADATA,
-    V2_METADATA,
-    Record,
-    V2Metadata,
-    decode_list,
-    encode_list,
-    key_digest,
-    why_unreadable,
-)
+from layerstore.keys import V2_METADATA, Record, key_digest
+from layerstore.records import MAX_METADATA, V2Metadata, decode_list, encode_list, why_unreadable
 
 _MAX_EXAMPLES = 1000
 

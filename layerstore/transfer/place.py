@@ -22,8 +22,8 @@ from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
+from layerstore.keys import Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
-from layerstore.records import Record
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore

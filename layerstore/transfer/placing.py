@@ -27,7 +27,8 @@ from contextlib import suppress
 from typing import NamedTuple, Self
 
 from layerstore.files import scan, tree
-from layerstore.records import Record, storable_time
+from layerstore.keys import Record
+from layerstore.records import storable_time
 from layerstore.store import TEMPORARY_PREFIX
 from layerstore.transfer.exchanging import NO_FILE, NOTHING, Look, look, look_of, take_name
 from layerstore.transfer.spool import Spool

@@ -19,8 +19,9 @@ from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.formats import tar
+from layerstore.keys import DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.paths import absolute
-from layerstore.records import DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest, why_unreadable
+from layerstore.records import why_unreadable
 from layerstore.transfer import criteria as judging
 from layerstore.transfer.criteria import Age, Criteria, Verdict
 from layerstore.transfer.exporting import new_file

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from layerstore.errors import LayerstoreError, StoreOpenError
 from layerstore.files import tree
 from layerstore.files.temporary import folder_in
+from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
-from layerstore.records import Record, storable_time, why_unreadable
+from layerstore.records import storable_time, why_unreadable
 from layerstore.sql.sqlite import salvage, statements
 from layerstore.sql.sqlite.backup import backup
 from layerstore.sql.sqlite.salvage import Value

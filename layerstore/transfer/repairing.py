@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from layerstore.collection import Collection
 from layerstore.errors import NotFoundError
-from layerstore.records import DIFF_IDS, V2_METADATA, digest_key, digests_of, key_digest, why_unreadable
+from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key, key_digest
+from layerstore.records import digests_of, why_unreadable
 from layerstore.store import get_many, read_modify_write, why_not_a_key, why_not_a_namespace
 from layerstore.transfer.findings import FAULTS, UNFIT, Findings
 

@@ -10,7 +10,8 @@ import time
 
 from layerstore.errors import InvalidInputError
 from layerstore.files import tree
-from layerstore.records import Record, why_unreadable
+from layerstore.keys import Record
+from layerstore.records import why_unreadable
 from layerstore.transfer.importing import Skipped
 from layerstore.transfer.merging import Conflict, Examples, OnConflict, merge
 

@@ -14,18 +14,8 @@ from layerstore.blobs import BLOBS
 from layerstore.collection import Collection, Odd, View
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import refuse_under_a_daemon
-from layerstore.records import (
-    DIFF_IDS,
-    MAX_METADATA,
-    V2_METADATA,
-    Record,
-    decode_diff_id,
-    decode_list,
-    digest_key,
-    digests_of,
-    key_digest,
-    why_unreadable,
-)
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.records import MAX_METADATA, decode_diff_id, decode_list, digests_of, why_unreadable
 from layerstore.repository import why_not_canonical
 from layerstore.store import why_not_a_key, why_not_a_namespace
 from layerstore.transfer.findings import Findings, VerifyReport

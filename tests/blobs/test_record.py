@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from layerstore import CorruptRecordError
 from layerstore.blobs import BLOBS, COMPRESSIONS, BlobRecord, decode, encode, merge
-from layerstore.records import digest_key, why_unreadable
+from layerstore.keys import digest_key
+from layerstore.records import why_unreadable
 from tests.support.strategies import sha256
 
 KEY = digest_key(sha256(1))

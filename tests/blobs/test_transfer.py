@@ -19,7 +19,7 @@ from layerstore import (
 )
 from layerstore.blobs import BLOBS, BlobRecord, decode, encode
 from layerstore.blobs import merge as unite
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer.merging import merge
 from tests.blobs.test_record import records
 from tests.conftest import AnyStore, OpenSQL, undone

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import NotFoundError, SQLMetadataStore
-from layerstore.records import Record
+from layerstore.keys import Record
 from tests.support.command import BAD, DONE, FOUND, GOLDEN, GOLDEN_FILES, Run, assert_one_line_error, lines
 from tests.support.strategies import sha256
 

@@ -21,6 +21,7 @@ except SystemExit as ended:
     code = ended.code
 print(json.dumps([code or 0, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
 """
+DIGEST = next((GOLDEN / "diffid-by-digest" / "sha256").iterdir()).name
 HEAVY = {"sqlalchemy", "alembic", "sqlite3", "msgspec", "mako", "datasette", "uvicorn"}
 
 
@@ -69,6 +70,29 @@ def test_a_completion_imports_nothing_heavy(words: str):
     }
 
     assert imported_by(**environment) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["get", "diffid-by-digest", f"sha256/{DIGEST}"],
+        ["set", "n", "k", "v"],
+        ["list"],
+        ["show", DIGEST],
+        ["show", "localhost:5000/team1/app"],
+        ["query", "@digest", f"sha256:{DIGEST}"],
+        ["query", "--explain", "SELECT * FROM metadata"],
+        ["--db", "new.db", "set", "n", "k", "v"],
+    ],
+    ids=" ".join,
+)
+def test_a_question_imports_no_sqlalchemy(imported: Path, tmp_path: Path, arguments: list[str]):
+    """The process has started a fifth sooner than SQLAlchemy alone would be imported."""
+    arguments = [str(tmp_path / word) if word == "new.db" else word for word in arguments]
+    modules = imported_by(*arguments, LAYERSTORE_DB=str(imported))
+
+    assert modules & {"sqlalchemy", "alembic", "logging"} == set()
+    assert "sqlite3" in modules
 
 
 def test_no_command_but_a_migration_imports_alembic(imported: Path, tmp_path: Path):

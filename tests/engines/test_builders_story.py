@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from layerstore import SQLMetadataStore, import_directory, verify
-from layerstore.records import V2_METADATA, Record, decode_list
+from layerstore.keys import V2_METADATA, Record
+from layerstore.records import decode_list
 from tests.engines.conftest import Trial
 from tests.engines.host import Association, Host
 

@@ -14,7 +14,7 @@ import pytest
 from layerstore import SQLMetadataStore, StoreError, StoreOpenError, import_directory, verify
 from layerstore.collection import Odd
 from layerstore.files import scan as scanning
-from layerstore.records import Record
+from layerstore.keys import Record
 from tests.support.entries import AT, V1, rows_of, write_file
 
 

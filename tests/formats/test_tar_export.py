@@ -23,7 +23,7 @@ from sqlalchemy import text
 from layerstore import FSMetadataStore, InvalidKeyError, SQLMetadataStore, TransferError, export_directory
 from layerstore import import_directory as take_in
 from layerstore.formats import tar
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer.exporting import export_archive, export_tar, new_file
 from tests.support.archives import listing, needs_tar
 from tests.support.command import BAD, Run, assert_one_line_error

@@ -15,7 +15,7 @@ from layerstore import SQLMetadataStore, TransferError, import_directory, verify
 from layerstore.collection import Odd
 from layerstore.formats import tar
 from layerstore.formats.tar_members import MAX_HEADER
-from layerstore.records import Record
+from layerstore.keys import Record
 from tests.support.archives import Member, Save, archive, member, plain_rows
 from tests.support.counting import Counted
 

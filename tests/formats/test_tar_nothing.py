@@ -10,7 +10,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, TransferError, diff, import_directory, verify
 from layerstore.formats import tar
-from layerstore.records import Record
+from layerstore.keys import Record
 from tests.support.archives import Member, Save, archive, member
 from tests.support.command import BAD, Run, assert_one_line_error
 from tests.support.entries import LISTS, whole

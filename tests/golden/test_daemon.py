@@ -16,7 +16,8 @@ from layerstore import (
     check_hmac,
     compute_hmac_key,
 )
-from layerstore.records import decode_diff_id, decode_list, encode_list, key_digest, why_unreadable
+from layerstore.keys import key_digest
+from layerstore.records import decode_diff_id, decode_list, encode_list, why_unreadable
 
 DISTRIBUTION = Path(__file__).parent / "docker-20.10.24" / "distribution"
 LISTS = sorted((DISTRIBUTION / "v2metadata-by-diffid" / "sha256").iterdir())

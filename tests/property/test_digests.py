@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from layerstore import DiffID, Digest, InvalidDigestError
 from layerstore.digest import is_digest
-from layerstore.records import digest_key, key_digest
+from layerstore.keys import digest_key, key_digest
 from tests.support.strategies import DIGESTS, NEAR_DIGESTS
 
 LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}

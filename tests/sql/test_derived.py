@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
 from layerstore.digest import is_digest
-from layerstore.records import V1_IDS, decode_diff_id, encode_list, key_digest, why_unreadable
+from layerstore.keys import V1_IDS, key_digest
+from layerstore.records import decode_diff_id, encode_list, why_unreadable
 from tests.conftest import assert_sound, database_rows
 from tests.support.strategies import METADATA, NEAR_DIFF_IDS, NEAR_DIGESTS, NEAR_V1_KEYS, sha256
 

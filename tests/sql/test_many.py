@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from layerstore import InvalidKeyError, SQLMetadataStore, V2Metadata
-from layerstore.records import DIFF_IDS, V2_METADATA, encode_list
+from layerstore.keys import DIFF_IDS, V2_METADATA
+from layerstore.records import encode_list
 from layerstore.sql.schema import REBUILT, STATISTICS
 from tests.conftest import database_rows, undone
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore import InvalidInputError, InvalidKeyError, NotFoundError, SQLMetadataStore, import_directory
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.sql.backend import Quarantined
 from layerstore.sql.quarantine import drop, one_quarantined, restore
 from tests.conftest import database_rows

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
-from layerstore.records import DIFF_IDS, V2_METADATA, Record, encode_list
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record
+from layerstore.records import encode_list
 from tests.conftest import assert_sound, database_rows
 from tests.support.strategies import TEXTS, sha256
 

@@ -32,7 +32,18 @@ LAYERS = [set(names_in(floor)) for floor, _ in table("The map")]
 LAYERS[0].add("__main__")
 FOLDERS = {folder.strip("`/").replace("/", "."): names_in(modules) for folder, modules in table("Inside the folders")}
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]
-WHAT_SERVICES_KNOW = {"blobs", "digest", "errors", "gojson", "hmac", "records", "repository", "store"}
+WHAT_SERVICES_KNOW = {
+    "blobs",
+    "digest",
+    "errors",
+    "gojson",
+    "hmac",
+    "keys",
+    "records",
+    "repository",
+    "store",
+    "warnings",
+}
 DATABASE = {"sqlalchemy", "alembic", "sqlite3", "aiosqlite", "psycopg"}
 INNER = sorted(set(MODULES) - {"layerstore"})
 
@@ -163,8 +174,38 @@ def test_what_needs_no_database_loads_none(code: str):
     assert loaded_by(code) & HEAVY == set()
 
 
-def test_the_sql_store_loads_sqlalchemy_and_not_alembic():
-    assert loaded_by("from layerstore import SQLMetadataStore; SQLMetadataStore(':memory:').close()") & HEAVY == {
-        "sqlalchemy",
-        "sqlite3",
-    }
+WITH_A_STORE = (
+    "from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService\nstore = SQLMetadataStore(':memory:')\n"
+)
+ADD = "V2MetadataService(store).add(layer := 'sha256:' + '1' * 64, V2Metadata(layer, 'localhost:5000/a'))\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "store.set('n', 'k', b'')\nstore.get('n', 'k')",
+        ADD,
+        f"{ADD}V2MetadataService(store).get_metadata(layer)\nV2MetadataService(store).get_diff_ids([layer])",
+        f"{ADD}V2MetadataService(store).remove(V2Metadata(layer, 'localhost:5000/a'))",
+        "with store.transaction(): store.set('n', 'k', b'')\nlist(store.entries())",
+    ],
+)
+def test_a_first_write_and_lookup_load_sqlite_and_no_sqlalchemy(code: str):
+    """Making the database included. Importing SQLAlchemy takes five times as long as all the rest."""
+    assert loaded_by(WITH_A_STORE + code) & HEAVY == {"sqlite3"}
+
+
+def test_the_engine_loads_sqlalchemy_and_not_alembic():
+    """The control of the test above: SQLAlchemy is there when somebody asks for it."""
+    assert loaded_by(f"{WITH_A_STORE}store.engine") & HEAVY == {"sqlalchemy", "sqlite3"}
+
+
+@pytest.mark.parametrize("module", INNER)
+def test_sqlalchemy_is_imported_late_but_by_what_is_core(module: str):
+    found = {found.line for found in imports(MODULES[module]) if found.module.partition(".")[0] == "sqlalchemy"}
+    lines = MODULES[module].read_text().splitlines()
+
+    assert all(lines[line - 1].startswith("    ") for line in found) or module in (
+        "layerstore.sql.tables",
+        "layerstore.sql.sqlite.core",
+    )

@@ -18,7 +18,7 @@ from layerstore import (
     export_directory,
     import_directory,
 )
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer.diffing import Entry, LayerDifference
 from tests.support.entries import AT, GOLDEN_FILES, LISTS, entries, layer_key, write_file
 from tests.support.strategies import KEYS, SEGMENTS, sha256

@@ -13,7 +13,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, export_directory
 from layerstore.files import tree
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer import exchanging
 from layerstore.transfer.exchanging import NO_FILE, NOTHING, look, look_of, take_name
 from tests.support.entries import AT, LISTS, MAPPINGS, entries, files_of, layer_key, numbers_of, write_file

@@ -23,7 +23,7 @@ from layerstore import (
     verify,
 )
 from layerstore.files import tree
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer.merging import OnConflict
 from tests.support.entries import (
     AT,

@@ -20,7 +20,7 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer.importing import Skipped
 from layerstore.transfer.merging import Conflict, OnConflict
 from tests.support.command import BAD, DONE, FOUND, USAGE, Run

@@ -15,7 +15,7 @@ from layerstore import (
     export_directory,
     import_directory,
 )
-from layerstore.records import Record
+from layerstore.keys import Record
 from tests.conftest import OpenSQL
 from tests.support.command import FOUND, Run
 from tests.support.entries import AT, GOLDEN_FILES, MAPPINGS, File, files_of, layer_key, write_file

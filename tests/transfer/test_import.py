@@ -212,7 +212,7 @@ def test_a_time_that_a_database_cannot_hold_is_an_error_of_ours_or_in_the_report
     """Btrfs, XFS and tmpfs have times far beyond the year 2262, where 64 bits of nanoseconds end."""
     from layerstore import LayerstoreError
     from layerstore.files import scan as scanning
-    from layerstore.records import Record
+    from layerstore.keys import Record
 
     def scan(base: str, namespace: str | None = None):
         for found in real(base, namespace):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, import_directory
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer.importing import ImportReport
 from layerstore.transfer.merging import Conflict
 from tests.conftest import database_rows

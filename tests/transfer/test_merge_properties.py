@@ -10,7 +10,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V2Metadata, import_directory
-from layerstore.records import MAX_METADATA, Record, decode_list, encode_list
+from layerstore.keys import Record
+from layerstore.records import MAX_METADATA, decode_list, encode_list
 from layerstore.transfer.merging import merge
 from tests.conftest import assert_sound
 from tests.support.entries import LISTS, MAPPINGS, V1, layer_key, quarantine_of, rows_of, whole, write_file

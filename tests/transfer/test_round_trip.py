@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from layerstore import InvalidKeyError, LayerstoreError, SQLMetadataStore, diff, export_directory, import_directory
-from layerstore.records import Record, encode_list, why_unreadable
+from layerstore.keys import Record
+from layerstore.records import encode_list, why_unreadable
 from tests.conftest import assert_sound
 from tests.support.entries import LISTS, MAPPINGS, V1, quarantine_of, rows_of
 from tests.support.strategies import DIGESTS, KEYS, METADATA, NEAR_DIFF_IDS, NEAR_V1_KEYS, SEGMENTS

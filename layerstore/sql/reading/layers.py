@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from layerstore.digest import is_digest
-from layerstore.records import DIFF_IDS, V2_METADATA, decode_list, digest_key
+from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key
+from layerstore.records import decode_list
 from layerstore.sql.store import SQLMetadataStore
 
 PAGE: Final = 50

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from layerstore.records import V2_METADATA
+from layerstore.keys import V2_METADATA
 from layerstore.sql.reading.layers import PAGE, Key
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8

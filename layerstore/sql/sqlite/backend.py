@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from layerstore.collection import Doomed, Incoming, Loaded, Resolve
-from layerstore.digest import DiffID
-from layerstore.records import V2_METADATA, digest_key
-from layerstore.sql.backend import Known, Quarantined
+from layerstore.keys import V2_METADATA, digest_key
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
 from layerstore.sql.sqlite.connections import Connections
-from layerstore.sql.sqlite.file import Durability
-from layerstore.sql.sqlite.handles import Parameters
 from layerstore.sql.sqlite.objects import OBJECTS
-from layerstore.sql.sqlite.snapshot import Snapshot, fetch_many
 from layerstore.sql.sqlite.transactions import Transaction
-from layerstore.store import Address, Change, Compute, SetAside
+from layerstore.store import SetAside
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from layerstore.collection import Doomed, Incoming, Loaded, Resolve
+    from layerstore.digest import DiffID
+    from layerstore.sql.backend import Known, Quarantined
+    from layerstore.sql.sqlite.file import Durability
+    from layerstore.sql.sqlite.handles import Parameters
+    from layerstore.sql.sqlite.snapshot import Snapshot
+    from layerstore.store import Address, Change, Compute
 
 # In SQL, as Core has no CROSS JOIN: it keeps SQLite from walking all digests and looking for each in the array. The
 # namespace is no parameter: a bound value that decides whether a partial index can serve makes SQLite prepare the
@@ -70,9 +71,13 @@ class SQLite:
         return None if row is None else row[0]
 
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+        from layerstore.sql.sqlite.snapshot import fetch_many  # nor for this
+
         return fetch_many(self._connections.local.handle.execute, namespace, keys)
 
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
+        import json  # one lookup need not wait for it
+
         wanted = list(dict.fromkeys(diff_ids))
         keys = [digest_key(diff_id) for diff_id in wanted]
         lists: dict[str, bytes] = {}
@@ -125,6 +130,8 @@ class SQLite:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
+        from layerstore.sql.sqlite.snapshot import Snapshot
+
         if self.is_held:
             handle = self._connections.local.handle
             with writing.together(handle):
@@ -230,6 +237,8 @@ class SQLite:
 
 
 def _quarantined(row: tuple[int, bytes, bytes, bytes, bytes, int]) -> Quarantined:
+    from layerstore.sql.backend import Quarantined
+
     number, namespace, key, value, reason, at_ns = row
     # What another program wrote need not be UTF-8.
     namespace_, key_, reason_ = (text.decode("utf-8", "backslashreplace") for text in (namespace, key, reason))

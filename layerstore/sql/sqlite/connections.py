@@ -6,8 +6,6 @@ A thread keeps a connection of its own for as long as it lives; asking a pool fo
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -183,6 +181,8 @@ def _make_private_folder() -> str:
     Raises:
         StoreOpenError: no temporary folder can be made.
     """
+    import tempfile  # a store in a file needs none
+
     try:
         return tempfile.mkdtemp(prefix="layerstore-")
     except OSError as error:
@@ -195,6 +195,8 @@ def _make_private_folder() -> str:
 
 def _remove(folder: str, pid: int) -> None:
     if pid == os.getpid():  # a forked child has its parent's
+        import shutil
+
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from layerstore.records import KNOWN_NAMESPACES
+from layerstore.keys import KNOWN_NAMESPACES
 from layerstore.sql.tables import alembic_version, metadata, quarantine, schema, v2_metadata
 
 _SHORT: Final = 80  # characters that fit on the line of their name

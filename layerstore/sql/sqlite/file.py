@@ -12,7 +12,6 @@ ever release: then the child cannot use any file. Source: sqlite.org/howtocorrup
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import sys
 import threading
@@ -20,7 +19,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal
-from urllib.parse import quote
 
 from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
 from layerstore.files import tree
@@ -37,6 +35,8 @@ _NO_DRIVER_TRANSACTIONS: dict[str, Any] = {"isolation_level": None}
 if sys.version_info >= (3, 12):
     _NO_DRIVER_TRANSACTIONS["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
 
+# What ends a path in SQLite's URIs, or begins an escape. Source: sqlite.org/uri.html, section 3.1.
+_IN_A_URI: Final = str.maketrans({"%": "%25", "?": "%3f", "#": "%23"})
 _LONGEST_TIMEOUT_S: Final = (2**31 - 1) // 1000  # SQLite counts milliseconds in 32 bits, and takes more for no waiting
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -138,7 +138,7 @@ class File:
         return connection
 
     def _connect(self) -> Connection:
-        target = f"file:{quote(os.fsencode(self.path))}?mode={'ro' if self.read_only else 'rw'}"
+        target = f"file:{self.path.translate(_IN_A_URI)}?mode={'ro' if self.read_only else 'rw'}"
         while True:
             found = identity(self.path)
             if self._identity not in (None, found):

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from layerstore.collection import Incoming, Loaded, Resolve
-from layerstore.records import V2_METADATA, Association, Record
+from layerstore.keys import V2_METADATA, Record
+from layerstore.records import Association
 from layerstore.sql import derived
 from layerstore.sql.schema import REBUILT, STATISTICS
 from layerstore.sql.sqlite import statements, writing

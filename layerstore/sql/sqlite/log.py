@@ -11,10 +11,11 @@ Source: sqlite.org/wal.html ("Avoiding Excessively Large WAL Files"), sqlite.org
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 from typing import Final
+
+from layerstore.warnings import warn
 
 CHECKPOINT_PAGES: Final = 3000
 """Pages of the log from which on SQLite writes it back: 12 MB. An `add` is 10 to 20 pages; with SQLite's own 1,000, a
@@ -33,8 +34,6 @@ TRIES: Final = 4
 PATIENCE_MS: Final = 2_000
 """How long other writers are held off where readers are long, but end: twice as long as one of them reads is enough. A
 fifteenth of what a writer waits for the others by default."""
-
-_logger = logging.getLogger("layerstore")
 
 
 class LogKeeper:
@@ -65,7 +64,7 @@ class LogKeeper:
             except sqlite3.Error as error:
                 # As SQLite does for the checkpoints that it makes by itself: what is committed is in the log.
                 self._allowed = size + LIMIT
-                _logger.warning("the write-ahead log of %s cannot be written back yet: %s", path, error)
+                warn("the write-ahead log of %s cannot be written back yet: %s", path, error)
 
     def _cut(self, connection: sqlite3.Connection, path: str, size: int) -> None:
         """Write the log into the database and make it empty, if the readers allow it."""

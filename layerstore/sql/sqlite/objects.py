@@ -19,7 +19,7 @@ OBJECTS = (
 """As bytes, because what another program wrote need not be UTF-8."""
 
 _IN_EVERY_REVISION = ("metadata", "v2_metadata", "quarantine", "alembic_version")
-_CREATION = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX|VIEW) (\w+)(?: ON (\w+))?")
+_CREATION = r"CREATE (?:UNIQUE )?(TABLE|INDEX|VIEW) (\w+)(?: ON (\w+))?"
 
 
 class Object(NamedTuple):
@@ -37,7 +37,7 @@ class Ours:
     def __init__(self, creation: Iterable[str]) -> None:
         self._objects: dict[str, Object] = {}
         for statement in creation:
-            match = _CREATION.match(statement)
+            match = re.match(_CREATION, statement)
             if match is not None:
                 kind, name, table = match[1].lower(), match[2], match[3] or match[2]
                 self._objects[name] = Object(kind, name, table, _packed(statement))

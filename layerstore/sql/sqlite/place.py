@@ -11,15 +11,14 @@ it then acknowledges is lost with the last process that has the file open. In it
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
 from collections.abc import Iterator
 from typing import Final
 
 from layerstore.errors import StoreOpenError
+from layerstore.warnings import warn
 
-_log = logging.getLogger("layerstore")
 _told: set[tuple[str, str]] = set()
 
 Identity = tuple[int, int]
@@ -67,7 +66,7 @@ def warn_of_others(path: str) -> None:
 def _warn(path: str, what: str) -> None:
     if (path, what) not in _told:
         _told.add((path, what))
-        _log.warning("%s: %s", path, what)
+        warn("%s: %s", path, what)
 
 
 def _why_two_names(path: str) -> str | None:

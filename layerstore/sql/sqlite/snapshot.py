@@ -12,7 +12,8 @@ import msgspec
 
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
-from layerstore.records import V2_METADATA, Record, as_text, digest_key
+from layerstore.keys import V2_METADATA, Record, digest_key
+from layerstore.records import as_text
 from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable

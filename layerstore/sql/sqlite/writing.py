@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from layerstore.collection import Doomed
 from layerstore.digest import is_digest
-from layerstore.records import DIFF_IDS, V2_METADATA, V2Metadata, digest_key, key_digest
-from layerstore.sql import derived
+from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key, key_digest
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.transactions import AnyHandle
-from layerstore.store import Address, Change, Compute, SetAside
+
+if TYPE_CHECKING:
+    from layerstore.collection import Doomed
+    from layerstore.records import V2Metadata
+    from layerstore.store import Address, Change, Compute, SetAside
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) ->
                 continue
             handle.execute(statements.SET, (namespace, key, value, now if modified_at_ns is None else modified_at_ns))
             if namespace == V2_METADATA:
-                _derive(handle, key, derived.listed(value) if listed is None else listed)
+                _derive(handle, key, value, listed)
     except BaseException:
         handle.end(commit=False)
         raise
@@ -69,11 +71,11 @@ def write(handle: AnyHandle, record: tuple[str, str, bytes, int | None]) -> None
     if not handle.depth:
         with together(handle):
             handle.write(statements.SET, row)
-            _derive(handle, key, derived.listed(value))
+            _derive(handle, key, value)
         return
     handle.write(statements.SET, row)
     try:
-        _derive(handle, key, derived.listed(value))
+        _derive(handle, key, value)
     except BaseException:
         handle.fail()  # the first part must not stay without the second
         raise
@@ -119,7 +121,7 @@ def rederive(handle: AnyHandle, diff_id: str | bytes) -> None:
     key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
     row = handle.first(statements.GET, (V2_METADATA, key)) if key else None
     if row is not None:
-        _derive(handle, key, derived.listed(row[0]))
+        _derive(handle, key, row[0])
 
 
 def set_aside(handle: AnyHandle, entries: Iterable[SetAside]) -> None:
@@ -129,13 +131,15 @@ def set_aside(handle: AnyHandle, entries: Iterable[SetAside]) -> None:
             handle.execute(statements.QUARANTINE, (*entry, time.time_ns()))
 
 
-def _derive(handle: AnyHandle, key: str, entries: Sequence[V2Metadata]) -> None:
+def _derive(handle: AnyHandle, key: str, value: bytes, entries: Sequence[V2Metadata] | None = None) -> None:
     """Write the difference between the rows that are there and those that a list wants."""
+    from layerstore.sql import derived  # reads JSON; whoever writes no list need not wait for it
+
     diff_id = key_digest(key)
     if diff_id is None:
         return
     there: list[Any] = handle.execute(statements.ASSOCIATIONS, (diff_id,))
-    stale, new = derived.difference(there, entries)
+    stale, new = derived.difference(there, derived.listed(value) if entries is None else entries)
     for position in stale:
         handle.execute(statements.REMOVE_ASSOCIATION, (diff_id, position))
     for row in new:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, import_directory
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.sql.sqlite.salvage import Pages
 from tests.support.command import GOLDEN
 from tests.support.strategies import sha256

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreCorruptError, StoreError, StoreOpenError, verify
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer.recovering import recover
 from tests.conftest import OpenSQL
 from tests.robustness.faults.damaged import PAGE, fill, held_by, noise, rows

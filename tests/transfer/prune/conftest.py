@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from layerstore import SQLMetadataStore, V2Metadata
-from layerstore.records import Record, encode_list
+from layerstore.keys import Record
+from layerstore.records import encode_list
 from tests.support.entries import AT, LISTS, MAPPINGS, V1, layer_key, rows_of, write_file
 from tests.support.strategies import sha256
 

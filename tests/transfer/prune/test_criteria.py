@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layerstore import InvalidInputError, LayerstoreError, PruneReport, SQLMetadataStore, prune, verify
-from layerstore.records import Record
+from layerstore.keys import Record
 from layerstore.transfer import criteria
 from tests.support.entries import AT, LISTS, MAPPINGS, V1, layer_key, rows_of
 from tests.transfer.prune.conftest import DAY, HUB, OLD, OURS, a_list, fill, make_layerdb, mapping, place, places, v1_id

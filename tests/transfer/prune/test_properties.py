@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore import FSMetadataStore, SQLMetadataStore, import_directory, prune, verify
-from layerstore.records import Record
+from layerstore.keys import Record
 from tests.conftest import assert_sound
 from tests.support.entries import AT, rows_of
 from tests.transfer.prune.conftest import (
