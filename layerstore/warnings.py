@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-listener: Callable[[str], None] | None = None
-"""Gets each warning in the logger's stead."""
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def told_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Give the warnings of the body to a function, and not to the logger."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def warn(text: str, *values: object) -> None:
     """Warn of something, formatted as `logging` does."""
-    if listener is not None:
-        listener(text % values)
+    if _listeners:
+        _listeners[-1](text % values)
         return
     import logging  # noqa: PLC0415  # takes as long as a lookup; most processes warn of nothing
 

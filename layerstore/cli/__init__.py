@@ -42,7 +42,7 @@ def command(context: click.Context) -> None:
     """
     from layerstore.cli.output import print_warning
 
-    warnings.listener = print_warning
+    context.with_resource(warnings.told_to(print_warning))
     context.ensure_object(Settings)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 import layerstore.errors
 from layerstore import (
@@ -27,9 +29,10 @@ from layerstore import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from layerstore.sql.sqlite.errors import _BY_CODE, mapped, mapping
+from layerstore.sql.sqlite.errors import _BY_CODE, mapped
 from layerstore.sql.sqlite.file import File
 
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 EXPECTED: dict[str, type[LayerstoreError]] = {
     "SQLITE_AUTH": StoreOpenError,
     "SQLITE_BUSY": StoreBusyError,
@@ -197,13 +200,17 @@ def test_an_error_of_the_driver_without_a_code_is_a_store_error():
     assert type(mapped(sqlite3.ProgrammingError("made up"), None, closed=True)) is StoreClosedError
 
 
-def test_sqlalchemys_wrapper_is_seen_through():
-    cause = driver_error("SQLITE_FULL")
-    wrapped = OperationalError("INSERT …", {}, cause)
-    assert isinstance(wrapped, DBAPIError)
+def test_sqlalchemys_wrapper_is_seen_through(tmp_path: Path):
+    """A migration runs on SQLAlchemy; here it waits for a writer that does not end."""
+    shutil.copy(GOLDEN / "0001.db", tmp_path / "old.db")
+    with closing(sqlite3.connect(tmp_path / "old.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusyError) as caught:
+            SQLMetadataStore(tmp_path / "old.db", timeout_s=0.05)
+        other.execute("ROLLBACK")
 
-    with pytest.raises(StoreFullError), mapping("/path"):
-        raise wrapped
+    assert isinstance(caught.value.__cause__, DBAPIError)
+    SQLMetadataStore(tmp_path / "old.db").close()
 
 
 def test_a_value_over_sqlites_limit_is_invalid_input(sql_store: SQLMetadataStore):
