@@ -42,8 +42,8 @@ class SQLMetadataStore:
     Each thread has a connection of its own. A transaction belongs to the asyncio task that began it, or outside of a
     loop to the thread. A fork lets go of idle connections, and the child makes new ones; where one
     was in use (a transaction, an iteration, a connection of the engine), the file cannot be used in the child, which
-    says so: SQLite would lose what it writes. Readers see the last commit and wait for
-    nobody; writers take turns. Opening a file that is not there makes it (0600, its directory 0700); opening an older
+    says so: SQLite would lose what it writes. Readers see the last commit and wait for nobody; writers take turns, in
+    the order in which they come. Opening a file that is not there makes it (0600, its directory 0700); opening an older
     one upgrades its schema; both are safe against others that open it at the same moment. When the file is removed or
     replaced meanwhile, every write, and whatever reads the whole store, is a StoreOpenError; `get` and `get_many` go
     on with the file that was opened.

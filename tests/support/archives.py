@@ -116,6 +116,6 @@ def expected(tmp_path: Path) -> list[tuple[object, ...]]:
 
 
 def listing(base: Path) -> list[str]:
-    """Return every path below a directory; what SQLite keeps beside an open database comes and goes."""
+    """Return every path below a directory; without what SQLite and the queue of writers keep beside a database."""
     paths = (os.path.relpath(path, base) for path in base.rglob("*"))
-    return sorted(path for path in paths if not path.endswith(("-wal", "-shm", "-journal")))
+    return sorted(path for path in paths if not path.endswith(("-wal", "-shm", "-journal", "-queue")))

@@ -146,6 +146,7 @@ class Connections:
         if isinstance(local, _PerThread) and (own := vars(local).get("handle")) is not None:
             # This thread's; it is in no statement, as it is here.
             (own.handle if isinstance(own, Held) else own).close()
+        self._file.queue.close()
         if self._private_folder is not None:
             self._private_folder()
 
@@ -164,6 +165,7 @@ class Connections:
 
     def after_fork_in_child(self) -> None:
         """Begin anew, without a call of SQLite's."""
+        self._file.queue.after_fork_in_child()
         for handle in list(self._handles):
             if handle.is_inherited:
                 files.keep_for_ever(handle)

@@ -25,6 +25,7 @@ from layerstore.files import tree
 from layerstore.sql.sqlite.interrupts import let_signals_in
 from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
 from layerstore.sql.sqlite.place import Identity, Place, changed, identity
+from layerstore.sql.sqlite.queue import Queue
 
 Durability = Literal["full", "normal", "off"]
 """When a commit is synced: at once; at a checkpoint; never, for a file that goes with the process."""
@@ -90,14 +91,16 @@ class File:
         path: its absolute path.
         read_only: whether it is opened to read only.
         closed: whether the store on it was closed.
+        queue: who of the store's connections may write next.
     """
 
     def __init__(self, path: str, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
         self.path = path
         self.read_only = read_only
         self.closed = False
+        self.timeout_s = timeout_s
+        self.queue = Queue(None if durability == "off" else path, timeout_s, apart_from_forks=apart_from_forks)
         self._durability = durability
-        self._timeout_s = timeout_s
         self._identity: Identity | None = None  # of the file that the first connection opened
 
     def connect(self) -> Connection:
@@ -147,7 +150,7 @@ class File:
                 connection = sqlite3.connect(
                     target,
                     uri=True,
-                    timeout=self._timeout_s,
+                    timeout=self.timeout_s,
                     check_same_thread=False,
                     factory=Connection,
                     **_NO_DRIVER_TRANSACTIONS,

@@ -9,15 +9,18 @@ import os
 import sqlite3
 import threading
 import weakref
+from _thread import LockType, allocate_lock
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from fcntl import fcntl
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from layerstore.errors import InvalidInputError, StoreError
 from layerstore.sql.sqlite.errors import mapped
 from layerstore.sql.sqlite.file import Connection, File, apart_from_forks, keep_for_ever
 from layerstore.sql.sqlite.log import LogKeeper
+from layerstore.sql.sqlite.queue import FREE, LEAVE_BOTH, LEAVE_NEXT, SET, TAKE_BOTH, Queue
 
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.transactions import Held
@@ -32,9 +35,14 @@ inside: ContextVar[tuple[Held, ...]] = ContextVar("inside", default=())
 """The transactions that this context is in: a thread that `asyncio.to_thread` starts inside one inherits it."""
 
 
-def _let_go(connection: Connection, pid: int) -> None:
+_NEGLIGIBLE_S: Final = 0.05
+"""Seconds of waiting in line that need not be taken off those that SQLite may wait."""
+
+
+def _let_go(connection: Connection, pid: int, queue: Queue, ready: LockType) -> None:
     if pid == os.getpid():
         connection.close()
+        queue.leave(ready)  # a thread may end inside a transaction
     else:
         keep_for_ever(connection)
 
@@ -55,6 +63,9 @@ class Handle:
         self._streaming_in: int | None = None
         self._pid = os.getpid()
         self._log_keeper = None if self._begin == "BEGIN" else LogKeeper()
+        self._queue = file.queue
+        self._ready = allocate_lock()  # what this handle waits by when it is in line
+        self._ready.acquire()
         self._connect()
 
     def _connect(self) -> None:
@@ -68,7 +79,7 @@ class Handle:
         # When this goes, too: closing while another thread is in a statement would end the process, but every statement
         # runs in a method of this object. Not by `__del__`: of a handle in a cycle, such as that of an error and its
         # traceback, the collector may come upon the connection first, and warns that nobody has closed it.
-        self._close = weakref.finalize(self, _let_go, self.connection, self._pid)
+        self._close = weakref.finalize(self, _let_go, self.connection, self._pid, self._queue, self._ready)
         self._close.atexit = False  # a thread that still runs may be in a statement
 
     def close(self) -> None:
@@ -179,7 +190,7 @@ class Handle:
         """Run one statement that writes, as a transaction of its own outside of one.
 
         Raises:
-            StoreError: as `begin`.
+            StoreBusyError, StoreError: as `begin`.
             StoreOpenError: the file was removed or replaced.
         """
         cursor = self._take()
@@ -188,13 +199,24 @@ class Handle:
             if self.depth:
                 cursor.execute(statement, parameters)
             else:
-                self._check_place()
-                cursor.execute(statement, parameters)
-                self._committed()
+                self._write_alone(cursor, statement, parameters)
         except _REFUSED as error:
             self._fail(error)
         finally:
             self._idle.append(cursor)
+
+    def _write_alone(self, cursor: sqlite3.Cursor, statement: str, parameters: Sequence[object]) -> None:
+        try:
+            waited_s = self._line_up()
+            self._check_place()
+            if waited_s < _NEGLIGIBLE_S:
+                cursor.execute(statement, parameters)
+            else:
+                self._execute_late(cursor, statement, parameters, waited_s)
+            self._ended()
+        except BaseException:
+            self._queue.leave(self._ready)
+            raise
 
     def begin(self, *, deferred: bool = False) -> None:
         """Begin a transaction, or a savepoint inside the one that is open.
@@ -204,6 +226,7 @@ class Handle:
         Raises:
             StoreError: SQLite rolled the transaction around this back by itself, or it is that of the process that
                 forked this; or this thread was started inside a transaction of the store, which it would wait for.
+            StoreBusyError: other writers did not end in time.
             StoreOpenError: the file was removed or replaced.
         """
         cursor = self._take()
@@ -222,13 +245,61 @@ class Handle:
             elif deferred or self._begin == "BEGIN":
                 cursor.execute("BEGIN")
             else:
-                cursor.execute(self._begin)
+                waited_s = self._line_up()
+                if waited_s < _NEGLIGIBLE_S:
+                    cursor.execute(self._begin)
+                else:
+                    self._execute_late(cursor, self._begin, (), waited_s)
                 self._check_place()  # behind the lock, for which it may have waited long
             self.depth += 1
         except BaseException:
-            if self.depth == 0 and self.connection.in_transaction:
-                cursor.execute("ROLLBACK")  # an interrupt may have come between two lines
+            if self.depth == 0:
+                self._undo(cursor)
             raise
+
+    def _undo(self, cursor: sqlite3.Cursor) -> None:
+        """Leave nothing of a transaction that could not begin, as an interrupt may have come between two lines."""
+        try:
+            if self.connection.in_transaction:
+                cursor.execute("ROLLBACK")
+        finally:
+            self._queue.leave(self._ready)
+
+    def _line_up(self) -> float:
+        """Wait until this handle may write; return the seconds. This is `Queue.wait` for when nobody is in front."""
+        queue, ready = self._queue, self._ready
+        queue.line.append(ready)
+        if queue.line[0] is ready and queue.process is FREE and (sidecar := queue.sidecar) is not None:
+            try:
+                fcntl(sidecar, SET, TAKE_BOTH)
+                fcntl(sidecar, SET, LEAVE_NEXT)
+            except OSError:
+                pass
+            else:
+                return 0
+        return queue.wait(ready)
+
+    def _ended(self) -> None:
+        """Cut the log if it is long, then let the next one write. The latter is `Queue.leave` for who had the turn."""
+        if self._log_keeper is not None:
+            self._log_keeper.committed(self.connection, self._file.path)
+        queue, ready = self._queue, self._ready
+        if queue.line and queue.line[0] is ready and queue.process is FREE and (sidecar := queue.sidecar) is not None:
+            fcntl(sidecar, SET, LEAVE_BOTH)
+            queue.line.popleft()
+            if queue.line:
+                queue.wake()
+        else:
+            queue.leave(ready)
+
+    def _execute_late(self, cursor: sqlite3.Cursor, statement: str, parameters: Sequence[object], by_s: float) -> None:
+        """Run a statement that takes the lock of the writers: who has waited in line waits for SQLite the less."""
+        timeout_s = self._file.timeout_s
+        cursor.execute(f"PRAGMA busy_timeout={max(0, round((timeout_s - by_s) * 1000))}")
+        try:
+            cursor.execute(statement, parameters)
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout={round(timeout_s * 1000)}").close()
 
     def _check_place(self) -> None:
         place = self.connection.place
@@ -250,10 +321,6 @@ class Handle:
                 "the transaction around this write was rolled back: leave it, then write again", self._file.path
             )
 
-    def _committed(self) -> None:
-        if self._log_keeper is not None:
-            self._log_keeper.committed(self.connection, self._file.path)
-
     def fail(self) -> None:
         """Note that a write of several statements broke off: the transaction around it must not stay."""
         self._failed_at = self.depth
@@ -272,21 +339,20 @@ class Handle:
             failed = self._failed_at > self.depth
             if failed:
                 self._failed_at = 0
-            if not self.connection.in_transaction:
-                return False
-            stays = commit and not failed
+            stays = commit and not failed and self.connection.in_transaction
             if self.depth:
-                if not stays:
-                    cursor.execute(f"ROLLBACK TO layerstore_{self.depth}")
-                cursor.execute(f"RELEASE layerstore_{self.depth}")
+                self._end_savepoint(cursor, stays=stays)
                 return stays
             try:
-                cursor.execute("COMMIT" if stays else "ROLLBACK")
+                if self.connection.in_transaction:
+                    cursor.execute("COMMIT" if stays else "ROLLBACK")
             finally:
                 if self.connection.in_transaction:
                     cursor.execute("ROLLBACK")
-            self._committed()
+            self._ended()
         except _REFUSED as error:
+            if not self.depth:
+                self._queue.leave(self._ready)
             self._fail(error)
         except BaseException:
             self.abandon()
@@ -295,6 +361,12 @@ class Handle:
             return stays
         finally:
             self._idle.append(cursor)
+
+    def _end_savepoint(self, cursor: sqlite3.Cursor, *, stays: bool) -> None:
+        if self.connection.in_transaction:
+            if not stays:
+                cursor.execute(f"ROLLBACK TO layerstore_{self.depth}")
+            cursor.execute(f"RELEASE layerstore_{self.depth}")
 
     def commit(self) -> None:
         """End the innermost transaction, and raise if what it wrote does not stay."""
@@ -308,7 +380,10 @@ class Handle:
         """Roll everything back, whatever is open."""
         if self._pid == os.getpid():
             self.depth = self._failed_at = 0
-            self.connection.rollback()
+            try:
+                self.connection.rollback()
+            finally:
+                self._queue.leave(self._ready)
 
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, UnicodeEncodeError | OverflowError):

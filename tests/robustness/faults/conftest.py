@@ -68,13 +68,14 @@ def remounted(folder: Path, how: str) -> None:
 def held(folder: Path) -> dict[str, bytes]:
     """Return what the files below a folder hold, but for what SQLite keeps beside a database also for a reader.
 
-    That is a log without a byte in it, and its index, which is memory that processes share.
+    That is a log without a byte in it, and its index, which is memory that processes share. The file by which writers
+    queue is always empty.
     """
     files = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
         str(path.relative_to(folder)): content
         for path, content in files.items()
-        if not path.name.endswith("-shm") and (content or not path.name.endswith("-wal"))
+        if not path.name.endswith(("-shm", "-queue")) and (content or not path.name.endswith("-wal"))
     }
 
 

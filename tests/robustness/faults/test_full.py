@@ -80,4 +80,4 @@ def test_a_file_system_without_a_byte_left_cannot_take_a_new_store(tmp_path: Pat
         with SQLMetadataStore(place / "layers.db") as store:
             store.set("n", "k", b"value")
             assert verify(store).ok
-        assert sorted(os.listdir(place)) == ["layers.db"]
+        assert sorted(os.listdir(place)) == ["layers.db", "layers.db-queue"]

@@ -119,7 +119,7 @@ def test_a_user_who_may_not_write_where_it_is(open_folder: Path, tmp_path: Path,
     }
     assert_refused(found, path, *expected[what])
     assert held(open_folder) == before
-    assert os.listdir(open_folder) == ["layers.db"]
+    assert sorted(os.listdir(open_folder)) == ["layers.db", "layers.db-queue"]
 
 
 @needs_root

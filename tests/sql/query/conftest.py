@@ -19,11 +19,11 @@ Rows = Callable[..., list[tuple[Any, ...]]]
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """Return what each file holds, but for `-shm`, in which readers keep their marks."""
+    """Return what each file holds, but for `-shm`, in which readers keep their marks, and the queue of writers."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.iterdir()
-        if not path.name.endswith("-shm")
+        if not path.name.endswith(("-shm", "-queue"))
     }
 
 

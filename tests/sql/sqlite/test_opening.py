@@ -43,6 +43,7 @@ def test_a_new_file_is_0600_and_its_directory_0700_whatever_the_umask(tmp_path: 
         "layers.db": 0o600,
         "layers.db-wal": 0o600,
         "layers.db-shm": 0o600,
+        "layers.db-queue": 0o600,
     }
 
 

@@ -50,7 +50,7 @@ def test_what_we_make_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path, 
     store.set("n", "k", b"")  # with a log: the import may have let go of it
 
     modes = {path.name: mode(path) for path in folder.iterdir()}
-    assert {"layers.db", "layers.db-wal", "layers.db-shm", "copy.db", "new.tar"} == set(modes)
+    assert {"layers.db", "layers.db-wal", "layers.db-shm", "layers.db-queue", "copy.db", "new.tar"} == set(modes)
     assert set(modes.values()) == {0o600}
     assert [mode(folder), mode(folder.parent)] == [0o700, 0o700]
     counted("access", len(modes))
