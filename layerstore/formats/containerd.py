@@ -32,17 +32,18 @@ from layerstore.errors import InvalidRepositoryError, TransferError
 from layerstore.files import tree
 from layerstore.formats import bbolt, signatures
 from layerstore.formats.facts import Facts, uncertain, unreadable, why_no_digest, why_no_location
-from layerstore.repository import DEFAULT_DOMAIN, parse_reference
+from layerstore.repository import DEFAULT_DOMAIN, canonical_domain, parse_reference
 
 UNCOMPRESSED: Final = "containerd.io/uncompressed"
 SOURCE: Final = "containerd.io/distribution.source."
 HEAD: Final = 8
 """How many of a blob's first bytes tell its compression."""
 
-_CONTENT: Final = "containerd.io/gc.ref.content."
-_CONFIG: Final = f"{_CONTENT}config"
+CHILD: Final = "containerd.io/gc.ref.content."
+"""How the labels begin by which an index or manifest names what it refers to."""
+_CONFIGS: Final = (f"{CHILD}config", f"{CHILD}0")  # containerd and Docker; BuildKit
 _SNAPSHOT: Final = "containerd.io/gc.ref.snapshot."
-_match_layer = re.compile(rf"{re.escape(_CONTENT)}l\.(\d{{1,4}})", re.ASCII).fullmatch
+_match_layer = re.compile(rf"{re.escape(CHILD)}l\.(\d{{1,4}})", re.ASCII).fullmatch
 _match_port = re.compile(r"(.+?):(\d{1,5})", re.ASCII).fullmatch
 _COMPRESSIONS: Final = ("gzip", "zstd", "bzip2", "xz")
 
@@ -134,7 +135,7 @@ def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Ca
     """
     known = list(blobs)
     ports = _Ports(images)
-    configs = {blob.labels[_CONFIG] for blob in known if _CONFIG in blob.labels}
+    configs = {blob.labels[key] for blob in known for key in _CONFIGS if key in blob.labels}
     broken = _broken_chains(known)
     for blob in known:
         diff_id = blob.labels.get(UNCOMPRESSED)
@@ -153,9 +154,9 @@ def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Ca
             yield unreadable(f"{namespace}/{blob.digest}", reason)
         if diff_id is None and not locations:
             continue
-        is_plain = blob.digest == diff_id or blob.digest in configs
         # A manifest is not compressed, and nobody asks.
-        is_manifest = any(key.startswith(_CONTENT) for key in blob.labels)
+        is_manifest = any(key.startswith(CHILD) for key in blob.labels)
+        is_plain = blob.digest == diff_id or blob.digest in configs
         compression = None if is_manifest else _compression(head(blob.digest), is_plain=is_plain)
         yield Digest(blob.digest), BlobRecord(diff_id=diff_id, compression=compression, locations=locations)
     yield from ports.notes(namespace)
@@ -217,8 +218,13 @@ class _Ports:
                     f"containerd does not keep ports: taken from the only one in images' names: {known[0]}"
                 )
             return known
-        self._notes[host] = "containerd does not keep ports, and no image's name tells this one: taken without a port"
-        return [f"[{host}]" if ":" in host else host]
+        domain = f"[{host}]" if ":" in host else host
+        unknown = "containerd does not keep ports, and no image's name tells this one"
+        if canonical_domain(f"{domain}/name") is None:
+            self._notes[host] = f"left out: {unknown}; without it, the name is not a registry's"
+            return []
+        self._notes[host] = f"{unknown}: taken without a port"
+        return [domain]
 
 
 def _has_port(host: str) -> bool:
@@ -245,7 +251,7 @@ def _broken_chains(blobs: Iterable[Blob]) -> dict[str, str]:
     for own in labels.values():
         found = {int(match[1]): digest for key, digest in own.items() if (match := _match_layer(key))}
         layers = [found[number] for number in sorted(found)]
-        config = labels.get(own.get(_CONFIG, ""), {})
+        config = labels.get(own.get(_CONFIGS[0], ""), {})
         chains = {value for key, value in config.items() if key.startswith(_SNAPSHOT)}
         diff_ids = [labels.get(layer, {}).get(UNCOMPRESSED) for layer in layers]
         if len(chains) == 1 and diff_ids and _chain_id(diff_ids) not in (None, *chains):

@@ -137,14 +137,37 @@ def existence_candidates(
     return list(best.values())[: None if limit is None else max(limit, 0)]
 
 
+def shared_components(name: str, target: str) -> int:
+    """Return how many leading components two names have in common."""
+    return sum(1 for _ in takewhile(bool, map(eq, name.split("/"), target.split("/"))))
+
+
+def containerd_choice(repositories: Iterable[str], target: str) -> str | None:
+    """Return the one repository from which containerd would try to mount a blob, `None` if it would try none.
+
+    It is the one that shares the most leading components with the target; among equals the last one, and names are
+    sorted in a label. So dockerd with containerd's store, nerdctl and ctr do; Docker with graph drivers does not.
+
+    Args:
+        repositories: the names in the label of the target's host, in its order, without host.
+        target: the name of the repository that is pushed to, without host.
+
+    Source: containerd's `selectRepositoryMountCandidate`.
+    """
+    found, most = None, 0
+    for repository in repositories:
+        shared = shared_components(repository, target)
+        if repository and repository != target and shared >= most:
+            found, most = repository, shared
+    return found
+
+
 def _by_likeness_and_age(candidates: list[V2Metadata], target: str, hmac_key: bytes | None) -> list[V2Metadata]:
     """Source: Docker's `sortV2MetadataByLikenessAndAge`."""
-    components = target.split("/")
 
     def rank(entry: V2Metadata) -> tuple[bool, int]:
         # Raw text on purpose, as in Docker: a tag stays in its component, a malformed name counts too.
-        shared = takewhile(bool, map(eq, entry.source_repository.split("/"), components))
-        return not check_hmac(entry, hmac_key), -sum(shared)
+        return not check_hmac(entry, hmac_key), -shared_components(entry.source_repository, target)
 
     ordered = candidates[::-1]
     ordered.sort(key=rank)  # stable: equals stay the newest first

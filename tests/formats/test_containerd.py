@@ -98,6 +98,15 @@ def test_a_port_that_nothing_tells_is_left_out_and_said(images: tuple[str, ...])
     assert "no image's name tells" in odd[0].reason
 
 
+def test_a_host_that_is_none_without_its_port_is_left_out():
+    """`registry/app` would be `docker.io/registry/app`."""
+    found, odd = records(labelled(1, registry="app", docker_io="a/b"))
+
+    assert found[digest(1)].locations == {"docker.io/a/b": 5}
+    assert [one.path for one in odd] == ["ns/registry"]
+    assert odd[0].reason.startswith("left out")
+
+
 def test_both_ports_of_one_name_are_taken_and_said():
     found, odd = records(labelled(1, h="app"), images=("h:5000/app:1", "h:6000/app:1", "h:5000/app:2"))
 
