@@ -12,11 +12,9 @@ from typing import Final
 
 import msgspec
 
-from layerstore import gojson
-from layerstore.blobs import BLOBS, why_no_record
 from layerstore.digest import DiffID, are_sha256, is_digest, is_sha256
 from layerstore.errors import InvalidV1IDError
-from layerstore.keys import DIFF_IDS, V1_IDS, V2_METADATA, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, key_digest
 
 MAX_METADATA: Final = 50
 """Entries that a layer's list keeps, the newest ones. Source: Docker's `maxMetadata`."""
@@ -62,7 +60,8 @@ def as_text(value: object) -> str:
     raise TypeError(f"this must be text, not {type(value).__name__}")
 
 
-_encode = msgspec.json.Encoder(enc_hook=as_text).encode
+as_json = msgspec.json.Encoder(enc_hook=as_text).encode
+"""Write any JSON; a subclass of `str` as the text that it is."""
 _decode = msgspec.json.Decoder(list[V2Metadata]).decode
 # What msgspec writes otherwise than Go: these three, whatever needs a backslash, and two line separators, which begin
 # with the last of these bytes. Looked for one by one, as a pattern takes twenty times as long, and so does a text of
@@ -74,12 +73,13 @@ _FIELDS = {"digest": "digest", "sourcerepository": "source_repository", "hmac": 
 def encode_list(entries: Sequence[V2Metadata]) -> bytes:
     """Write a V2 list as Go's `json.Marshal` does: compact, every field present, `<`, `>` and `&` escaped."""
     try:
-        fast = _encode(entries)
+        fast = as_json(entries)
     except UnicodeEncodeError:
         fast = b"\\"
     if not any(map(fast.__contains__, _OTHERWISE_IN_GO)):
         return fast
-    quote = gojson.quote
+    from layerstore.gojson import quote  # seldom needed; it and the next ones compile patterns
+
     members = (
         f'{{"Digest":{quote(e.digest)},"SourceRepository":{quote(e.source_repository)},"HMAC":{quote(e.hmac)}}}'
         for e in entries
@@ -126,6 +126,8 @@ def associations(key: str, value: bytes) -> list[Association]:
 
 
 def _decode_as_go(value: bytes) -> list[V2Metadata]:
+    from layerstore import gojson
+
     document = gojson.parse(value)
     if document is None:
         return []
@@ -135,6 +137,8 @@ def _decode_as_go(value: bytes) -> list[V2Metadata]:
 
 
 def _association(element: object) -> V2Metadata:
+    from layerstore import gojson
+
     fields = {"digest": ""}
     if element is None:
         return V2Metadata(**fields)
@@ -207,6 +211,8 @@ def why_unreadable(namespace: str, key: str, value: bytes) -> str | None:
         if key_digest(key) is None:
             return NO_DIGEST
         if namespace == BLOBS:
+            from layerstore.blobs import why_no_record
+
             return why_no_record(value)
     else:
         return None

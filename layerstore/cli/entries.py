@@ -10,11 +10,11 @@ from layerstore.cli.options import Settings, database_option, json_option, setti
 from layerstore.cli.output import json_text, print_value, printable
 from layerstore.words import utc
 
-_NAMESPACES = ("diffid-by-digest", "v1id", "v2metadata-by-diffid")
+_NAMESPACES = ("blob-by-digest", "diffid-by-digest", "v1id", "v2metadata-by-diffid")
 
 
 class _Namespace(click.ParamType[str]):
-    """Any namespace; completion offers Docker's."""
+    """Any namespace; completion offers those that layerstore knows."""
 
     name = "namespace"
 
@@ -100,17 +100,23 @@ def set_(settings: Settings, namespace: str, key: str, value: str | None, force:
 
     VALUE, or the bytes of standard input, in place of what was there.
     """
-    from layerstore.errors import InvalidInputError
-    from layerstore.records import why_unreadable
     from layerstore.store import check_key
 
     data = sys.stdin.buffer.read() if value is None or value == "-" else value.encode("utf-8", "surrogateescape")
     check_key(namespace, key)
-    reason = None if force else why_unreadable(namespace, key, data)
-    if reason is not None:
-        raise InvalidInputError(f"{namespace}/{key}: {reason}: nothing was stored; --force stores it all the same")
+    if not force and namespace in _NAMESPACES:
+        _refuse_unreadable(namespace, key, data)
     with settings.writing(create=True) as store:
         store.set(namespace, key, data)
+
+
+def _refuse_unreadable(namespace: str, key: str, value: bytes) -> None:
+    from layerstore.errors import InvalidInputError
+    from layerstore.records import why_unreadable
+
+    reason = why_unreadable(namespace, key, value)
+    if reason is not None:
+        raise InvalidInputError(f"{namespace}/{key}: {reason}: nothing was stored; --force stores it all the same")
 
 
 @click.command(

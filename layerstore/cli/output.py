@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,17 +45,17 @@ def columns(rows: Iterable[Sequence[str]], *, indent: str = "") -> None:
         click.echo((indent + "  ".join(padded)).rstrip())
 
 
-_not_ascii = re.compile(r"[^\n -~]")
-
-
 def json_text(value: object, *, indent: int | None = None) -> str:
     """Return JSON in which every character that could steer a terminal is escaped, so that it reads the same."""
+    import json
+    import re
+
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
         return json.dumps(value, indent=indent, default=str)
-    return _not_ascii.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
+    return re.sub(r"[^\n -~]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 
 def print_json(value: object) -> None:
@@ -78,6 +75,8 @@ def print_value(value: bytes) -> None:
 
 def report_json(report: DataclassInstance) -> None:
     """Print a report's fields, and whether it is `ok`."""
+    import dataclasses
+
     print_json({**dataclasses.asdict(report), "ok": getattr(report, "ok")})  # noqa: B009  # reports have it, dataclasses not
 
 

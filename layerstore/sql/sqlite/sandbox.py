@@ -27,6 +27,8 @@ from layerstore.sql.sqlite.errors import error_of
 Value = str | int | float | bytes | None
 Parameters = Sequence[Value] | Mapping[str, Value]
 
+# Imported, and not run as a file: so it is compiled once, and not at each start.
+_PROGRAM: Final = "import sys; sys.path.append(sys.argv[2]); import confined; confined.main()"
 _PIECE: Final = 1 << 20
 _LENGTH: Final = struct.Struct("=Q")
 _HEADER: Final = _LENGTH.size
@@ -174,7 +176,7 @@ class Sandbox:
             self._buffer.clear()
             self._process = subprocess.Popen(  # noqa: S603  # our own program, with the path that we were given
                 # Nothing but the standard library; not the terminal's signals, as whoever started this ends it.
-                [sys.executable, "-I", "-S", confined.__file__, self._path],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, self._path, os.path.dirname(confined.__file__)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import V2_METADATA, Record, digest_key
-from layerstore.records import as_text
-from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable
 from layerstore.sql.sqlite.objects import OBJECTS
@@ -33,13 +29,14 @@ class OddName(NamedTuple):
         return self.namespace.decode("utf-8", "backslashreplace"), self.key.decode("utf-8", "backslashreplace")
 
 
-_as_json = msgspec.json.Encoder(enc_hook=as_text).encode
 NOT_UTF8 = "the name is not UTF-8; another program wrote it"
 
 
 def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
     """Return the values of the keys that are there, by one statement. No key may be there twice."""
-    wanted = _as_json(keys).decode()
+    from layerstore.records import as_json  # whoever reads all entries need not wait for it
+
+    wanted = as_json(keys).decode()
     statement = statements.GET_MANY_OF.get(namespace)
     if statement is None:
         return dict(execute(statements.GET_MANY, (wanted, namespace)))
@@ -151,6 +148,8 @@ class Snapshot:
 
         One that is not UTF-8 comes as bytes.
         """
+        from layerstore.sql import derived
+
         matched = 0
         for record in self.scan(V2_METADATA):
             diff_id, entries = (None, []) if isinstance(record, OddName) else derived.wanted(record.key, record.value)
