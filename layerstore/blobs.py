@@ -26,10 +26,8 @@ from msgspec.structs import replace
 
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError
+from layerstore.keys import BLOBS
 from layerstore.repository import why_not_canonical
-
-BLOBS: Final = "blob-by-digest"
-"""The namespace; its keys are those of digests, `sha256/<hex>`."""
 
 COMPRESSIONS: Final = ("bzip2", "gzip", "uncompressed", "xz", "zstd")
 

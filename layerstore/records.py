@@ -13,10 +13,10 @@ from typing import Final
 import msgspec
 
 from layerstore import gojson
-from layerstore.blobs import BLOBS, why_no_record
+from layerstore.blobs import why_no_record
 from layerstore.digest import DiffID, are_sha256, is_digest, is_sha256
 from layerstore.errors import InvalidV1IDError
-from layerstore.keys import DIFF_IDS, V1_IDS, V2_METADATA, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, key_digest
 
 MAX_METADATA: Final = 50
 """Entries that a layer's list keeps, the newest ones. Source: Docker's `maxMetadata`."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from layerstore.blobs import BLOBS, BlobRecord, decode, encode
+from layerstore.blobs import BlobRecord, decode, encode
 from layerstore.digest import DiffID, Digest, are_sha256, is_sha256, match_digest
 from layerstore.errors import (
     CorruptRecordError,
@@ -20,7 +20,7 @@ from layerstore.errors import (
     NotFoundError,
 )
 from layerstore.hmac import compute_hmac
-from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V2_METADATA, digest_key, key_digest
 from layerstore.records import MAX_METADATA, V2Metadata, decode_diff_id, decode_list, encode_list
 from layerstore.repository import warn_if_not_canonical
 from layerstore.store import (

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Self, TypeVar
 
 from layerstore import blobs
-from layerstore.blobs import BLOBS
-from layerstore.keys import V2_METADATA, Record, key_digest
+from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import MAX_METADATA, V2Metadata, decode_list, encode_list, why_unreadable
 
 _MAX_EXAMPLES = 1000

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from layerstore import blobs
-from layerstore.blobs import BLOBS
 from layerstore.collection import Collection, Doomed, IndexedView, Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.formats import tar
-from layerstore.keys import DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.paths import absolute
 from layerstore.records import why_unreadable
 from layerstore.transfer import criteria as judging

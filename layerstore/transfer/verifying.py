@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from layerstore import blobs
-from layerstore.blobs import BLOBS
 from layerstore.collection import Collection, Odd, View
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import refuse_under_a_daemon
-from layerstore.keys import DIFF_IDS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.records import MAX_METADATA, decode_diff_id, decode_list, digests_of, why_unreadable
 from layerstore.repository import why_not_canonical
 from layerstore.store import why_not_a_key, why_not_a_namespace

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from layerstore import CorruptRecordError
-from layerstore.blobs import BLOBS, COMPRESSIONS, BlobRecord, decode, encode, merge
-from layerstore.keys import digest_key
+from layerstore.blobs import COMPRESSIONS, BlobRecord, decode, encode, merge
+from layerstore.keys import BLOBS, digest_key
 from layerstore.records import why_unreadable
 from tests.support.strategies import sha256
 

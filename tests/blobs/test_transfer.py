@@ -17,9 +17,9 @@ from layerstore import (
     prune,
     verify,
 )
-from layerstore.blobs import BLOBS, BlobRecord, decode, encode
+from layerstore.blobs import BlobRecord, decode, encode
 from layerstore.blobs import merge as unite
-from layerstore.keys import Record
+from layerstore.keys import BLOBS, Record
 from layerstore.transfer.merging import merge
 from tests.blobs.test_record import records
 from tests.conftest import AnyStore, OpenSQL, undone
