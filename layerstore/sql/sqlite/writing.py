@@ -15,6 +15,7 @@ from layerstore.sql.sqlite.transactions import AnyHandle
 if TYPE_CHECKING:
     from layerstore.collection import Doomed
     from layerstore.records import V2Metadata
+    from layerstore.sql.derived import BlobRow
     from layerstore.store import Address, Change, Compute, SetAside
 
 
