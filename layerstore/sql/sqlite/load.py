@@ -191,7 +191,7 @@ def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
                 _stage_in_order(handle, one.source, one.records, one.associations, spans)
             else:
                 handle.execute_many(_ADD_UNORDERED, [_unordered(handle, one.source, record) for record in one.records])
-                spans.setdefault(one.source, _Span(one.source, (0, 0), ()))
+                spans.setdefault(one.source, _Span(one.source, (0, 0), ((0, 0),) * len(_DERIVED)))
     for (source,) in handle.execute(_UNORDERED_SOURCES):
         before = handle.first(_LAST)
         handle.execute(_SORT, (source,))
