@@ -15,7 +15,8 @@ from layerstore.records import Association
 from layerstore.store import Store
 
 Place = tuple[str | bytes, ...]
-"""By which `Collection.mend` finds what it can mend, such as a DiffID, or the namespace and key of an odd row."""
+"""By which `Collection.mend` finds what it can mend: namespace and digest of derived rows, namespace and key of an odd
+row."""
 
 
 class Odd(NamedTuple):

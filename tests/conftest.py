@@ -14,6 +14,9 @@ import pytest
 from sqlalchemy import text
 
 from layerstore import FSMetadataStore, SQLMetadataStore, StoreError, verify
+from layerstore.blobs import BlobRecord, decode
+from layerstore.keys import BLOBS
+from layerstore.records import why_unreadable
 from layerstore.sql import derived
 
 pytest_plugins = [  # each after those that it imports
@@ -87,7 +90,7 @@ def rolled_back(store: SQLMetadataStore) -> Iterator[None]:
 
 
 def assert_sound(store: SQLMetadataStore) -> None:
-    """Run `verify`, and hold the derived rows against the lists that they come from, without it."""
+    """Run `verify`, and hold the derived rows against the entries that they come from, without it."""
     wrong = {"damaged-file", "stale-rows"}
     assert [found for found in verify(store).findings if found.kind in wrong] == []
     with store.engine.connect() as connection:
@@ -98,9 +101,26 @@ def assert_sound(store: SQLMetadataStore) -> None:
         found = connection.execute(
             text("SELECT diff_id, digest, source_repository, hmac FROM v2_metadata ORDER BY diff_id, position")
         ).all()
+        known = connection.execute(
+            text("SELECT key, CAST(value AS BLOB) FROM metadata WHERE namespace = 'blob-by-digest'")
+        ).all()
+        blobs = connection.execute(text("SELECT digest, diff_id, compression, toc_digest FROM blobs")).all()
+        locations = connection.execute(text("SELECT digest, source_repository, seen_at_ns FROM locations")).all()
+    records = {key.replace("/", ":"): blob_of(key, value) for key, value in known}
+    assert {tuple(row) for row in blobs} == {
+        (digest, one.diff_id, one.compression, one.toc) for digest, one in records.items() if one is not None
+    }
+    assert {tuple(row) for row in locations} == {
+        (digest, *place) for digest, one in records.items() if one is not None for place in one.locations.items()
+    }
     wanted = [(row[0], *row[2:]) for key, value in lists for row in derived.rows(key, value)]
     wanted.sort(key=lambda row: row[0])
     assert [tuple(row) for row in found] == wanted
+
+
+def blob_of(key: str, value: bytes) -> BlobRecord | None:
+    """Return what is known of a blob, or `None` for what has no rows."""
+    return None if why_unreadable(BLOBS, key, value) else decode(value, key)
 
 
 def database_rows(store: SQLMetadataStore, query: str, **values: object) -> list[tuple[object, ...]]:

@@ -94,8 +94,8 @@ class Backend(Protocol):
         Left is what another writer changed since, and the mapping of a digest that a list holds by now.
         """
 
-    def rederive(self, diff_id: str | bytes) -> None:
-        """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them."""
+    def rederive(self, namespace: str, digest: str | bytes) -> None:
+        """Make a layer's or blob's derived rows what its entry says; without one, or for no digest, remove them."""
 
     def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
         """Stage any number of entries beside the database, then merge them in one transaction; by source."""

@@ -53,8 +53,8 @@ class DatabaseCollection:
     def mend(self, kind: str, place: Place) -> bool:
         backend = self.store._backend
         match kind, place:
-            case "stale-rows", (diff_id,):
-                self.store._rederive(diff_id)
+            case "stale-rows", (str(namespace), digest):
+                self.store._rederive(namespace, digest)
             case "odd-time", (bytes(namespace), bytes(key)):
                 backend.mend_time(namespace, key)
             case "odd-quarantine", (str(number),):
@@ -131,9 +131,9 @@ class _View:
                 is_ours = False
                 yield Fault("foreign-schema", reason)
         with self._noting():
-            for diff_id in self._snapshot.stale():
-                shown = diff_id if isinstance(diff_id, str) else diff_id.decode("utf-8", "backslashreplace")
-                yield Fault("stale-rows", shown, place=(diff_id,))
+            for namespace, digest in self._snapshot.stale():
+                shown = digest if isinstance(digest, str) else digest.decode("utf-8", "backslashreplace")
+                yield Fault("stale-rows", shown, place=(namespace, digest))
         with self._noting():
             if quarantined := self._snapshot.quarantined():
                 yield Fault("quarantined", None, quarantined)

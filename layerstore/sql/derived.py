@@ -1,4 +1,4 @@
-"""The rows that are derived from the V2 lists: kept right by every write, checked and rebuilt by `verify`.
+"""The rows that are derived from V2 lists and blobs: kept right by every write, checked and rebuilt by `verify`.
 
 `metadata` is the truth. A list that cannot be read, an entry with an odd digest, and a key that is no DiffID have no
 rows. Positions only rise; a gap stays where an entry went, so that nothing need be renumbered. Nothing is read or
@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from msgspec.structs import astuple
 
+from layerstore.blobs import BlobRecord, decode
 from layerstore.digest import is_digest
+from layerstore.errors import CorruptRecordError
 from layerstore.keys import key_digest
 from layerstore.records import Association, V2Metadata, associations, decode_list
 
@@ -74,3 +76,16 @@ def listed(value: bytes) -> list[V2Metadata]:
 def texts(entries: Sequence[V2Metadata]) -> list[tuple[str, str, str]]:
     """Return what the rows of these entries hold behind their position."""
     return list(map(astuple, entries))
+
+
+BlobRow = tuple[str | None, str | None, str | None]
+"""DiffID, compression, digest of the table of contents."""
+
+
+def blob(key: str, value: bytes) -> tuple[BlobRow | None, dict[str, int | None]]:
+    """Return what the row of a blob holds behind its digest, and its locations; of what cannot be read, nothing."""
+    try:
+        found: BlobRecord = decode(value, key)
+    except CorruptRecordError:
+        return None, {}
+    return (found.diff_id, found.compression, found.toc), dict(found.locations)

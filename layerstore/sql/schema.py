@@ -15,7 +15,7 @@ from layerstore.sql.sqlite.views import VIEWS
 APPLICATION_ID: Final = 0x4C61_7972
 """`PRAGMA application_id` of every file of ours: "Layr". Source: sqlite.org/pragma.html#pragma_application_id."""
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The revision that this code works with; a test holds it against the script directory."""
 
 PAGE_SIZE: Final = 4096
@@ -25,6 +25,8 @@ REBUILT: Final = (
     "v2_metadata_by_source_repository",
     "metadata_by_diff_id",
     "metadata_by_time",
+    "blobs_by_diff_id",
+    "locations_by_source_repository",
 )
 """The indexes that a load into an empty store builds at its end: entries come in the order of their keys, and only to
 these in none. The one by digest has the order of the keys; those of V1 IDs hold none as a rule."""
@@ -40,6 +42,10 @@ STATISTICS: Final = (
     ("v2_metadata", "v2_metadata", "2000000 2 1"),
     ("v2_metadata", "v2_metadata_by_digest", "2000000 2 2 1"),
     ("v2_metadata", "v2_metadata_by_source_repository", "2000000 50 1 1"),
+    ("blobs", "blobs", "1000000 1"),
+    ("blobs", "blobs_by_diff_id", "1000000 2 1"),
+    ("locations", "locations", "2000000 2 1"),
+    ("locations", "locations_by_source_repository", "2000000 50 1"),
 )
 """What ANALYZE would find in a large store: without it, SQLite takes a namespace for selective and joins by a scan.
 

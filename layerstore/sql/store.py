@@ -261,12 +261,12 @@ class SQLMetadataStore:
         """
         return self._backend.remove(doomed)
 
-    def _rederive(self, diff_id: str | bytes) -> None:
-        """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them.
+    def _rederive(self, namespace: str, digest: str | bytes) -> None:
+        """Make a layer's or blob's derived rows what its entry says; without one, or if it is no digest, remove them.
 
         Raises: as `set`.
         """
-        self._backend.rederive(diff_id)
+        self._backend.rederive(namespace, digest)
 
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
         """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.

@@ -1,7 +1,8 @@
 """The tables and indexes in SQLAlchemy Core: for Alembic, for queries through `store.engine`, and to make SQL text of.
 
-`metadata` is the truth; `v2_metadata` is derived from it. The store itself runs text, which is made of these tables by
-`python -m layerstore.sql.sqlite.core`: run it after a change here. The views are `layerstore.sql.sqlite.views`'s.
+`metadata` is the truth; `v2_metadata`, `blobs` and `locations` are derived from it. The store itself runs text, which
+is made of these tables by `python -m layerstore.sql.sqlite.core`: run it after a change here. The views are
+`layerstore.sql.sqlite.views`'s.
 
 Measured, and rejected: triggers over `json_each` (twice the cost of an `add` on a long list), a view over `json_each`
 (scans), a rowid table for `metadata` (10 to 30 % slower lookups at a million layers, no smaller), 8 KiB pages (no
@@ -51,6 +52,29 @@ v2_metadata = Table(
     PrimaryKeyConstraint("diff_id", "position"),
     Index("v2_metadata_by_digest", "digest"),
     Index("v2_metadata_by_source_repository", "source_repository"),
+    sqlite_with_rowid=False,
+)
+
+blobs = Table(
+    "blobs",
+    schema,
+    Column("digest", Text, nullable=False),
+    Column("diff_id", Text),
+    Column("compression", Text),
+    Column("toc_digest", Text),
+    PrimaryKeyConstraint("digest"),
+    Index("blobs_by_diff_id", "diff_id"),
+    sqlite_with_rowid=False,
+)
+
+locations = Table(
+    "locations",
+    schema,
+    Column("digest", Text, nullable=False),
+    Column("source_repository", Text, nullable=False),
+    Column("seen_at_ns", BigInteger),
+    PrimaryKeyConstraint("digest", "source_repository"),
+    Index("locations_by_source_repository", "source_repository"),
     sqlite_with_rowid=False,
 )
 

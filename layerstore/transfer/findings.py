@@ -52,7 +52,9 @@ _KINDS = {
     "invalid-key": _Kind(
         "error", "an entry has a key that breaks the key rules; no export takes it", f"{_REPAIR} moves it to quarantine"
     ),
-    "stale-rows": _Kind("error", "derived rows are not what the layer's list says", f"{_REPAIR} derives them again"),
+    "stale-rows": _Kind(
+        "error", "derived rows are not what the layer's list or the blob's entry says", f"{_REPAIR} derives them again"
+    ),
     "odd-digest": _Kind(
         "warning", "a list holds an entry whose digest is none", "nothing looks it up; it goes when the list moves on"
     ),

@@ -53,6 +53,37 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
             "hmac": "ties the entry to credentials; empty if it was recorded without any",
         },
     },
+    "blobs": {
+        "description": "One row per blob that another engine than Docker knows, such as containerd or Podman.",
+        "sortable_columns": ["digest", "diff_id"],
+        "columns": {
+            "digest": "the blob",
+            "diff_id": "the layer that it is; NULL if no engine has verified one, or two disagree",
+            "compression": "gzip, zstd, bzip2, xz or uncompressed; NULL if that is not known",
+            "toc_digest": "digest of its table of contents; NULL if that is not known",
+        },
+    },
+    "locations": {
+        "description": "One row per repository in which another engine than Docker has seen a blob.",
+        "sortable_columns": ["digest", "source_repository"],
+        "facets": ["source_repository"],
+        "columns": {
+            "digest": "the blob",
+            "source_repository": "the repository that has it",
+            "seen_at_ns": "when it was seen there last, in nanoseconds since 1970; NULL if that is not known",
+        },
+    },
+    "places": {
+        "description": "One row per place that a blob is available from, by Docker's lists and by other engines.",
+        "sortable_columns": [],
+        "columns": {
+            "digest": "the blob",
+            "diff_id": "the layer that it is; NULL if that is not known",
+            "source_repository": "the repository that has it",
+            "hmac": "as Docker recorded it; empty if it was recorded without credentials",
+            "seen_at_ns": "when it was seen there last, in nanoseconds since 1970; NULL if that is not known",
+        },
+    },
     "quarantine": {
         "description": "Invalid values that a write or an import set aside.",
         "sortable_columns": ["id"],

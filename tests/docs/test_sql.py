@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
+from layerstore.blobs import BlobRecord, encode
 from layerstore.sql.query.plans import whole_reads
 from layerstore.sql.query.questions import QUESTIONS
 from layerstore.sql.sqlite.views import VIEWS
@@ -123,6 +124,7 @@ def test_the_lookups_answer_with_what_was_written(fixture: Path, connection: sql
         store.set("v1id", f"{registry},{v1_id}", layer.encode())
         store.set("diffid-by-digest", sha256(7).replace(":", "/"), layer.encode())
         store.quarantine("n", "k", b"", "reason")
+        store.set("blob-by-digest", digest.replace(":", "/"), encode(BlobRecord(diff_id=layer, compression="gzip")))
     values = {
         "digest": digest,
         "diff_id": layer,

@@ -8,6 +8,7 @@ It is kept as it is from then on: later code has to open it, upgrade it and use 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
@@ -35,8 +36,8 @@ def main() -> None:
     fill(PATH)
 
 
-def fill(path: Path) -> None:
-    """Make a database with the content, of the revision that this code works with."""
+def fill(path: Path, more: Iterable[tuple[str, str, bytes]] = ()) -> None:
+    """Make a database with the content and more, of the revision that this code works with."""
     path.unlink(missing_ok=True)
     with SQLMetadataStore(path) as store, store.transaction():
         v2 = V2MetadataService(store)
@@ -47,6 +48,7 @@ def fill(path: Path) -> None:
         store.set("v2metadata-by-diffid", f"sha256/{9:064x}", b"[{}]")
         store.set("v2metadata-by-diffid", f"sha256/{10:064x}", b"")
         store.set("another", "é/key", bytes(range(256)))
+        store.set_many(more)
         store.quarantine("v2metadata-by-diffid", f"sha256/{1:064x}", b"cut off", "made up")
     # One file, without -wal and -shm beside it.
     connection = sqlite3.connect(path, isolation_level=None)

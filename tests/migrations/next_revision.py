@@ -1,4 +1,4 @@
-"""A made-up revision 0003, to prove the machinery of migrations before a real one is needed.
+"""A made-up revision 0004, to prove the machinery of migrations before a real one is needed.
 
 It adds a column with a default, a table, and data. Where `LAYERSTORE_TEST_PAUSE` names a FIFO, the migration writes to
 it when half of the work is done, and waits there for ever: the moment for a test to kill the process.
@@ -21,7 +21,7 @@ PAUSE = "LAYERSTORE_TEST_PAUSE"
 
 TEXT = '''"""Made up.
 
-Revision: 0003, after 0002.
+Revision: 0004, after 0003.
 """
 
 import os
@@ -30,8 +30,8 @@ import signal
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
@@ -59,19 +59,19 @@ def downgrade():
 
 
 def make(folder: Path) -> Path:
-    """Copy the migrations into `folder`, add 0003, and return where they are."""
+    """Copy the migrations into `folder`, add 0004, and return where they are."""
     location = folder / "100% next" / "migrations"
     shutil.copytree(ROOT / "migrations", location, ignore=shutil.ignore_patterns("__pycache__"))
-    (location / "versions" / "0003_made_up.py").write_text(TEXT)
+    (location / "versions" / "0004_made_up.py").write_text(TEXT)
     return location
 
 
 def install(location: Path, monkeypatch: Any = None) -> None:
-    """Let this process take 0003 for the head; for the time of a test, if pytest's `monkeypatch` is given."""
+    """Let this process take 0004 for the head; for the time of a test, if pytest's `monkeypatch` is given."""
     set_attribute = setattr if monkeypatch is None else monkeypatch.setattr
     set_attribute(migrate, "script_location", lambda: location)
     for module in (schema, migrate, opening, recognition):
-        set_attribute(module, "HEAD", "0003")
+        set_attribute(module, "HEAD", "0004")
     ours = Ours([*map(_with_column, schema.creation()), NOTES])
     set_attribute(recognition, "ours", lambda: ours)
 
@@ -93,6 +93,6 @@ def open_with_next_revision(path: str, location: Path) -> None:
 
 
 def downgrade_with_next_revision(path: str, location: Path) -> None:
-    """Take a file back to 0002, in a process of its own."""
+    """Take a file back to 0003, in a process of its own."""
     install(location)
-    opening.move_to(path, "0002")
+    opening.move_to(path, "0003")

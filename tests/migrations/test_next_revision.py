@@ -1,4 +1,4 @@
-"""The machinery of migrations, with a made-up revision 0003: whole or not at all, and safe against others."""
+"""The machinery of migrations, with a made-up revision 0004: whole or not at all, and safe against others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def location(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old_file(tmp_path: Path) -> Path:
-    """A file of revision 0002 with some data, and its write-ahead log checkpointed."""
+    """A file of revision 0003 with some data, and its write-ahead log checkpointed."""
     path = tmp_path / "old.db"
     with SQLMetadataStore(path) as store:
         for number in range(20):
@@ -46,7 +46,7 @@ def old_file(tmp_path: Path) -> Path:
 
 
 def content(path: Path) -> dict[str, list[Row]]:
-    """Return all rows of the tables of 0002, by the columns of 0002."""
+    """Return all rows of the tables of 0003, by the columns of 0003."""
     connection = sqlite3.connect(path)
     try:
         return {
@@ -79,8 +79,8 @@ def version_and_objects(path: Path) -> tuple[str, set[str]]:
         connection.close()
 
 
-OLD: tuple[str, set[str]] = ("0002", set())
-NEW: tuple[str, set[str]] = ("0003", {"notes", "seen"})
+OLD: tuple[str, set[str]] = ("0003", set())
+NEW: tuple[str, set[str]] = ("0004", {"notes", "seen"})
 
 
 def test_up_down_and_up_again_keeps_the_data(old_file: Path, location: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,7 +92,7 @@ def test_up_down_and_up_again_keeps_the_data(old_file: Path, location: Path, mon
             assert_sound(store)
         assert version_and_objects(old_file) == NEW
         assert content(old_file) == before
-        assert opening.move_to(str(old_file), "0002") == ("0003", "0002")
+        assert opening.move_to(str(old_file), "0003") == ("0004", "0003")
         assert version_and_objects(old_file) == OLD
         assert content(old_file) == before
 
@@ -108,13 +108,13 @@ def test_an_upgraded_file_is_used_like_any_other(
     assert database_rows(store, "PRAGMA journal_mode") == [("wal",)]
 
 
-def test_the_code_of_0002_refuses_a_file_of_0003(old_file: Path, location: Path):
+def test_the_code_of_0003_refuses_a_file_of_0004(old_file: Path, location: Path):
     with pytest.MonkeyPatch.context() as monkeypatch:
         next_revision.install(location, monkeypatch)
         SQLMetadataStore(old_file).close()
 
     for read_only in (False, True):
-        with pytest.raises(SchemaVersionError, match=r"0003.*install a newer layerstore"):
+        with pytest.raises(SchemaVersionError, match=r"0004.*install a newer layerstore"):
             SQLMetadataStore(old_file, read_only=read_only)
     assert version_and_objects(old_file) == NEW
 
@@ -123,7 +123,7 @@ def test_read_only_refuses_an_old_file_and_says_what_to_run(
     old_file: Path, location: Path, monkeypatch: pytest.MonkeyPatch
 ):
     next_revision.install(location, monkeypatch)
-    with pytest.raises(SchemaVersionError, match=r"0002.*needs 0003.*layerstore schema upgrade") as caught:
+    with pytest.raises(SchemaVersionError, match=r"0003.*needs 0004.*layerstore schema upgrade") as caught:
         SQLMetadataStore(old_file, read_only=True)
 
     assert caught.value.path == str(old_file)
@@ -134,7 +134,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     old_file: Path, location: Path, monkeypatch: pytest.MonkeyPatch
 ):
     before = content(old_file)
-    script = location / "versions" / "0003_made_up.py"
+    script = location / "versions" / "0004_made_up.py"
     script.write_text(
         next_revision.TEXT.replace(
             "    pause()\n    op.execute", "    op.execute('SELECT * FROM absent')\n    op.execute"
@@ -151,7 +151,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
 def test_an_error_of_python_in_a_migration_leaves_the_file_as_it_was(
     old_file: Path, location: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    script = location / "versions" / "0003_made_up.py"
+    script = location / "versions" / "0004_made_up.py"
     script.write_text(next_revision.TEXT.replace("    pause()\n", "    1 / 0\n", 1))
     next_revision.install(location, monkeypatch)
     with pytest.raises(ZeroDivisionError):
@@ -160,7 +160,7 @@ def test_an_error_of_python_in_a_migration_leaves_the_file_as_it_was(
     assert version_and_objects(old_file) == OLD
 
 
-@pytest.mark.parametrize("revision", ["0009", "base", "-1", "", "heads", "0002:0003"])
+@pytest.mark.parametrize("revision", ["0009", "base", "-1", "", "heads", "0003:0004"])
 def test_what_is_no_revision_is_refused(old_file: Path, revision: str):
     """`base` too: going back before the first revision would delete everything."""
     with pytest.raises(InvalidInputError):
@@ -169,22 +169,22 @@ def test_what_is_no_revision_is_refused(old_file: Path, revision: str):
     assert version_and_objects(old_file) == OLD
 
 
-@pytest.mark.parametrize("revision", ["0002", "head"])
+@pytest.mark.parametrize("revision", ["0003", "head"])
 def test_a_move_to_where_it_is_changes_nothing(old_file: Path, revision: str):
     before = content(old_file)
 
-    assert opening.move_to(str(old_file), revision) == ("0002", "0002")
+    assert opening.move_to(str(old_file), revision) == ("0003", "0003")
     assert (version_and_objects(old_file), content(old_file)) == (OLD, before)
 
 
 def test_a_move_up_and_down_by_name(old_file: Path, location: Path, monkeypatch: pytest.MonkeyPatch):
     next_revision.install(location, monkeypatch)
 
-    assert opening.revision(str(old_file)) == "0002"
-    assert opening.move_to(str(old_file), "head") == ("0002", "0003")
-    assert opening.move_to(str(old_file), "0003") == ("0003", "0003")
-    assert opening.move_to(str(old_file), "0002") == ("0003", "0002")
-    assert opening.revision(str(old_file)) == "0002"
+    assert opening.revision(str(old_file)) == "0003"
+    assert opening.move_to(str(old_file), "head") == ("0003", "0004")
+    assert opening.move_to(str(old_file), "0004") == ("0004", "0004")
+    assert opening.move_to(str(old_file), "0003") == ("0004", "0003")
+    assert opening.revision(str(old_file)) == "0003"
 
 
 def test_a_file_of_an_unknown_revision_is_not_moved(old_file: Path, location: Path):
@@ -192,8 +192,8 @@ def test_a_file_of_an_unknown_revision_is_not_moved(old_file: Path, location: Pa
         next_revision.install(location, patch)
         SQLMetadataStore(old_file).close()
 
-    with pytest.raises(SchemaVersionError, match="0003"):
-        opening.move_to(str(old_file), "0002")
+    with pytest.raises(SchemaVersionError, match="0004"):
+        opening.move_to(str(old_file), "0003")
     assert version_and_objects(old_file) == NEW
 
 

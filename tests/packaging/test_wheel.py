@@ -77,6 +77,7 @@ def test_the_wheel_holds_the_package_the_migrations_and_nothing_else(wheel: Path
     assert "layerstore/_migrations/env.py" in names
     assert "layerstore/_migrations/versions/0001_metadata.py" in names
     assert "layerstore/_migrations/versions/0002_views.py" in names
+    assert "layerstore/_migrations/versions/0003_places.py" in names
     assert "layerstore/py.typed" in names
     shown = {name.removeprefix("layerstore/web/") for name in names if name.startswith("layerstore/web/")}
     there = {str(path.relative_to(WEB)) for folder in ("templates", "static") for path in (WEB / folder).iterdir()}
@@ -95,7 +96,7 @@ def test_the_installed_command_works_away_from_the_checkout(python: Path, tmp_pa
 NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
+revision, down_revision, branch_labels, depends_on = "0004", "0003", None, None
 def upgrade():
     op.create_table("note", sa.Column("text", sa.Text))
 def downgrade():
@@ -115,12 +116,12 @@ with SQLMetadataStore("m.db") as store:
 
 
 def test_the_installed_wheel_migrates_a_file(python: Path, tmp_path: Path):
-    """A file of 0002 is upgraded by a release that has a 0003, with the migrations that are in the wheel."""
+    """A file of 0003 is upgraded by a release that has a 0004, with the migrations that are in the wheel."""
     (versions,) = python.parent.parent.glob("lib/*/site-packages/layerstore/_migrations/versions")
-    for revision, printed in (("0002", "0002 ['0002']\n"), ("0003", "0003 ['0002', '0003']\n")):
+    for revision, printed in (("0003", "0003 ['0003']\n"), ("0004", "0004 ['0003', '0004']\n")):
         (tmp_path / "program.py").write_text(PROGRAM.format(revision=revision))
         assert run(python, "program.py", cwd=tmp_path) == printed
-        (versions / "0003_note.py").write_text(NEXT_REVISION)
+        (versions / "0004_note.py").write_text(NEXT_REVISION)
 
 
 def test_readmes_first_command_works_in_an_empty_clone(tmp_path: Path):

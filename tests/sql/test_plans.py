@@ -38,6 +38,15 @@ LOOKUPS = {
     ),
     "several digests": "SELECT * FROM diff_id_by_digest WHERE digest IN ('x', 'y', 'z')",
     "a digest's prefix": "SELECT * FROM v2_metadata WHERE digest >= 'sha256:ab' AND digest < 'sha256:ac'",
+    "what a blob is": "SELECT * FROM blobs WHERE digest = 'x'",
+    "a layer's blobs": "SELECT * FROM blobs WHERE diff_id = 'x'",
+    "a blob's locations": "SELECT * FROM locations WHERE digest = 'x'",
+    "a repository's locations": "SELECT * FROM locations WHERE source_repository = 'x'",
+    "a blob's places": "SELECT * FROM places WHERE digest = 'x'",
+    "a layer's places": "SELECT * FROM places WHERE diff_id = 'x'",
+    "a repository's places": "SELECT * FROM places WHERE source_repository = 'x'",
+    "a registry's places": "SELECT * FROM places WHERE source_repository >= 'x/' AND source_repository < 'x0'",
+    "a layer's places, the newest first": "SELECT * FROM places WHERE diff_id = 'x' ORDER BY seen_at_ns DESC",
     "what is in quarantine of a key": "SELECT * FROM quarantine WHERE namespace = 'n' AND key = 'k'",
 }
 HOT = {

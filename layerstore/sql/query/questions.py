@@ -54,6 +54,23 @@ QUESTIONS: Final = (
         ("diff_id",),
     ),
     Question(
+        "places",
+        "From where is this layer available, by Docker's lists and by other engines, the newest first?",
+        "SELECT source_repository, digest, hmac <> '' AS has_hmac,\n"
+        "  strftime('%Y-%m-%dT%H:%M:%SZ', seen_at_ns / 1000000000, 'unixepoch') AS seen_at\n"
+        "FROM places WHERE diff_id = :diff_id ORDER BY seen_at_ns DESC",
+        ("diff_id",),
+    ),
+    Question(
+        "blob",
+        "What do other engines than Docker know of this blob?",
+        "SELECT b.diff_id, b.compression, l.source_repository,\n"
+        "  strftime('%Y-%m-%dT%H:%M:%SZ', l.seen_at_ns / 1000000000, 'unixepoch') AS seen_at\n"
+        "FROM blobs b LEFT JOIN locations l ON l.digest = b.digest\n"
+        "WHERE b.digest = :digest ORDER BY l.seen_at_ns DESC, l.source_repository",
+        ("digest",),
+    ),
+    Question(
         "repository",
         "Which layers can be had from this repository?",
         "SELECT diff_id, digest, hmac <> '' AS has_hmac FROM v2_metadata\n"

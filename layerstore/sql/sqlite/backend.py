@@ -112,10 +112,10 @@ class SQLite:
         with writing.together(handle):
             return [number for number, one in enumerate(doomed) if not writing.remove(handle, one)]
 
-    def rederive(self, diff_id: str | bytes) -> None:
+    def rederive(self, namespace: str, digest: str | bytes) -> None:
         handle = self._connections.local.handle
         with writing.together(handle):
-            writing.rederive(handle, diff_id)
+            writing.rederive(handle, namespace, digest)
 
     def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
         from layerstore.sql.sqlite.load import load  # lookups need not wait for it

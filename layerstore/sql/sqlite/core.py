@@ -33,7 +33,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from layerstore.keys import KNOWN_NAMESPACES
-from layerstore.sql.tables import alembic_version, metadata, quarantine, schema, v2_metadata
+from layerstore.sql.tables import alembic_version, blobs, locations, metadata, quarantine, schema, v2_metadata
 
 _SHORT: Final = 80  # characters that fit on the line of their name
 _dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
@@ -91,6 +91,11 @@ _get_many = (
 _of_layer = v2_metadata.c.diff_id == bindparam("diff_id")
 _row = (v2_metadata.c.position, v2_metadata.c.digest, v2_metadata.c.source_repository, v2_metadata.c.hmac)
 
+_of_blob = blobs.c.digest == bindparam("digest")
+_located = locations.c.digest == bindparam("digest")
+# What another program wrote need not even be text.
+_raw_blob = "digest IN (?, CAST(? AS TEXT))"
+
 _of_number = quarantine.c.id == bindparam("id")
 _set_aside = (
     quarantine.c.id,
@@ -146,6 +151,19 @@ STATEMENTS: Final[Mapping[str, Statement | dict[str, str]]] = {
     "LAYERS_OF_DIGEST": _sql(
         select(v2_metadata.c.diff_id).distinct().where(v2_metadata.c.digest == bindparam("digest"))
     ),
+    "BLOB": _sql(select(blobs.c.diff_id, blobs.c.compression, blobs.c.toc_digest).where(_of_blob)),
+    "ADD_BLOB": _sql(insert(blobs)),
+    "REMOVE_BLOB": Statement(f"DELETE FROM blobs\nWHERE {_raw_blob}", ("digest", "digest")),
+    "LOCATIONS": _sql(select(locations.c.source_repository, locations.c.seen_at_ns).where(_located)),
+    "ADD_LOCATION": _sql(insert(locations)),
+    "REMOVE_LOCATION": _sql(
+        delete(locations).where(_located, locations.c.source_repository == bindparam("source_repository"))
+    ),
+    "REMOVE_LOCATIONS": Statement(f"DELETE FROM locations\nWHERE {_raw_blob}", ("digest", "digest")),
+    "BLOBS_WITH_ROWS": Statement(
+        "SELECT CAST(digest AS BLOB) FROM blobs UNION SELECT CAST(digest AS BLOB) FROM locations"
+    ),
+    "COUNT_BLOBS": Statement("SELECT (SELECT count(*) FROM blobs) + (SELECT count(*) FROM locations)"),
     "QUARANTINE": _sql(
         insert(quarantine).values(
             namespace=_namespace,

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 from layerstore.collection import Incoming, Loaded, Resolve
-from layerstore.keys import V2_METADATA, Record
+from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import Association
 from layerstore.sql import derived
 from layerstore.sql.schema import REBUILT, STATISTICS
@@ -33,18 +34,27 @@ _WINDOW = 1000
 _LARGE = 1 << 16
 """Bytes of a value that is not sorted or read with others, so that a load of many large ones needs little memory."""
 
+# The derived tables, and their columns; the first says of which layer or blob a row is.
+_DERIVED = {
+    "v2_metadata": ("diff_id", "position", "digest", "source_repository", "hmac"),
+    "blobs": ("digest", "diff_id", "compression", "toc_digest"),
+    "locations": ("digest", "source_repository", "seen_at_ns"),
+}
 _STAGE = (
     "CREATE TEMP TABLE staged(namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, large INTEGER)",
-    "CREATE TEMP TABLE staged_v2(diff_id TEXT, position INTEGER, digest TEXT, source_repository TEXT, hmac TEXT)",
+    *(f"CREATE TEMP TABLE staged_{table}({', '.join(columns)})" for table, columns in _DERIVED.items()),
     "CREATE TEMP TABLE staged_unfit(namespace TEXT, key TEXT, value BLOB, reason TEXT)",
     "CREATE TEMP TABLE unordered("
     "source INTEGER, namespace TEXT, key TEXT, value BLOB, modified_at_ns INTEGER, large INTEGER)",
     "CREATE TEMP TABLE large(id INTEGER PRIMARY KEY, value BLOB)",
 )
-_TABLES = ("staged", "staged_v2", "staged_unfit", "unordered", "large")
+_TABLES = ("staged", *(f"staged_{table}" for table in _DERIVED), "staged_unfit", "unordered", "large")
 _UNSTAGE = tuple(f"DROP TABLE IF EXISTS temp.{table}" for table in _TABLES)
 _ADD_STAGED = "INSERT INTO temp.staged(namespace, key, value, modified_at_ns) VALUES (?, ?, ?, ?)"
-_ADD_STAGED_V2 = "INSERT INTO temp.staged_v2 VALUES (?, ?, ?, ?, ?)"
+_ADD_DERIVED = {
+    table: f"INSERT INTO temp.staged_{table} VALUES ({', '.join('?' for _ in columns)})"
+    for table, columns in _DERIVED.items()
+}
 _ADD_UNFIT = "INSERT INTO temp.staged_unfit VALUES (?, ?, ?, ?)"
 _ADD_UNORDERED = "INSERT INTO temp.unordered VALUES (?, ?, ?, ?, ?, ?)"
 _ADD_LARGE = "INSERT INTO temp.large VALUES (NULL, ?)"
@@ -57,27 +67,45 @@ _UNORDERED_SOURCES = "SELECT DISTINCT source FROM temp.unordered ORDER BY source
 _SORT = """
     INSERT INTO temp.staged SELECT namespace, key, value, modified_at_ns, large FROM temp.unordered
     WHERE source = ? GROUP BY namespace, key HAVING max(rowid) ORDER BY namespace, key"""
-_STAGED_LISTS = f"""
-    SELECT key, value FROM temp.staged WHERE rowid > ? AND namespace = '{V2_METADATA}' ORDER BY rowid"""
-_LAST = "SELECT ifnull(max(s.rowid), 0), (SELECT ifnull(max(v.rowid), 0) FROM temp.staged_v2 v) FROM temp.staged s"
+_STAGED_OF = "SELECT key, value FROM temp.staged WHERE rowid > ? AND namespace = ? ORDER BY rowid"
+_LAST = "SELECT " + ", ".join(
+    f"(SELECT ifnull(max(rowid), 0) FROM temp.{table})" for table in ("staged", *(f"staged_{t}" for t in _DERIVED))
+)
 _UNFIT = "SELECT namespace, key, value, reason FROM temp.staged_unfit ORDER BY rowid"
 
-_IS_EMPTY = "SELECT NOT EXISTS (SELECT 1 FROM main.metadata) AND NOT EXISTS (SELECT 1 FROM main.v2_metadata)"
+_IS_EMPTY = "SELECT " + " AND ".join(f"NOT EXISTS (SELECT 1 FROM main.{table})" for table in ("metadata", *_DERIVED))
 _OF_SOURCE = "s.rowid > ? AND s.rowid <= ?"
 _ABSENT = "NOT EXISTS (SELECT 1 FROM main.metadata m WHERE m.namespace = {namespace} AND m.key = {key})"
-_ABSENT_LIST = _ABSENT.format(namespace=f"'{V2_METADATA}'", key="replace(s.diff_id, ':', '/')")
-_FORGET_STALE_V2 = f"""
-    DELETE FROM main.v2_metadata WHERE diff_id IN (
-    SELECT diff_id FROM temp.staged_v2 s WHERE {_OF_SOURCE} AND {_ABSENT_LIST})"""
-_ADD_V2 = f"""
-    INSERT INTO main.v2_metadata(diff_id, position, digest, source_repository, hmac)
-    SELECT diff_id, position, digest, source_repository, hmac FROM temp.staged_v2 s WHERE {_OF_SOURCE}"""
-_ADD_ABSENT_V2 = f"{_ADD_V2} AND {_ABSENT_LIST} ORDER BY s.rowid"
 _ADD = f"""
     INSERT INTO main.metadata(namespace, key, value, modified_at_ns)
     SELECT namespace, key, value, modified_at_ns FROM temp.staged s WHERE {_OF_SOURCE}"""
 _ADD_ABSENT = f"""
     {_ADD} AND {_ABSENT.format(namespace="s.namespace", key="s.key")} ORDER BY s.rowid"""
+
+
+class _Derivation(NamedTuple):
+    """The statements that add rows of one derived table: all those of a source, or those of entries that are absent."""
+
+    add: str
+    forget_stale: str
+    """Rows that another program left without their entry."""
+    add_absent: str
+
+
+def _derivation(table: str, columns: Sequence[str]) -> _Derivation:
+    names, owner = ", ".join(columns), columns[0]
+    namespace = V2_METADATA if table == "v2_metadata" else BLOBS
+    absent = _ABSENT.format(namespace=f"'{namespace}'", key=f"replace(s.{owner}, ':', '/')")
+    staged = f"FROM temp.staged_{table} s WHERE {_OF_SOURCE}"
+    add = f"INSERT INTO main.{table}({names}) SELECT {names} {staged}"
+    return _Derivation(
+        add,
+        f"DELETE FROM main.{table} WHERE {owner} IN (SELECT {owner} {staged} AND {absent})",
+        f"{add} AND {absent} ORDER BY s.rowid",
+    )
+
+
+_DERIVATIONS = [_derivation(*of) for of in _DERIVED.items()]
 _ARE_SMALL = f"length(m.value) < {_LARGE} AND length(s.value) < {_LARGE}"
 _DIFFERING = f"""
     SELECT s.rowid, s.namespace, s.key, CASE WHEN {_ARE_SMALL} THEN CAST(m.value AS BLOB) END,
@@ -110,7 +138,8 @@ class _Span(NamedTuple):
 
     source: int
     records: tuple[int, int]
-    v2: tuple[int, int]
+    derived: tuple[tuple[int, int], ...]
+    """For each derived table."""
 
 
 def load(handle: AnyHandle, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
@@ -162,15 +191,15 @@ def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
                 _stage_in_order(handle, one.source, one.records, one.associations, spans)
             else:
                 handle.execute_many(_ADD_UNORDERED, [_unordered(handle, one.source, record) for record in one.records])
-                spans.setdefault(one.source, _Span(one.source, (0, 0), (0, 0)))
+                spans.setdefault(one.source, _Span(one.source, (0, 0), ((0, 0),) * len(_DERIVED)))
     for (source,) in handle.execute(_UNORDERED_SOURCES):
-        first, first_v2 = handle.first(_LAST)
+        before = handle.first(_LAST)
         handle.execute(_SORT, (source,))
         handle.execute(_FILL_IN_LARGE)
         with writing.together(handle, deferred=True):
-            _stage_associations(handle, first)
-        last, last_v2 = handle.first(_LAST)
-        spans[source] = _Span(source, (first, last), (first_v2, last_v2))
+            _stage_derived(handle, before[0])
+        of_records, *of_derived = zip(before, handle.first(_LAST), strict=True)
+        spans[source] = _Span(source, of_records, tuple(of_derived))
     return [spans[source] for source in sorted(spans)]
 
 
@@ -182,15 +211,30 @@ def _unordered(handle: AnyHandle, source: int, record: tuple[str, str, bytes, in
     return source, namespace, key, None, modified_at_ns, handle.first("SELECT last_insert_rowid()")[0]
 
 
-def _stage_associations(handle: AnyHandle, after: int) -> None:
-    """Derive the rows of the staged lists behind a row."""
+def _stage_derived(handle: AnyHandle, after: int) -> None:
+    """Derive the rows of the staged lists and blobs behind a row."""
     rows: list[Association] = []
-    for key, value in handle.stream(_STAGED_LISTS, (after,)):
+    for key, value in handle.stream(_STAGED_OF, (after, V2_METADATA)):
         rows += derived.rows(key, value)
         if len(rows) >= _WINDOW:
-            handle.execute_many(_ADD_STAGED_V2, rows)
+            handle.execute_many(_ADD_DERIVED["v2_metadata"], rows)
             rows = []
-    handle.execute_many(_ADD_STAGED_V2, rows)
+    handle.execute_many(_ADD_DERIVED["v2_metadata"], rows)
+    blobs = iter(handle.stream(_STAGED_OF, (after, BLOBS)))
+    while window := list(islice(blobs, _WINDOW)):
+        _stage_blobs(handle, window)
+
+
+def _stage_blobs(handle: AnyHandle, entries: Iterable[tuple[str, bytes]]) -> None:
+    rows: list[tuple[object, ...]] = []
+    located: list[tuple[object, ...]] = []
+    for key, value in entries:
+        digest, (row, locations) = key_digest(key), derived.blob(key, value)
+        if digest is not None and row is not None:
+            rows.append((digest, *row))
+            located += [(digest, name, seen) for name, seen in sorted(locations.items())]
+    handle.execute_many(_ADD_DERIVED["blobs"], rows)
+    handle.execute_many(_ADD_DERIVED["locations"], located)
 
 
 def _stage_in_order(
@@ -200,12 +244,14 @@ def _stage_in_order(
     associations: Sequence[Association],
     spans: dict[int, _Span],
 ) -> None:
-    before = _Span(source, *((last, last) for last in handle.first(_LAST)))
+    before = handle.first(_LAST)
+    if source in spans:
+        before = [first for first, _ in (spans[source].records, *spans[source].derived)]
     handle.execute_many(_ADD_STAGED, records)
-    handle.execute_many(_ADD_STAGED_V2, associations)
-    first = spans.get(source, before)
-    last, last_v2 = handle.first(_LAST)
-    spans[source] = _Span(source, (first.records[0], last), (first.v2[0], last_v2))
+    handle.execute_many(_ADD_DERIVED["v2_metadata"], associations)
+    _stage_blobs(handle, [(key, value) for namespace, key, value, _ in records if namespace == BLOBS])
+    of_records, *of_derived = zip(before, handle.first(_LAST), strict=True)
+    spans[source] = _Span(source, of_records, tuple(of_derived))
 
 
 def _set_unfit_aside(handle: AnyHandle) -> None:
@@ -249,13 +295,15 @@ def _windows(handle: AnyHandle, rows: tuple[int, int]) -> Iterator[tuple[int, in
 
 def _merge(handle: AnyHandle, span: _Span, resolve: Resolve) -> Loaded:
     if handle.first(_IS_EMPTY)[0]:
-        for window in _windows(handle, span.v2):
-            handle.execute(_ADD_V2, window)
+        for derivation, rows in zip(_DERIVATIONS, span.derived, strict=True):
+            for window in _windows(handle, rows):
+                handle.execute(derivation.add, window)
         for window in _windows(handle, span.records):
             handle.execute(_ADD, window)
         return Loaded(span.records[1] - span.records[0], 0)
-    handle.execute(_FORGET_STALE_V2, span.v2)  # rows that another program left without their list
-    handle.execute(_ADD_ABSENT_V2, span.v2)
+    for derivation, rows in zip(_DERIVATIONS, span.derived, strict=True):
+        handle.execute(derivation.forget_stale, rows)
+        handle.execute(derivation.add_absent, rows)
     handle.execute(_ADD_ABSENT, span.records)
     added = handle.first("SELECT changes()")[0]
     return Loaded(added, sum(_update(handle, span, resolve)))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
-from layerstore.keys import V2_METADATA, Record, digest_key
+from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable
 from layerstore.sql.sqlite.objects import OBJECTS
@@ -143,10 +143,10 @@ class Snapshot:
             if not fit or any(text.decode("utf-8", "replace").encode() != text for text in texts):
                 yield number
 
-    def stale(self) -> Iterator[str | bytes]:
-        """Yield the DiffIDs whose derived rows are not what their list says, the ones without a list included.
+    def stale(self) -> Iterator[tuple[str, str | bytes]]:
+        """Yield namespace and digest of entries whose derived rows are not what they say, or that have rows alone.
 
-        One that is not UTF-8 comes as bytes.
+        A digest that is not UTF-8 comes as bytes.
         """
         from layerstore.sql import derived
 
@@ -158,11 +158,39 @@ class Snapshot:
             found = self._associations(diff_id)
             matched += len(found)
             if [tuple(row[1:]) for row in found] != derived.texts(entries):
-                yield diff_id
+                yield V2_METADATA, diff_id
         if matched != self._handle.first(statements.COUNT_ASSOCIATIONS)[0]:
             for other in self._layers_with_rows():
-                if not self._has_list(other):
-                    yield other
+                if not self._has_entry(V2_METADATA, other):
+                    yield V2_METADATA, other
+        yield from self._stale_blobs()
+
+    def _stale_blobs(self) -> Iterator[tuple[str, str | bytes]]:
+        matched = 0
+        for record in self.scan(BLOBS):
+            digest = None if isinstance(record, OddName) else key_digest(record.key)
+            if digest is None:
+                continue
+            assert isinstance(record, Record)
+            row, locations = self._blob(digest)
+            matched += (row is not None) + len(locations)
+            if (row, locations) != derived.blob(record.key, record.value):
+                yield BLOBS, digest
+        if matched != self._handle.first(statements.COUNT_BLOBS)[0]:
+            for (raw,) in self._handle.stream(statements.BLOBS_WITH_ROWS):
+                text = raw.decode("utf-8", "replace")
+                other = text if text.encode() == raw else raw
+                if not self._has_entry(BLOBS, other):
+                    yield BLOBS, other
+
+    def _blob(self, digest: str) -> tuple[Any, dict[Any, Any]]:
+        try:
+            row = self._handle.first(statements.BLOB, (digest,))
+            return row and tuple(row), dict(self._handle.execute(statements.LOCATIONS, (digest,)))
+        except StoreError as error:
+            if not is_undecodable(error):
+                raise
+            return None, {None: None}  # no entry wants what cannot be read
 
     def _associations(self, diff_id: str) -> list[Any]:
         try:
@@ -183,12 +211,11 @@ class Snapshot:
                 text = diff_id.decode("utf-8", "replace")
                 yield text if text.encode() == diff_id else diff_id
 
-    def _has_list(self, diff_id: object) -> bool:
+    def _has_entry(self, namespace: str, digest: object) -> bool:
         # What another program wrote need not even be text.
-        if not isinstance(diff_id, str) or not is_digest(diff_id):
+        if not isinstance(digest, str) or not is_digest(digest):
             return False
-        row = self._handle.first(statements.GET, (V2_METADATA, digest_key(diff_id)))
-        return row is not None
+        return self._handle.first(statements.GET, (namespace, digest_key(digest))) is not None
 
 
 def _reading(namespace: str | None) -> tuple[str, str, tuple[str, ...]]:

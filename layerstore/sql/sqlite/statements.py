@@ -150,6 +150,44 @@ SELECT DISTINCT v2_metadata.diff_id
 FROM v2_metadata
 WHERE v2_metadata.digest = ?"""
 
+# Parameters: digest.
+BLOB: Final = """\
+SELECT blobs.diff_id, blobs.compression, blobs.toc_digest
+FROM blobs
+WHERE blobs.digest = ?"""
+
+# Parameters: digest, diff_id, compression, toc_digest.
+ADD_BLOB: Final = """\
+INSERT INTO blobs (digest, diff_id, compression, toc_digest) VALUES (?, ?, ?, ?)"""
+
+# Parameters: digest, digest.
+REMOVE_BLOB: Final = """\
+DELETE FROM blobs
+WHERE digest IN (?, CAST(? AS TEXT))"""
+
+# Parameters: digest.
+LOCATIONS: Final = """\
+SELECT locations.source_repository, locations.seen_at_ns
+FROM locations
+WHERE locations.digest = ?"""
+
+# Parameters: digest, source_repository, seen_at_ns.
+ADD_LOCATION: Final = "INSERT INTO locations (digest, source_repository, seen_at_ns) VALUES (?, ?, ?)"
+
+# Parameters: digest, source_repository.
+REMOVE_LOCATION: Final = """\
+DELETE FROM locations WHERE locations.digest = ? AND locations.source_repository = ?"""
+
+# Parameters: digest, digest.
+REMOVE_LOCATIONS: Final = """\
+DELETE FROM locations
+WHERE digest IN (?, CAST(? AS TEXT))"""
+
+BLOBS_WITH_ROWS: Final = """\
+SELECT CAST(digest AS BLOB) FROM blobs UNION SELECT CAST(digest AS BLOB) FROM locations"""
+
+COUNT_BLOBS: Final = "SELECT (SELECT count(*) FROM blobs) + (SELECT count(*) FROM locations)"
+
 # Parameters: namespace, key, value, reason, quarantined_at_ns.
 QUARANTINE: Final = """\
 INSERT INTO quarantine (namespace, "key", value, reason, quarantined_at_ns) VALUES (?, ?, ?, ?, ?)"""
@@ -196,6 +234,23 @@ FROM alembic_version"""
 STAMP: Final = "INSERT INTO alembic_version (version_num) VALUES (?)"
 
 TABLES: Final = {
+    "blobs": """\
+CREATE TABLE blobs (
+    digest TEXT NOT NULL,
+    diff_id TEXT,
+    compression TEXT,
+    toc_digest TEXT,
+    PRIMARY KEY (digest)
+)
+ WITHOUT ROWID""",
+    "locations": """\
+CREATE TABLE locations (
+    digest TEXT NOT NULL,
+    source_repository TEXT NOT NULL,
+    seen_at_ns BIGINT,
+    PRIMARY KEY (digest, source_repository)
+)
+ WITHOUT ROWID""",
     "metadata": """\
 CREATE TABLE metadata (
     namespace TEXT NOT NULL,
@@ -232,6 +287,8 @@ CREATE TABLE alembic_version (
 }
 
 INDEXES: Final = {
+    "blobs_by_diff_id": "CREATE INDEX blobs_by_diff_id ON blobs (diff_id)",
+    "locations_by_source_repository": "CREATE INDEX locations_by_source_repository ON locations (source_repository)",
     "metadata_by_diff_id": """\
 CREATE INDEX metadata_by_diff_id ON metadata (CAST(value AS TEXT)) WHERE namespace = 'diffid-by-digest'""",
     "metadata_by_digest": """\

@@ -113,6 +113,31 @@ WHERE m.namespace = 'diffid-by-digest' AND instr(m.key, ':') = 0
 AND NOT EXISTS (SELECT 1 FROM v2_metadata v WHERE v.digest = CAST(replace(m.key, '/', ':') AS TEXT))
 """
 
+# The same place is there once: with what Docker's list says of it, and the later of both times. A list has one time,
+# that of its newest entry; each older one counts as a microsecond earlier. Three parts, so that each reaches its rows
+# by an index, whichever column is asked for; the last is for blobs whose layer Docker's mapping alone knows.
+_NOT_LISTED = (
+    "NOT EXISTS (SELECT 1 FROM v2_metadata WHERE digest = l.digest AND +source_repository = l.source_repository)"
+)
+_PLACES = f"""
+CREATE VIEW places AS
+SELECT v.digest, v.diff_id, v.source_repository, v.hmac, CAST(max(
+  (SELECT modified_at_ns FROM metadata WHERE {IS_LIST} AND key = CAST(replace(v.diff_id, ':', '/') AS TEXT))
+    - 1000 * (SELECT count(*) FROM v2_metadata WHERE diff_id = v.diff_id AND position > v.position),
+  ifnull((SELECT seen_at_ns FROM locations
+    WHERE digest = v.digest AND source_repository = v.source_repository), {-(2**63)})
+) AS INTEGER) AS seen_at_ns
+FROM v2_metadata v WHERE v.source_repository <> ''
+UNION ALL
+SELECT l.digest, b.diff_id, l.source_repository, CAST('' AS TEXT), l.seen_at_ns
+FROM blobs b JOIN locations l ON l.digest = b.digest
+WHERE (b.diff_id IS NOT NULL OR NOT EXISTS (SELECT 1 FROM diff_id_by_digest WHERE digest = b.digest)) AND {_NOT_LISTED}
+UNION ALL
+SELECT l.digest, d.diff_id, l.source_repository, CAST('' AS TEXT), l.seen_at_ns
+FROM diff_id_by_digest d JOIN blobs b ON b.digest = d.digest JOIN locations l ON l.digest = b.digest
+WHERE +b.diff_id IS NULL AND {_NOT_LISTED}
+"""
+
 VIEWS: Final = {
     "diff_id_by_digest": (
         "CREATE VIEW diff_id_by_digest AS\n"
@@ -133,4 +158,5 @@ VIEWS: Final = {
     "registries": _REGISTRIES.strip(),
     "shared_layers": _SHARED_LAYERS.strip(),
     "unlisted_digests": _UNLISTED_DIGESTS.strip(),
+    "places": _PLACES.strip(),
 }

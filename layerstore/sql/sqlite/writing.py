@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from layerstore.digest import is_digest
-from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key, key_digest
+from layerstore.keys import BLOBS, DERIVED_FROM, DIFF_IDS, digest_key, key_digest
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.transactions import AnyHandle
 
 if TYPE_CHECKING:
     from layerstore.collection import Doomed
     from layerstore.records import V2Metadata
+    from layerstore.sql.derived import BlobRow
     from layerstore.store import Address, Change, Compute, SetAside
 
 
@@ -52,8 +53,7 @@ def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) ->
                 delete(handle, namespace, key)
                 continue
             handle.execute(statements.SET, (namespace, key, value, now if modified_at_ns is None else modified_at_ns))
-            if namespace == V2_METADATA:
-                _derive(handle, key, value, listed)
+            _derive(handle, namespace, key, value, listed)
     except BaseException:
         handle.end(commit=False)
         raise
@@ -65,17 +65,17 @@ def write(handle: AnyHandle, record: tuple[str, str, bytes, int | None]) -> None
     """Store an entry with what is derived from it, whole or not at all; one without a time gets the present."""
     namespace, key, value, modified_at_ns = record
     row = (namespace, key, value, time.time_ns() if modified_at_ns is None else modified_at_ns)
-    if namespace != V2_METADATA:
+    if namespace not in DERIVED_FROM:
         handle.write(statements.SET, row)
         return
     if not handle.depth:
         with together(handle):
             handle.write(statements.SET, row)
-            _derive(handle, key, value)
+            _derive(handle, namespace, key, value)
         return
     handle.write(statements.SET, row)
     try:
-        _derive(handle, key, value)
+        _derive(handle, namespace, key, value)
     except BaseException:
         handle.fail()  # the first part must not stay without the second
         raise
@@ -85,9 +85,8 @@ def delete(handle: AnyHandle, namespace: str, key: str) -> bool:
     """Remove an entry with what is derived from it, inside a transaction; tell whether it was there."""
     handle.execute(statements.DELETE, (namespace, key))
     is_gone = bool(_changes(handle))
-    diff_id = key_digest(key) if is_gone and namespace == V2_METADATA else None
-    if diff_id is not None:
-        handle.execute(statements.REMOVE_ASSOCIATIONS, (diff_id,))
+    if is_gone:
+        _underive(handle, namespace, key_digest(key))
     return is_gone
 
 
@@ -105,23 +104,18 @@ def remove(handle: AnyHandle, doomed: Doomed) -> bool:
     handle.execute(statements.DELETE_UNCHANGED, record)
     if not _changes(handle):
         return False
-    if record.namespace == V2_METADATA:
-        handle.execute(statements.REMOVE_ASSOCIATIONS, (digest,))
+    _underive(handle, record.namespace, digest)
     return True
 
 
-def rederive(handle: AnyHandle, diff_id: str | bytes) -> None:
-    """Make a layer's derived rows what its list says; without a list, or if it is no DiffID, remove them."""
+def rederive(handle: AnyHandle, namespace: str, digest: str | bytes) -> None:
+    """Make the rows of a layer or blob what its entry says; without one, or if it is no digest, remove them."""
+    _underive(handle, namespace, digest)
     # What another program wrote need not even be text, and the rows that are there need not be readable.
-    is_text = isinstance(diff_id, str)
-    handle.execute(
-        statements.REMOVE_ASSOCIATIONS if is_text else statements.REMOVE_RAW_ASSOCIATIONS,
-        (diff_id,) if is_text else (diff_id, diff_id),
-    )
-    key = digest_key(diff_id) if isinstance(diff_id, str) and is_digest(diff_id) else ""
-    row = handle.first(statements.GET, (V2_METADATA, key)) if key else None
+    key = digest_key(digest) if isinstance(digest, str) and is_digest(digest) else ""
+    row = handle.first(statements.GET, (namespace, key)) if key else None
     if row is not None:
-        _derive(handle, key, row[0])
+        _derive(handle, namespace, key, row[0])
 
 
 def set_aside(handle: AnyHandle, entries: Iterable[SetAside]) -> None:
@@ -131,19 +125,53 @@ def set_aside(handle: AnyHandle, entries: Iterable[SetAside]) -> None:
             handle.execute(statements.QUARANTINE, (*entry, time.time_ns()))
 
 
-def _derive(handle: AnyHandle, key: str, value: bytes, entries: Sequence[V2Metadata] | None = None) -> None:
-    """Write the difference between the rows that are there and those that a list wants."""
-    from layerstore.sql import derived  # reads JSON; whoever writes no list need not wait for it
+def _derive(
+    handle: AnyHandle, namespace: str, key: str, value: bytes, listed: Sequence[V2Metadata] | None = None
+) -> None:
+    """Write the difference between the rows that are there and those that an entry wants."""
+    from layerstore.sql import derived  # reads JSON; whoever writes what nothing is derived from need not wait for it
 
-    diff_id = key_digest(key)
-    if diff_id is None:
+    digest = key_digest(key) if namespace in DERIVED_FROM else None
+    if digest is None:
         return
-    there: list[Any] = handle.execute(statements.ASSOCIATIONS, (diff_id,))
-    stale, new = derived.difference(there, derived.listed(value) if entries is None else entries)
+    if namespace == BLOBS:
+        _derive_blob(handle, digest, *derived.blob(key, value))
+        return
+    there: list[Any] = handle.execute(statements.ASSOCIATIONS, (digest,))
+    stale, new = derived.difference(there, derived.listed(value) if listed is None else listed)
     for position in stale:
-        handle.execute(statements.REMOVE_ASSOCIATION, (diff_id, position))
+        handle.execute(statements.REMOVE_ASSOCIATION, (digest, position))
     for row in new:
-        handle.execute(statements.ADD_ASSOCIATION, (diff_id, *row))
+        handle.execute(statements.ADD_ASSOCIATION, (digest, *row))
+
+
+def _derive_blob(handle: AnyHandle, digest: str, row: BlobRow | None, locations: dict[str, int | None]) -> None:
+    there = handle.first(statements.BLOB, (digest,))
+    if there != row:
+        if there is not None:
+            handle.execute(statements.REMOVE_BLOB, (digest, digest))
+        if row is not None:
+            handle.execute(statements.ADD_BLOB, (digest, *row))
+    known: dict[str, int | None] = dict(handle.execute(statements.LOCATIONS, (digest,)))
+    for name, seen in known.items():
+        if name not in locations or locations[name] != seen:
+            handle.execute(statements.REMOVE_LOCATION, (digest, name))
+    for name, seen in locations.items():
+        if name not in known or known[name] != seen:
+            handle.execute(statements.ADD_LOCATION, (digest, name, seen))
+
+
+def _underive(handle: AnyHandle, namespace: str, digest: str | bytes | None) -> None:
+    """Remove the rows of a layer or blob."""
+    if digest is None or namespace not in DERIVED_FROM:
+        return
+    if namespace == BLOBS:
+        handle.execute(statements.REMOVE_BLOB, (digest, digest))
+        handle.execute(statements.REMOVE_LOCATIONS, (digest, digest))
+    elif isinstance(digest, str):
+        handle.execute(statements.REMOVE_ASSOCIATIONS, (digest,))
+    else:
+        handle.execute(statements.REMOVE_RAW_ASSOCIATIONS, (digest, digest))
 
 
 def _changes(handle: AnyHandle) -> int:

@@ -204,7 +204,7 @@ def an_older_database(home: Path) -> None:
 
 
 def upgrade(home: Path, acknowledge: Acknowledge) -> None:
-    """Open a file of revision 0001 with code that knows 0002."""
+    """Open a file of the last revision with code that knows a next one."""
     next_revision.install(home / "100% next" / "migrations")
     SQLMetadataStore(home / "layers.db").close()
     acknowledge(1)
