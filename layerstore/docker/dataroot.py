@@ -88,10 +88,11 @@ def drivers(data_root: str) -> list[Driver]:
     return [driver for driver in every if driver.has()]
 
 
-def distributions(path: str) -> list[str]:
+def distributions(path: str, *, may_be_none: bool = False) -> list[str]:
     """Return the metadata directories that a directory stands for.
 
-    That is itself, if it has one of Docker's namespaces; else those of a data root's drivers; else itself.
+    That is itself, if it has one of Docker's namespaces; else those of a data root's drivers; else itself, or none
+    with `may_be_none`.
 
     Raises:
         TransferError: a data root without any metadata, or with a link in the way to it; or no directory.
@@ -106,6 +107,8 @@ def distributions(path: str) -> list[str]:
         return [base]
     every = drivers(base)
     found = [driver.path("distribution") for driver in every if driver.has("distribution")]
+    if may_be_none:
+        return found
     if not found and (every or _is_directory(os.path.join(base, "image"))):
         raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", base)
     if not found:
