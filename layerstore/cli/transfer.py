@@ -97,6 +97,9 @@ def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
     _say_skipped(report.skipped_count, report.skipped)
     if quiet:
         return
+    for note in report.notes:
+        say(f"note: {note.path}: {note.reason}")
+    _say_rest(report.note_count, report.notes, "notes")
     for source in report.sources:
         say(f"imported {source.source} into {database}: {_counted(source)}")
     if len(report.sources) != 1:

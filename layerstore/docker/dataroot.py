@@ -12,6 +12,7 @@ Source: Docker's daemon/daemon.go, image/fs.go, layer/filestore.go.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ from layerstore.files import tree
 from layerstore.keys import KNOWN_NAMESPACES
 from layerstore.paths import PERMISSION_DENIED, absolute
 
+_PRIOR_DRIVERS = ("btrfs", "fuse-overlayfs", "overlay2", "zfs")
+_log = logging.getLogger("layerstore")
 _remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
 
 
@@ -85,10 +88,11 @@ def drivers(data_root: str) -> list[Driver]:
     return [driver for driver in every if driver.has()]
 
 
-def distributions(path: str) -> list[str]:
+def distributions(path: str, *, may_be_none: bool = False) -> list[str]:
     """Return the metadata directories that a directory stands for.
 
-    That is itself, if it has one of Docker's namespaces; else those of a data root's drivers; else itself.
+    That is itself, if it has one of Docker's namespaces; else those of a data root's drivers; else itself, or none
+    with `may_be_none`.
 
     Raises:
         TransferError: a data root without any metadata, or with a link in the way to it; or no directory.
@@ -103,6 +107,8 @@ def distributions(path: str) -> list[str]:
         return [base]
     every = drivers(base)
     found = [driver.path("distribution") for driver in every if driver.has("distribution")]
+    if may_be_none:
+        return found
     if not found and (every or _is_directory(os.path.join(base, "image"))):
         raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", base)
     if not found:
@@ -114,13 +120,75 @@ def distribution_of(data_root: str, driver: str) -> str:
     """Return the metadata directory of a storage driver, which need not be there yet.
 
     Raises:
-        TransferError: there is a link in the way to it.
+        TransferError: there is a link in the way to it, or its Docker would not look there.
     """
     path = absolute(data_root)
+    refuse_containerds(path)
     for segment in ("image", driver, "distribution"):
         path = os.path.join(path, segment)
         _is_directory(path)  # raises if it is a link
     return path
+
+
+class ImageStores(NamedTuple):
+    """Where a data root has images."""
+
+    graph_drivers: tuple[str, ...]
+    """The storage drivers that have some, whose metadata is Docker's directory; none with containerd's store."""
+    containerd: bool
+    """Whether its daemon has used containerd's store, whose metadata is in containerd."""
+
+
+def image_stores(data_root: str) -> ImageStores:
+    """Tell by what a daemon left in a data root where it keeps images.
+
+    Docker from 29 on uses containerd's store unless the data root has a folder of a graph driver that is not empty
+    (btrfs, overlay2, zfs, fuse-overlayfs; vfs does not count), or its options say otherwise: `storage-driver` names a
+    graph driver, or the feature `containerd-snapshotter` is false. Metadata alone does not make it use a graph driver.
+    Both may be there; then the options of the daemon decide.
+
+    Raises:
+        TransferError: it is no directory, or cannot be read.
+
+    Source: Docker's daemon/image_store_choice.go, daemon/graphdriver/driver.go, daemon/snapshotter/mount.go.
+    """
+    root = absolute(data_root)
+    every = drivers(root)
+    found = {driver.name for driver in every if driver.names("layerdb", "sha256")}
+    found |= {name for name in _PRIOR_DRIVERS if _names(os.path.join(root, name))}
+    content = ("containerd", "daemon", "io.containerd.content.v1.content", "blobs", "sha256")
+    used = bool(_names(os.path.join(root, "rootfs")))
+    if not found:
+        # With a graph driver, a daemon keeps manifests there too, and makes `layerdb` when it first starts.
+        has_run = os.path.exists(os.path.join(root, "engine-id")) and not any(one.has("layerdb") for one in every)
+        used = used or has_run or bool(_names(os.path.join(root, *content)))
+    return ImageStores(tuple(sorted(found)), used)
+
+
+def refuse_containerds(data_root: str) -> None:
+    """Raise if a data root's images are in containerd's store alone, whose daemon never reads Docker's directory.
+
+    Where both stores have images, that is logged as a warning.
+
+    Raises:
+        TransferError: they are; the message says what to give instead.
+    """
+    if not os.path.isdir(data_root):
+        return
+    stores = image_stores(data_root)
+    if stores.containerd and not stores.graph_drivers:
+        raise TransferError(
+            "its Docker keeps images in containerd's store, and never looks into a `distribution` directory: give"
+            " containerd:/run/containerd/containerd.sock?namespace=moby, or the socket that this daemon uses",
+            data_root,
+        )
+    if stores.containerd:
+        _log.warning(
+            "%s: it has images both of containerd's store and of the storage driver %s: the options of its Docker"
+            " decide which is used (`docker info` shows it), and only the latter reads this metadata",
+            data_root,
+            " and ".join(stores.graph_drivers),
+        )
 
 
 def has_namespaces(directory: str) -> bool:
@@ -141,6 +209,8 @@ def refuse_above_a_distribution(directory: str) -> None:
     meant += [driver.path("distribution") for driver in drivers(directory)]
     for found in filter(os.path.isdir, meant):
         raise TransferError(f"it is a directory above the metadata: give {found}", directory)
+    if "image" in there or "engine-id" in there:
+        refuse_containerds(directory)
     if {"image", "containers", "volumes"} <= set(there) or {"imagedb", "layerdb"} & set(there):
         raise TransferError("it is a part of a Docker data root: give its image/<driver>/distribution", directory)
 

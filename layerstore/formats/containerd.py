@@ -99,6 +99,15 @@ def files_below(root: str) -> list[MetaFile]:
     return [file for file in found if os.path.lexists(file.path)]
 
 
+def file_at(path: str) -> MetaFile:
+    """Return a file of metadata that a person gave, with the content that is where its engine has it."""
+    folder, name = os.path.split(path)
+    above, below = os.path.split(folder)
+    if (below, name) == _CONTAINERD[0]:
+        return MetaFile(above, *_CONTAINERD, "")
+    return MetaFile(folder, (name,), _BUILDKIT[1], "")
+
+
 def read(file: MetaFile) -> Facts:
     """Read all namespaces of a file of metadata. The content need not be there, but then no compression is known.
 

@@ -1,8 +1,8 @@
 """What a reader of another engine's memory yields, and what a writer into one reports.
 
 A reader yields one fact or all that is known of a blob at a time, in any order; the caller merges them
-(`layerstore.blobs.merge`). What cannot be used is yielded as `Odd`: of the kind `unreadable` when it is left out, and
-`uncertain` when it is taken, or not missed, but whoever imports it should know.
+(`layerstore.blobs.merge`). What cannot be used is yielded as `Odd`, of the kind `unreadable`; what is not certain, of
+the kind `UNCERTAIN`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from layerstore.repository import why_not_canonical
 
 Fact = tuple[Digest, BlobRecord]
 Facts = Iterator[Fact | Odd]
+
+UNCERTAIN: Final = "uncertain"
+"""The kind of what is taken, or not missed, but whoever imports it should know."""
 
 _EXAMPLES: Final = 1000
 
@@ -67,7 +70,7 @@ def unreadable(path: str, reason: str) -> Odd:
 
 def uncertain(path: str, reason: str) -> Odd:
     """Return what stands for something that whoever imports it should know."""
-    return Odd(path, "uncertain", reason)
+    return Odd(path, UNCERTAIN, reason)
 
 
 def why_no_digest(text: object) -> str | None:

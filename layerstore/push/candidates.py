@@ -2,16 +2,17 @@
 many tries a layer is worth.
 
 Pure functions on lists of metadata: nothing is read from a store, asked of a registry, or removed.
-Source: Docker's distribution/push_v2.go.
+Source: Docker's distribution/push_v2.go; for other engines, what each function names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from itertools import takewhile
 from operator import eq
 from typing import Final, NamedTuple
 
+from layerstore.blobs import BlobRecord
 from layerstore.hmac import check_hmac
 from layerstore.records import V2Metadata
 from layerstore.repository import canonical_domain, parse_normalized
@@ -20,6 +21,11 @@ SMALL_LAYER_MAX_BYTES: Final = 100 * 1024
 """Source: Docker's `smallLayerMaximumSize`."""
 MIDDLE_LAYER_MAX_BYTES: Final = 10 * 1024 * 1024
 """Source: Docker's `middleLayerMaximumSize`."""
+_CONTAINERS_ATTEMPTS: Final = 5
+"""Source: containers/image's `replacementAttempts`."""
+_CONTAINERS_LOOKS: Final = 2
+"""Source: containers/image's `replacementUnknownLocationAttempts`."""
+_LATEST: Final = 2**63
 
 
 class PushAttempts(NamedTuple):
@@ -135,6 +141,52 @@ def existence_candidates(
     for entry in _by_likeness_and_age(candidates, target.name, hmac_key):
         best.setdefault(entry.digest, entry)
     return list(best.values())[: None if limit is None else max(limit, 0)]
+
+
+def containers_candidates(
+    blobs: Mapping[str, BlobRecord],
+    target_repository: str,
+    *,
+    asked: str,
+    diff_id: str | None = None,
+    compressions: Container[str] = ("gzip", "uncompressed", "zstd"),
+) -> list[V2Metadata]:
+    """Choose what Podman, Skopeo or Buildah would ask a registry about a blob that the target does not have, in order.
+
+    A blob of unknown compression is never used. The asked one comes first, the layer without compression last, the
+    others by when they were seen, the newest first. There are at most five. Where fewer are known to be at the target's
+    registry, up to two blobs that are known from other registries alone, or from none, fill up: they are looked for in
+    the target.
+
+    Args:
+        blobs: what is known of the blobs of one layer, by digest.
+        target_repository: where the push goes.
+        asked: digest of the blob that is pushed; the DiffID, where the layer is compressed by the push.
+        diff_id: of the layer; `None` if it is not known, or the manifest must not change: then only `asked` counts.
+        compressions: what the manifest's type allows; those of an OCI image by default.
+
+    Returns:
+        Digest and repository of each; an empty repository stands for a look into the target.
+
+    Raises:
+        InvalidRepositoryError: `target_repository` is not a repository's name, or has a tag or digest.
+
+    Source: containers/image: pkg/blobinfocache/internal/prioritize/prioritize.go.
+    """
+    domain = parse_normalized(target_repository).domain
+    known: list[tuple[int, int, str, str]] = []
+    elsewhere: list[tuple[int, str]] = []
+    for digest, blob in blobs.items():
+        if blob.compression not in compressions or (digest != asked and diff_id is None):
+            continue
+        rank = 0 if digest == asked else 2 if digest == diff_id else 1
+        here = {name: seen for name, seen in blob.locations.items() if canonical_domain(name) == domain}
+        known += [(rank, _LATEST if seen is None else -seen, digest, name) for name, seen in here.items()]
+        if not here:
+            elsewhere.append((rank, digest))
+    found = [V2Metadata(digest, name) for _, _, digest, name in sorted(known)[:_CONTAINERS_ATTEMPTS]]
+    room = min(_CONTAINERS_LOOKS, _CONTAINERS_ATTEMPTS - len(found))
+    return found + [V2Metadata(digest) for _, digest in sorted(elsewhere)[:room]]
 
 
 def shared_components(name: str, target: str) -> int:

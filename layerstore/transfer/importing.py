@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from layerstore.collection import Incoming, Loaded, Odd, Resolve, Source
 from layerstore.errors import InvalidInputError
+from layerstore.formats.facts import UNCERTAIN
 from layerstore.store import Store
 from layerstore.transfer import place
 from layerstore.transfer.batches import Batch, in_batches
@@ -70,6 +71,9 @@ class ImportReport:
         quarantined_count: how many there were.
         skipped: every other file that was not taken, but for temporary ones.
         skipped_count: how many there were.
+        notes: what is not certain of what another engine knows, such as a registry's port, or could not be asked for
+            because a daemon holds it. Nothing to mend.
+        note_count: how many there were.
         temporary: files that a write left behind; not entries, not looked at.
     """
 
@@ -86,6 +90,8 @@ class ImportReport:
     quarantined_count: int
     skipped: tuple[Skipped, ...]
     skipped_count: int
+    notes: tuple[Skipped, ...]
+    note_count: int
     temporary: int
 
     @property
@@ -168,6 +174,8 @@ def import_all(
         quarantined_count=found.quarantined.count,
         skipped=tuple(found.skipped.first),
         skipped_count=found.skipped.count,
+        notes=tuple(found.notes.first),
+        note_count=found.notes.count,
         temporary=found.temporary,
     )
 
@@ -190,6 +198,7 @@ class _Reading:
         self.temporary = 0
         self.quarantined: Examples[Quarantined] = Examples()
         self.skipped: Examples[Skipped] = Examples()
+        self.notes: Examples[Skipped] = Examples()
 
     def __iter__(self) -> Iterator[Incoming]:
         total = None if self._progress is None else self._total()
@@ -250,5 +259,6 @@ class _Reading:
     def _leave_out(self, source: Source, odd: Odd) -> None:
         if odd.kind == "temporary":
             self.temporary += 1
-        else:
-            self.skipped.add(Skipped(f"{source.name}/{odd.path}", odd.reason))
+            return
+        told = self.notes if odd.kind == UNCERTAIN else self.skipped
+        told.add(Skipped(f"{source.name}/{odd.path}".rstrip("/"), odd.reason))

@@ -22,12 +22,14 @@ from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import tar
+from layerstore.formats.facts import UNCERTAIN
 from layerstore.keys import Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import TEMPORARY_PREFIX, Store
+from layerstore.transfer import engines
 from layerstore.transfer.batches import in_batches
 from layerstore.transfer.looks import EXPECTED, NEW_FILE_SYSTEM, looks_like
 
@@ -38,7 +40,7 @@ Place = Store | str | os.PathLike[str]
 """A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin."""
 
 STANDARD_INPUT = "-"
-_UNCHANGEABLE = "an archive cannot be changed: import it, then work on the store"
+_UNCHANGEABLE = "it can only be read, and cannot be changed: import it, then work on the store"
 _HELD = 100
 """Sources of which an archive is held open between the look into it and its reading. Those behind are opened again."""
 _LOOKED_AT = 1000
@@ -49,6 +51,9 @@ def name(place: Place) -> str:
     """Return what a report calls a store or path."""
     if not isinstance(place, str | os.PathLike):
         return getattr(place, "path", None) or ":memory:"
+    asked = engines.of_text(place) if isinstance(place, str) else None
+    if asked is not None:
+        return asked.name
     return "standard input" if os.fspath(place) == STANDARD_INPUT else absolute(place)
 
 
@@ -112,9 +117,11 @@ def opened(place: Place, *, write: bool = False, force: bool = False) -> Iterato
         what = f"several metadata directories: give one of {names}" if found else "it has no metadata"
         raise TransferError(what, name(place))
     (source,) = found
-    if isinstance(source, _Archive) and write:
+    if isinstance(source, _Archive | engines.Memory) and write:
         raise TransferError(_UNCHANGEABLE, source.name)
-    with unpacked(source) if isinstance(source, _Archive) else source.opened(write=write) as collection:
+    with (
+        unpacked(source) if isinstance(source, _Archive | engines.Memory) else source.opened(write=write) as collection
+    ):
         yield collection
 
 
@@ -126,7 +133,7 @@ def unpacked(source: Source) -> Iterator[Unpacked]:
     def entries() -> Iterator[Incoming]:
         labels: dict[str, None] = {}
         for batch in in_batches(source.read()):
-            odd.extend(batch.odd)
+            odd.extend(one for one in batch.odd if one.kind != UNCERTAIN)
             if batch.records:
                 labels[batch.label] = None
             if len(labels) > 1:
@@ -286,12 +293,15 @@ class _Archive:
             yield from tar.scan(file, self.name, force=self._force, allow_empty=self._allow_empty)
 
 
-_Place = _Directory | _DatabaseFile | _Archive
+_Place = _Directory | _DatabaseFile | _Archive | engines.Memory
 
 
 def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> Sequence[_Place]:
     if os.fspath(place) == STANDARD_INPUT:
         return [_Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)]
+    asked = engines.of_text(place) if isinstance(place, str) else None
+    if asked is not None:
+        return [asked]
     path = absolute(place)
     there = _status(path)
     if stat.S_ISDIR(there.st_mode):
@@ -300,10 +310,15 @@ def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool
         raise TransferError(f"cannot be read: {PERMISSION_DENIED}", path)
     is_file = stat.S_ISREG(there.st_mode)
     if not (is_file or stat.S_ISFIFO(there.st_mode)):
-        raise TransferError(f"{kind(there.st_mode)}: {EXPECTED}", path)
+        socket = f"; if it is containerd's, give containerd:{path}" if stat.S_ISSOCK(there.st_mode) else ""
+        raise TransferError(f"{kind(there.st_mode)}: {EXPECTED}{socket}", path)
     if is_file and not there.st_size:
         raise TransferError(f"an empty file: it was cut off, or a disk was full; {EXPECTED}", path)
-    if is_file and is_database(path):
+    is_ours = is_file and is_database(path)
+    memory = engines.of_file(path, is_database=is_ours, allow_empty=allow_empty) if is_file else None
+    if memory is not None:
+        return [memory]
+    if is_ours:
         return [_DatabaseFile(path, may_be_empty=allow_empty)]
     return [_Archive(path, lambda: open(path, "rb"), is_once=not is_file, force=force, allow_empty=allow_empty)]
 
@@ -313,8 +328,10 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> Sequence[_Plac
 
     A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
     """
+    readable = os.access(path, os.R_OK | os.X_OK)
+    memories: Sequence[_Place] = engines.in_directory(path) if readable else ()
     try:
-        found = distributions(path)
+        found = distributions(path, may_be_none=bool(memories))
         names = os.listdir(path)
     except OSError as error:
         raise TransferError(tree.why_unreadable(error), path) from error
@@ -322,6 +339,8 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> Sequence[_Plac
         if allow_empty and os.path.isdir(os.path.join(path, "image")):
             return []  # it has recorded nothing yet
         raise
+    if memories:
+        return [*(_Directory(base, may_be_empty=True) for base in found), *memories]
     # An empty one of this name is a fresh host's.
     is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar.ROOT
     there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != NEW_FILE_SYSTEM]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import SQLMetadataStore, TransferError, find_image, import_directory, verify
-from layerstore.docker.dataroot import distribution_of, distributions, drivers
+from layerstore import SQLMetadataStore, TransferError, export_directory, find_image, import_directory, verify
+from layerstore.docker.dataroot import distribution_of, distributions, drivers, image_stores
 from layerstore.docker.layerdb import layers_of
 from tests.docker.conftest import FIRST, DataRoot
 from tests.support.entries import MAPPINGS, layer_key, rows_of, write_file
@@ -108,3 +108,68 @@ def test_the_directory_of_a_driver_is_told_before_it_is_there_and_never_through_
     with pytest.raises(TransferError, match="/elsewhere") as caught:
         distribution_of(str(tmp_path), "overlay2")
     assert caught.value.path == str(tmp_path / "image" / "overlay2")
+
+
+# Which store Docker keeps images in
+
+
+def fresh_docker_29(root: Path) -> Path:
+    """Make what Docker 29 makes in a data root of its own, with containerd's store."""
+    for folder in ("buildkit", "containers", "image", "network/files", "plugins", "swarm", "tmp", "volumes"):
+        (root / folder).mkdir(parents=True)
+    (root / "engine-id").write_text("94fb9e48-75d1-4d75-b0d7-0f9f6f1a1f1b")
+    return root
+
+
+def test_a_graph_driver_is_known_by_its_layers_or_its_folder(data_root: DataRoot):
+    data_root.driver("overlay2").mkdir(parents=True)
+    assert image_stores(str(data_root.path)) == ((), False)
+    (data_root.path / "overlay2" / "l").mkdir(parents=True)
+    (data_root.path / "zfs").mkdir()
+    (data_root.path / "image" / "vfs" / "layerdb" / "sha256" / "0").mkdir(parents=True)
+
+    assert image_stores(str(data_root.path)) == (("overlay2", "vfs"), False)
+    assert distribution_of(str(data_root.path), "overlay2").endswith("image/overlay2/distribution")
+
+
+@pytest.mark.parametrize(
+    "sign", [None, "rootfs/overlayfs", "containerd/daemon/io.containerd.content.v1.content/blobs/sha256/0"]
+)
+def test_an_export_into_a_data_root_of_containerds_store_is_refused(
+    sign: str | None, tmp_path: Path, sql_file: SQLMetadataStore
+):
+    root = fresh_docker_29(tmp_path / "docker")
+    if sign is not None:
+        (root / "engine-id").unlink()
+        (root / sign).mkdir(parents=True)
+
+    assert image_stores(str(root)) == ((), True)
+    with pytest.raises(TransferError, match="containerd:/run/containerd"):
+        distribution_of(str(root), "overlay2")
+    if sign is None:
+        with pytest.raises(TransferError, match="containerd:/run/containerd"):
+            export_directory(sql_file, root)
+        assert not (root / "v2metadata-by-diffid").exists()
+
+
+def test_metadata_alone_does_not_make_a_graph_driver(tmp_path: Path):
+    """As an export before the first start leaves it: Docker 29 then takes containerd's store."""
+    root = fresh_docker_29(tmp_path / "docker")
+    (root / "image" / "overlay2" / "distribution" / "v2metadata-by-diffid").mkdir(parents=True)
+
+    assert image_stores(str(root)) == ((), True)
+
+
+def test_where_both_stores_have_images_a_warning_says_what_decides(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    root = fresh_docker_29(tmp_path / "docker")
+    (root / "overlay2" / "l").mkdir(parents=True)
+    assert image_stores(str(root)) == (("overlay2",), False)
+    (root / "rootfs" / "overlayfs").mkdir(parents=True)
+
+    assert image_stores(str(root)) == (("overlay2",), True)
+    assert distribution_of(str(root), "overlay2") == str(root / "image" / "overlay2" / "distribution")
+    assert "the options of its Docker decide" in caplog.text
+
+
+def test_a_data_root_that_is_not_there_yet_may_become_either(tmp_path: Path):
+    assert distribution_of(str(tmp_path / "docker"), "overlay2") == str(tmp_path / "docker/image/overlay2/distribution")

@@ -166,6 +166,8 @@ class Snapshot:
         yield from self._stale_blobs()
 
     def _stale_blobs(self) -> Iterator[tuple[str, str | bytes]]:
+        from layerstore.sql import derived
+
         matched = 0
         for record in self.scan(BLOBS):
             digest = None if isinstance(record, OddName) else key_digest(record.key)

@@ -1,0 +1,176 @@
+"""Other engines' memories as sources: which of them a path or text stands for, told by its content.
+
+A memory is read from its beginning to its end, as an archive is; it yields one entry of `blob-by-digest` per blob.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import Final
+
+from layerstore.blobs import decode, encode, merge
+from layerstore.collection import Odd
+from layerstore.errors import TransferError
+from layerstore.files import tree
+from layerstore.formats import bbolt, containerd, containerd_live, containers, containers_sqlite
+from layerstore.formats.facts import Facts, uncertain
+from layerstore.keys import BLOBS, Record, digest_key
+from layerstore.transfer.looks import EXPECTED
+
+_HEAD: Final = 64
+_begins_layers = re.compile(rb'\s*\[\s*\{\s*"id"\s*:\s*"').match
+_LOOKED_AT: Final = 1000
+"""What is no entry, at the beginning of a memory, before the look at it ends."""
+_STORAGE_FOLDER: Final = "-layers"
+_LOCK_WAIT_S: Final = 1.0
+
+
+class Memory:
+    """What an engine knows, somewhere: a source of entries.
+
+    Args:
+        name: what reports call it.
+        facts: reads it.
+        may_be_empty: take it also if there is nothing in it.
+        socket: where the daemon is asked that may hold the file, if the source is one of several: it is then left out
+            with a note. `None`: that is an error.
+    """
+
+    in_order = False
+
+    def __init__(
+        self, name: str, facts: Callable[[], Facts], *, may_be_empty: bool = False, socket: str | None = None
+    ) -> None:
+        self.name, self._facts, self._may_be_empty, self._socket = name, facts, may_be_empty, socket
+        self._begun: Iterator[tuple[str, Record | Odd]] | None = None
+
+    def count(self) -> None:
+        return None
+
+    def read(self) -> Iterator[tuple[str, Record | Odd]]:
+        begun, self._begun = self._begun, None
+        yield from begun or self._entries()
+
+    def look(self, *, hold: bool) -> None:
+        """Read up to the first entry, so that what cannot be read is found out before anything is made for it."""
+        reading = self._entries()
+        first: list[tuple[str, Record | Odd]] = []
+        for one in islice(reading, _LOOKED_AT):
+            first.append(one)
+            if isinstance(one[1], Record):
+                break
+        else:
+            if not self._may_be_empty and len(first) < _LOOKED_AT:
+                raise TransferError(
+                    f"nothing is recorded in it: {EXPECTED}; --allow-empty takes it all the same", self.name
+                )
+        self._begun = chain(first, reading) if hold else None
+
+    def _entries(self) -> Iterator[tuple[str, Record | Odd]]:
+        known: dict[str, bytes] = {}  # encoded, as a million records would be too much
+        try:
+            for fact in self._facts():
+                if isinstance(fact, Odd):
+                    yield "", fact
+                    continue
+                digest, record = fact
+                key = digest_key(digest)
+                before = known.get(key)
+                known[key] = encode(record if before is None else merge(decode(before, key), record))
+        except TransferError as error:
+            if self._socket is None or not bbolt.is_in_use(error):
+                raise
+            yield "", uncertain("", f"left out: {error.args[0]}, or give {self._socket}")
+            return
+        for key, value in known.items():
+            yield "", Record(BLOBS, key, value, decode(value, key).modified_at_ns)
+
+
+def of_text(text: str) -> Memory | None:
+    """Return what a text stands for that begins with `containerd:`; `None` for any other one.
+
+    Raises:
+        InvalidInputError: it begins so, and is no socket with namespaces.
+    """
+    if not text.startswith(containerd_live.SCHEME):
+        return None
+    socket = containerd_live.Socket.parse(text)
+    return Memory(socket.name, lambda: containerd_live.read(socket))
+
+
+def of_file(path: str, *, is_database: bool, allow_empty: bool = False) -> Memory | None:
+    """Return what a regular file stands for, `None` if it is no memory of another engine.
+
+    Args:
+        path: the file; links are followed, as a person gave it.
+        is_database: whether it is an SQLite database; one is not opened here but by SQLite.
+        allow_empty: take one that has nothing in it.
+
+    Raises:
+        TransferError: it cannot be read.
+    """
+    if is_database:
+        if not _is_cache(path):
+            return None
+        return Memory(path, lambda: containers.read_sqlite(path), may_be_empty=allow_empty)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise TransferError(tree.why_unreadable(error), path) from error
+    if bbolt.is_bbolt(head):
+        return Memory(path, lambda: _read_bolt(path), may_be_empty=allow_empty)
+    if _begins_layers(head):
+        return Memory(path, lambda: containers.read_layers(path), may_be_empty=allow_empty)
+    return None
+
+
+def in_directory(path: str) -> list[Memory]:
+    """Return the memories of other engines in a directory: of a cache, a storage, containerd, BuildKit or Docker.
+
+    A file that a daemon holds is left out with a note if there are others, also of Docker's own.
+
+    Raises:
+        TransferError: it cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise TransferError(tree.why_unreadable(error), path) from error
+    found = [
+        Memory(file.path, partial(containerd.read, file), may_be_empty=True, socket=file.socket)
+        for file in containerd.files_below(path)
+    ]
+    if containers_sqlite.NAME in names:
+        cache = os.path.join(path, containers_sqlite.NAME)
+        found.append(Memory(cache, partial(containers.read_sqlite, cache), may_be_empty=True))
+    if containers.BOLT_NAME in names:
+        cache = os.path.join(path, containers.BOLT_NAME)
+        found.append(Memory(cache, partial(containers.read_bolt, path, containers.BOLT_NAME), may_be_empty=True))
+    below: list[tuple[str, ...]] = [(name, containers.LAYERS_NAME) for name in names if name.endswith(_STORAGE_FOLDER)]
+    below += [(name,) for name in names if name == containers.LAYERS_NAME and path.endswith(_STORAGE_FOLDER)]
+    for way in below:
+        layers = os.path.join(path, *way)
+        if os.path.lexists(layers):
+            found.append(Memory(layers, partial(containers.read_layers, path, *way), may_be_empty=True))
+    return found
+
+
+def _is_cache(path: str) -> bool:
+    try:
+        return containers_sqlite.is_cache(path)
+    except TransferError:
+        return False  # whoever opens it as a store says what is wrong with it
+
+
+def _read_bolt(path: str) -> Facts:
+    """Read a bbolt file of which only the content says whose it is."""
+    real = os.path.realpath(path)
+    folder, name = os.path.split(real)
+    if bbolt.read(real, wait_s=_LOCK_WAIT_S).root.below(b"v1") is None:
+        return containers.read_bolt(folder, name)
+    return containerd.read(containerd.file_at(real))
