@@ -68,8 +68,10 @@ if TYPE_CHECKING:
     from layerstore.transfer.findings import VerifyReport as VerifyReport
     from layerstore.transfer.importing import ImportReport as ImportReport
     from layerstore.transfer.importing import import_directory as import_directory
+    from layerstore.transfer.importing import import_layers as import_layers
     from layerstore.transfer.pruning import PruneReport as PruneReport
     from layerstore.transfer.pruning import prune as prune
+    from layerstore.transfer.targets import export_layers as export_layers
     from layerstore.transfer.verifying import verify as verify
     from layerstore.v1 import V1IDService as V1IDService
     from layerstore.v2 import V2MetadataService as V2MetadataService
@@ -113,8 +115,9 @@ _MODULES = {
     "store": ("Store",),
     "transfer.diffing": ("DiffReport", "diff"),
     "transfer.exporting": ("ExportReport", "export_directory"),
-    "transfer.importing": ("ImportReport", "import_directory"),
+    "transfer.importing": ("ImportReport", "import_directory", "import_layers"),
     "transfer.pruning": ("PruneReport", "prune"),
+    "transfer.targets": ("export_layers",),
     "v1": ("V1IDService",),
     "v2": ("V2MetadataService",),
     "transfer.findings": ("VerifyReport",),

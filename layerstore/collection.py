@@ -63,6 +63,8 @@ class Incoming(NamedTuple):
     key that it has twice, as an archive may, the last one counts."""
     associations: Sequence[Association] = ()
     """The rows that are derived from the lists among them, where they come in order."""
+    last_stays: bool = False
+    """Whether the last one counts also of what other engines know of one blob. Otherwise that is united."""
 
 
 class Loaded(NamedTuple):
@@ -111,6 +113,10 @@ class IndexedView(View, Protocol):
 
     def lists_with(self, digest: str) -> Iterator[Record]:
         """Yield the layers' lists that hold a digest."""
+
+    def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
+        """Yield what other engines know of blobs whose layer is known, by layer: the key of the layer's list, the key
+        and value of the blob's entry, and the DiffID that Docker's mapping has of it, if there is one."""
 
 
 class Source(Protocol):

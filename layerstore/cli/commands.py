@@ -12,8 +12,8 @@ from typing import Final
 import click
 
 COMMANDS: Final = {
-    "import": ("transfer", "import_", "Take Docker's metadata into the store."),
-    "export": ("transfer", "export", "Write the store as Docker's directory."),
+    "import": ("transfer", "import_", "Import what container engines know of layers."),
+    "export": ("transfer", "export", "Write what the store knows for an engine."),
     "verify": ("transfer", "verify", "Check a store, and mend it."),
     "diff": ("transfer", "diff", "Compare two stores."),
     "show": ("show", "show", "Show what is known about a layer, blob, repository or image."),

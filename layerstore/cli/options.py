@@ -82,6 +82,12 @@ class Settings:
                     raise StoreOpenError("there is no such file: `layerstore import` makes one, or give --db", path)
         return SQLMetadataStore(self.path)
 
+    def trying(self) -> SQLMetadataStore:
+        """Open the database for what will be undone; an empty one in memory if it is not there."""
+        from layerstore import SQLMetadataStore
+
+        return SQLMetadataStore(self.path if os.path.exists(absolute(self.path)) else ":memory:")
+
 
 def _default_path() -> str:
     if os.geteuid() == 0:

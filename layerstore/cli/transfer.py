@@ -48,6 +48,7 @@ Examples:
     "--force", is_flag=True, help="Import also what has none of Docker's namespaces, and archives of over 8 GiB."
 )
 @click.option("--allow-empty", is_flag=True, help="Import also from where there is nothing (for scripts).")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 @quiet_option
 @json_option
 @database_option
@@ -59,34 +60,39 @@ def import_(
     on_conflict: OnConflict,
     force: bool,
     allow_empty: bool,
+    dry_run: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Take Docker's metadata into the store.
+    """Import what container engines know of layers.
 
     Each PATH is a `distribution` directory; a Docker data root, of which all image/*/distribution are taken, also
-    those of remapped users; a tar of any of them, - for one on standard input; or another store's file. They are
-    read first, then merged in their order in one transaction.
+    those of remapped users; a tar of any of them, - for one on standard input; another store's file; the cache of
+    Podman, Skopeo, Buildah and CRI-O, or its folder; containerd's root; or containerd:SOCKET?namespace=NAME, a running
+    containerd. They are read first, then merged in their order in one transaction.
 
     What cannot be what its namespace says goes to quarantine. Exits with 1 if anything was not taken, or two values
     of one digest were found. Importing the same again changes nothing. Where there is no metadata, that is an error,
     and no database is made; an empty directory called `distribution` is a fresh host's.
     """
-    from layerstore.transfer.importing import import_all
+    from layerstore.transfer.importing import import_layers
     from layerstore.transfer.place import sources
 
     # Looked into before the database is made.
     found = sources(paths, force=force, allow_empty=allow_empty)
-    with settings.writing(create=True) as store, progress("importing", quiet=quiet) as bar:
-        report = import_all(store, found, on_conflict=on_conflict, progress=bar)
+    opened = settings.trying() if dry_run else settings.writing(create=True)
+    with opened as store, progress("importing", quiet=quiet) as bar:
+        report = import_layers(
+            store, *found, on_conflict=on_conflict, allow_empty=allow_empty, dry_run=dry_run, progress=bar
+        )
     if as_json:
         report_json(report)
     else:
-        _say_import(report, settings.path, quiet=quiet)
+        _say_import(report, settings.path, quiet=quiet, dry_run=dry_run)
     return 0 if report.ok else 1
 
 
-def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
+def _say_import(report: ImportReport, database: str, *, quiet: bool, dry_run: bool) -> None:
     for conflict in report.conflicts:
         place = f"{conflict.namespace}/{conflict.key}"
         say(f"conflict: {place}: kept {conflict.kept}, set aside {conflict.set_aside} (merging {conflict.source})")
@@ -101,7 +107,7 @@ def _say_import(report: ImportReport, database: str, *, quiet: bool) -> None:
         say(f"note: {note.path}: {note.reason}")
     _say_rest(report.note_count, report.notes, "notes")
     for source in report.sources:
-        say(f"imported {source.source} into {database}: {_counted(source)}")
+        say(f"{'would import' if dry_run else 'imported'} {source.source} into {database}: {_counted(source)}")
     if len(report.sources) != 1:
         say(f"in all: {_counted(report)}")
     for evicted in report.evictions:
@@ -133,10 +139,12 @@ def _counted(counts: ImportReport | SourceReport) -> str:
 Examples:
   layerstore export ./distribution
   layerstore export --data-root /var/lib/docker --driver overlay2
+  layerstore export /var/lib/containers/cache/blob-info-cache-v1.sqlite
+  layerstore export containerd:/run/containerd/containerd.sock?namespace=moby --to localhost:5000/team/app
   layerstore export --dry-run --on-conflict replace --delete /var/lib/docker/image/overlay2/distribution
   layerstore export --tar - | ssh builder tar -C /var/lib/docker/image/overlay2 -x"""
 )
-@click.argument("path", type=PATH, required=False)
+@click.argument("path", metavar="[TARGET]", type=PATH, required=False)
 @click.option("--data-root", metavar="DIR", type=DIRECTORY, help="Write below this Docker data root.")
 @click.option("--driver", metavar="NAME", help="The storage driver, with --data-root: overlay2, vfs, ...")
 @click.option(
@@ -154,6 +162,16 @@ Examples:
 @click.option("--delete", is_flag=True, help="Remove files that the store does not have. Needs --on-conflict replace.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--force", is_flag=True, help="Replace and delete also in the directory of a running daemon.")
+@click.option(
+    "--assume-compression",
+    type=click.Choice(["gzip"]),
+    help="Take layers whose compression is not known for gzip. If one is not, a push publishes a wrong manifest.",
+)
+@click.option(
+    "--all-namespaces", is_flag=True, help="Write `blob-by-digest` into the directory too; Docker ignores it."
+)
+@click.option("--image", "images", metavar="NAME", multiple=True, help="For containerd: only content of this image.")
+@click.option("--to", metavar="REPOSITORY", help="For containerd: only the name that a push there will choose.")
 @quiet_option
 @json_option
 @database_option
@@ -170,13 +188,19 @@ def export(
     delete: bool,
     dry_run: bool,
     force: bool,
+    assume_compression: str | None,
+    all_namespaces: bool,
+    images: tuple[str, ...],
+    to: str | None,
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Write the store as Docker's directory.
+    """Write what the store knows for an engine.
 
-    A Docker daemon can use PATH, or DIR/image/NAME/distribution. What the directory has is merged with what the store
-    has, as import does: nothing that it knows is lost. To mirror the store instead, use --on-conflict replace --delete.
+    TARGET is a directory that a Docker daemon can use, as is DIR/image/NAME/distribution; a cache of Podman, Skopeo,
+    Buildah and CRI-O, blob-info-cache-v1.sqlite; containerd:SOCKET?namespace=NAME, a running containerd; or another
+    database. What the target has is merged with what the store has, as import does: nothing that it knows is lost. To
+    mirror the store in a directory instead, use --on-conflict replace --delete.
 
     A daemon may run on the directory, but for --on-conflict replace. Each file is complete or absent at every moment;
     files that are right already are not touched. Exits with 1 if an entry was not written, or two values of one digest
@@ -193,16 +217,20 @@ def export(
         raise click.UsageError("--overwrite goes with --tar")
     if delete and on_conflict != "replace":
         raise click.UsageError("--delete needs --on-conflict replace: a merge removes nothing")
-    from layerstore import export_directory
+    from layerstore import export_layers
 
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
-        report = export_directory(
+        report = export_layers(
             store,
             target,
             on_conflict=on_conflict or "merge",
             delete=delete,
             dry_run=dry_run,
             force=force,
+            assume_compression=assume_compression,
+            all_namespaces=all_namespaces,
+            images=images,
+            to=to,
             progress=bar,
         )
     if as_json:
@@ -233,6 +261,8 @@ def _say_export(report: ExportReport, database: str, *, quiet: bool) -> None:
     }
     others = [f"{count} {what}" for what, count in counts.items() if count]
     say(", ".join([_written(report), *others]))
+    for reason, count in sorted(report.left_out.items()):
+        say(f"left out: {count}: {reason}")
     if report.evicted:
         say(f"{report.evicted} associations were evicted from merged lists (a list keeps 50)")
 

@@ -121,6 +121,9 @@ class _View:
         keys = [digest_key(diff_id) for diff_id in self._snapshot.layers_of(digest)]
         return self._snapshot.get_records(V2_METADATA, keys)
 
+    def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
+        return self._snapshot.blobs_by_layer()
+
     def faults(self) -> Iterator[Fault]:
         is_ours = True
         with self._noting():

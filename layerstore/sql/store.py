@@ -232,9 +232,8 @@ class SQLMetadataStore:
 
         while batch := list(islice(entries, _FEW)):
             now = time.time_ns()
-            yield Incoming(
-                0, [(namespace, key, _checked(namespace, key, value), now) for namespace, key, value in batch]
-            )
+            records = [(namespace, key, _checked(namespace, key, value), now) for namespace, key, value in batch]
+            yield Incoming(0, records, last_stays=True)
 
     def _load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
         """Take in any number of entries, staged beside the database first, in one transaction; by source.

@@ -1,6 +1,7 @@
 """Other engines' memories as sources: which of them a path or text stands for, told by its content.
 
-A memory is read from its beginning to its end, as an archive is; it yields one entry of `blob-by-digest` per blob.
+A memory is read from its beginning to its end, as an archive is. It yields an entry of `blob-by-digest` for each fact;
+those of one blob are united where they are stored.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Final
 
-from layerstore.blobs import decode, encode, merge
+from layerstore.blobs import encode
 from layerstore.collection import Odd
 from layerstore.errors import TransferError
 from layerstore.files import tree
@@ -71,23 +72,17 @@ class Memory:
         self._begun = chain(first, reading) if hold else None
 
     def _entries(self) -> Iterator[tuple[str, Record | Odd]]:
-        known: dict[str, bytes] = {}  # encoded, as a million records would be too much
         try:
             for fact in self._facts():
                 if isinstance(fact, Odd):
                     yield "", fact
                     continue
                 digest, record = fact
-                key = digest_key(digest)
-                before = known.get(key)
-                known[key] = encode(record if before is None else merge(decode(before, key), record))
+                yield "", Record(BLOBS, digest_key(digest), encode(record), record.modified_at_ns)
         except TransferError as error:
             if self._socket is None or not bbolt.is_in_use(error):
                 raise
             yield "", uncertain("", f"left out: {error.args[0]}, or give {self._socket}")
-            return
-        for key, value in known.items():
-            yield "", Record(BLOBS, key, value, decode(value, key).modified_at_ns)
 
 
 def of_text(text: str) -> Memory | None:

@@ -7,9 +7,10 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 from layerstore.collection import View
@@ -22,10 +23,11 @@ from layerstore.keys import KNOWN_NAMESPACES, Record
 from layerstore.paths import absolute, why_refused
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
+from layerstore.transfer.combining import for_docker
 from layerstore.transfer.importing import Skipped
 from layerstore.transfer.joining import records, side_by_side
 from layerstore.transfer.merging import Conflict, Examples, OnConflict
-from layerstore.transfer.place import Progress, opened
+from layerstore.transfer.place import Progress, opened, viewed
 from layerstore.transfer.placing import Writer, has_right_mode
 from layerstore.transfer.rules import Rules
 
@@ -61,25 +63,27 @@ class ExportReport:
         quarantined: number of values of the directory that were moved to `quarantine`.
         quarantine: the directory beside this one that they are in; `None` if there are none.
         dry_run: whether nothing was done.
+        left_out: what cannot be carried to the target, by the reason, and number of such blobs or places.
     """
 
     path: str
-    added: int
-    merged: int
-    replaced: int
-    kept: int
-    unchanged: int
-    deleted: int
-    deleted_paths: tuple[str, ...]
-    extra: int
-    evicted: int
-    conflicts: tuple[Conflict, ...]
-    conflict_count: int
-    skipped: tuple[Skipped, ...]
-    skipped_count: int
-    quarantined: int
-    quarantine: str | None
-    dry_run: bool
+    added: int = 0
+    merged: int = 0
+    replaced: int = 0
+    kept: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    deleted_paths: tuple[str, ...] = ()
+    extra: int = 0
+    evicted: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+    conflict_count: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    skipped_count: int = 0
+    quarantined: int = 0
+    quarantine: str | None = None
+    dry_run: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def written(self) -> int:
@@ -100,6 +104,8 @@ def export_directory(
     delete: bool = False,
     force: bool = False,
     dry_run: bool = False,
+    assume_compression: str | None = None,
+    all_namespaces: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write a store as a directory that a Docker daemon can use.
@@ -108,6 +114,9 @@ def export_directory(
     them. A value of one digest or V1 ID that is older than the store's, or cannot be read, moves to
     `<directory>.quarantine/<time>`. A second export of the same changes nothing. Merging cannot see deletions: what was
     removed from the store stays in the directory, and comes back by the next import; `replace` with `delete` mirrors.
+
+    What other engines know of blobs completes lists and mappings: of blobs that are gzip and whose layer is known, and
+    only as far as Docker's own entries leave room in a list of 50. A blob on which sources disagree is left out.
 
     Files get Docker's modes, and the times that the store has. Each file is complete or absent at every moment, also
     after a power cut (`layerstore.transfer.placing` says why). Files that are right already are not touched. A store in
@@ -127,10 +136,14 @@ def export_directory(
         force: replace and delete also under a running daemon, and delete in a directory of unknown namespaces alone. A
             merge treats a running daemon as none.
         dry_run: only count.
+        assume_compression: `gzip` takes layers whose compression is not known for gzip. If one is not, a push by Docker
+            publishes a wrong manifest.
+        all_namespaces: write also `blob-by-digest` as it is, which Docker ignores and an import takes back.
         progress: called with the entries done and the entries there are.
 
     Raises:
-        InvalidInputError: `on_conflict` is none of these, or `delete` is given without `replace`.
+        InvalidInputError: `on_conflict` or `assume_compression` is none of these, or `delete` is given without
+            `replace`.
         InvalidKeyError: a key breaks the key rules. Found before anything is written.
         StoreFullError: no space is left; what was renamed stays, nothing is half written.
         TransferError: the directory cannot be read or written, or is one above a `distribution` directory; or, to
@@ -142,12 +155,14 @@ def export_directory(
     base = absolute(path)
     if delete and on_conflict != "replace":
         raise InvalidInputError(f'delete needs on_conflict="replace", not {on_conflict!r}')
+    assume_gzip = assumes_gzip(assume_compression)
     refuse_above_a_distribution(base)
     if on_conflict == "replace" and not (dry_run or force):
         refuse_under_a_daemon(base)
     under_a_daemon = not force and running_on(base) is not None
     rules = Rules(base, on_conflict, under_a_daemon=under_a_daemon, dry_run=dry_run)
-    with opened(store) as source, source.view() as content:
+    left_out: Counter[str] = Counter()
+    with opened(store) as source, viewed(source) as (content, combined):
         target = _Target(base, rules, delete=delete, dry_run=dry_run)
         total = _check_paths(content, target.unplaceable) if source.directory is None else None
         with _naming(base):
@@ -155,8 +170,11 @@ def export_directory(
                 tree.make_base(base)
             if delete and not force:
                 _refuse_to_empty(base, content)
-            target.fill(records(content), progress, total)
-    return target.report()
+            wanted = records(content)
+            if combined is not None:
+                wanted = for_docker(combined, left_out, assume_gzip=assume_gzip, all_namespaces=all_namespaces)
+            target.fill(wanted, progress, total)
+    return replace(target.report(), left_out=dict(left_out))
 
 
 class _Target:
@@ -376,6 +394,17 @@ def _check_paths(content: View, unplaceable: dict[tuple[str, str], str]) -> int:
         if key and key in content.get_many(namespace, [key]):
             unplaceable[namespace, key] = "it cannot be a file, as other keys lie below it"
     return total
+
+
+def assumes_gzip(compression: str | None) -> bool:
+    """Tell whether a compression that is not known is to be taken for gzip.
+
+    Raises:
+        InvalidInputError: it is to be taken for something else.
+    """
+    if compression not in (None, "gzip"):
+        raise InvalidInputError(f'assume_compression is "gzip" or None, not {compression!r}')
+    return compression is not None
 
 
 def _refuse_to_empty(base: str, content: View) -> None:

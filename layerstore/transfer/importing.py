@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from layerstore.collection import Incoming, Loaded, Odd, Resolve, Source
 from layerstore.errors import InvalidInputError
 from layerstore.formats.facts import UNCERTAIN
-from layerstore.store import Store
+from layerstore.store import Store, read_modify_write
 from layerstore.transfer import place
 from layerstore.transfer.batches import Batch, in_batches
 from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, keep, replace
@@ -138,6 +139,56 @@ def import_directory(
     Source: Docker's layout of `<data-root>/image/<driver>/distribution`.
     """
     return import_all(store, [path], on_conflict=on_conflict, force=force, allow_empty=allow_empty, progress=progress)
+
+
+def import_layers(
+    store: Store,
+    *sources: Place | Source,
+    on_conflict: OnConflict = "merge",
+    force: bool = False,
+    allow_empty: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Take what any container engine knows of layers into a store, all sources in one transaction.
+
+    What each source is, is told by its content. Every value that comes in is checked. What several sources know of a
+    blob is united; sources that disagree about its layer or compression are noted in the entry, `verify` names them,
+    and no export uses it. Otherwise as `import_directory`.
+
+    Args:
+        store: a `SQLMetadataStore`.
+        sources: whatever `import_directory` takes; the cache of Podman, Skopeo, Buildah and CRI-O
+            (`blob-info-cache-v1.sqlite` or `.boltdb`, or the folder of it); the `layers.json` of their storage;
+            containerd's `meta.db` and BuildKit's `containerdmeta.db`, or the roots of them; a running containerd:
+            `containerd:SOCKET?namespace=NAME`.
+        on_conflict: `merge`; `replace` takes what comes in; `keep` leaves what is there.
+        force: import also a directory that has none of Docker's namespaces.
+        allow_empty: import also from where there is nothing.
+        dry_run: only say what would be done. Other writers wait as long as it takes.
+        progress: called with the entries done and, where that can be told, the entries there are.
+
+    Raises: as `import_directory`.
+    """
+    if not (sources or allow_empty):
+        raise InvalidInputError("nothing to import from: give a source")
+
+    def take() -> ImportReport:
+        return import_all(
+            store, sources, on_conflict=on_conflict, force=force, allow_empty=allow_empty, progress=progress
+        )
+
+    if not dry_run:
+        return take()
+    place.target(store)
+    with suppress(_UndoError), read_modify_write(store)():
+        report = take()
+        raise _UndoError
+    return report
+
+
+class _UndoError(Exception):
+    """Leaves a transaction, so that it is undone."""
 
 
 def import_all(

@@ -163,6 +163,16 @@ STATEMENTS: Final[Mapping[str, Statement | dict[str, str]]] = {
     "BLOBS_WITH_ROWS": Statement(
         "SELECT CAST(digest AS BLOB) FROM blobs UNION SELECT CAST(digest AS BLOB) FROM locations"
     ),
+    # A blob whose layer no engine has verified is what Docker's mapping says.
+    "BLOBS_BY_LAYER": Statement(
+        "SELECT replace(ifnull(b.diff_id, CAST(d.value AS TEXT)), ':', '/') AS layer, m.key, CAST(m.value AS BLOB),\n"
+        "    CAST(d.value AS BLOB)\n"
+        "FROM blobs b JOIN metadata m ON m.namespace = 'blob-by-digest'\n"
+        "        AND m.key = CAST(replace(b.digest, ':', '/') AS TEXT)\n"
+        "    LEFT JOIN metadata d ON d.namespace = 'diffid-by-digest' AND d.key = m.key\n"
+        "WHERE layer IS NOT NULL\n"
+        "ORDER BY CAST(layer AS BLOB), m.key"
+    ),
     "COUNT_BLOBS": Statement("SELECT (SELECT count(*) FROM blobs) + (SELECT count(*) FROM locations)"),
     "QUARANTINE": _sql(
         insert(quarantine).values(

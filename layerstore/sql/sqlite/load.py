@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from functools import reduce
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from layerstore.collection import Incoming, Loaded, Resolve
@@ -66,7 +68,9 @@ _UNORDERED_SOURCES = "SELECT DISTINCT source FROM temp.unordered ORDER BY source
 # takes half as long as a B-tree that grows in no order. Source: sqlite.org/lang_select.html, "Bare columns".
 _SORT = """
     INSERT INTO temp.staged SELECT namespace, key, value, modified_at_ns, large FROM temp.unordered
-    WHERE source = ? GROUP BY namespace, key HAVING max(rowid) ORDER BY namespace, key"""
+    WHERE source = ? AND namespace IS NOT ? GROUP BY namespace, key HAVING max(rowid) ORDER BY namespace, key"""
+_UNSORTED_BLOBS = f"""
+    SELECT key, value, modified_at_ns FROM temp.unordered WHERE source = ? AND namespace = '{BLOBS}' ORDER BY key"""
 _STAGED_OF = "SELECT key, value FROM temp.staged WHERE rowid > ? AND namespace = ? ORDER BY rowid"
 _LAST = "SELECT " + ", ".join(
     f"(SELECT ifnull(max(rowid), 0) FROM temp.{table})" for table in ("staged", *(f"staged_{t}" for t in _DERIVED))
@@ -183,7 +187,10 @@ def _settings(handle: AnyHandle) -> Iterator[None]:
 def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
     """Fill the temporary tables; return where the rows of each source are, in the order of the sources."""
     spans: dict[int, _Span] = {}
+    united: set[int] = set()
     for one in incoming:
+        if not one.last_stays:
+            united.add(one.source)
         # In a transaction for speed; deferred, so that it locks the temporary database alone.
         with writing.together(handle, deferred=True):
             handle.execute_many(_ADD_UNFIT, one.unfit)
@@ -194,7 +201,9 @@ def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
                 spans.setdefault(one.source, _Span(one.source, (0, 0), ((0, 0),) * len(_DERIVED)))
     for (source,) in handle.execute(_UNORDERED_SOURCES):
         before = handle.first(_LAST)
-        handle.execute(_SORT, (source,))
+        if source in united:
+            _unite_blobs(handle, source)
+        handle.execute(_SORT, (source, BLOBS if source in united else None))
         handle.execute(_FILL_IN_LARGE)
         with writing.together(handle, deferred=True):
             _stage_derived(handle, before[0])
@@ -205,10 +214,28 @@ def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
 
 def _unordered(handle: AnyHandle, source: int, record: tuple[str, str, bytes, int]) -> tuple[object, ...]:
     namespace, key, value, modified_at_ns = record
-    if len(value) < _LARGE:
+    if len(value) < _LARGE or namespace == BLOBS:
         return source, namespace, key, value, modified_at_ns, None
     handle.execute(_ADD_LARGE, (value,))
     return source, namespace, key, None, modified_at_ns, handle.first("SELECT last_insert_rowid()")[0]
+
+
+def _unite_blobs(handle: AnyHandle, source: int) -> None:
+    """Stage what a source knows of each blob: an engine's memory gives it in several facts."""
+    from layerstore import blobs
+
+    found = groupby(handle.stream(_UNSORTED_BLOBS, (source,)), itemgetter(0))
+
+    def united(key: str, facts: Iterable[tuple[str, bytes, int]]) -> tuple[str, str, bytes, int]:
+        (_, value, at), *others = facts
+        if others:
+            records = (blobs.decode(value, key) for value in (value, *(other[1] for other in others)))
+            value = blobs.encode(reduce(blobs.merge, records))
+        return BLOBS, key, value, max((at, *(other[2] for other in others)))
+
+    rows = (united(key, facts) for key, facts in found)
+    while window := list(islice(rows, _WINDOW)):
+        handle.execute_many(_ADD_STAGED, window)
 
 
 def _stage_derived(handle: AnyHandle, after: int) -> None:

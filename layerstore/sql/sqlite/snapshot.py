@@ -116,6 +116,10 @@ class Snapshot:
         """Return the DiffIDs whose lists hold a digest."""
         return [row[0] for row in self._handle.execute(statements.LAYERS_OF_DIGEST, (digest,))]
 
+    def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
+        """Yield the entries of blobs by the key of their layers, with what Docker maps each to."""
+        yield from self._handle.stream(statements.BLOBS_BY_LAYER)
+
     def quarantined(self) -> int:
         """Return how many values are in quarantine."""
         found: int = self._handle.first(statements.COUNT_QUARANTINED)[0]

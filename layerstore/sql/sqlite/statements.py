@@ -186,6 +186,15 @@ WHERE digest IN (?, CAST(? AS TEXT))"""
 BLOBS_WITH_ROWS: Final = """\
 SELECT CAST(digest AS BLOB) FROM blobs UNION SELECT CAST(digest AS BLOB) FROM locations"""
 
+BLOBS_BY_LAYER: Final = """\
+SELECT replace(ifnull(b.diff_id, CAST(d.value AS TEXT)), ':', '/') AS layer, m.key, CAST(m.value AS BLOB),
+    CAST(d.value AS BLOB)
+FROM blobs b JOIN metadata m ON m.namespace = 'blob-by-digest'
+        AND m.key = CAST(replace(b.digest, ':', '/') AS TEXT)
+    LEFT JOIN metadata d ON d.namespace = 'diffid-by-digest' AND d.key = m.key
+WHERE layer IS NOT NULL
+ORDER BY CAST(layer AS BLOB), m.key"""
+
 COUNT_BLOBS: Final = "SELECT (SELECT count(*) FROM blobs) + (SELECT count(*) FROM locations)"
 
 # Parameters: namespace, key, value, reason, quarantined_at_ns.
