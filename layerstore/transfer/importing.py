@@ -311,5 +311,8 @@ class _Reading:
         if odd.kind == "temporary":
             self.temporary += 1
             return
-        told = self.notes if odd.kind == UNCERTAIN else self.skipped
-        told.add(Skipped(f"{source.name}/{odd.path}".rstrip("/"), odd.reason))
+        path = f"{source.name}/{odd.path}"
+        if odd.kind == UNCERTAIN:
+            self.notes.add(Skipped(path.rstrip("/"), odd.reason))
+        else:
+            self.skipped.add(Skipped(path, odd.reason))
