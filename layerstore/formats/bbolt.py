@@ -1,8 +1,8 @@
 """bbolt files, read only: what containerd, BuildKit and older Podman and Skopeo keep their memory in.
 
-A file is read into memory under its lock, and the lock is let go before anything is decoded, so that its engine never
+A file is read into memory under its lock, and the lock is released before anything is decoded, so that its engine never
 waits for what is done with the content. Only the two meta pages have a checksum. Therefore every page must have its
-own number, be used once, and hold its keys in order; whoever reads the values has to check them on top of that.
+own number, be used once, and hold its keys in order. The reader of the values checks those as well.
 Source: go.etcd.io/bbolt: internal/common/page.go, meta.go, inode.go; node.go, bucket.go; `cmd/bbolt`'s check.
 """
 

@@ -71,7 +71,7 @@ class MetaFile(NamedTuple):
     file: tuple[str, ...]
     blobs: tuple[str, ...]
     socket: str
-    """Where the daemon that may hold the file can be asked, in words."""
+    """Where the daemon that may hold the file can be asked, in words; empty if it cannot be."""
 
     @property
     def path(self) -> str:
@@ -84,17 +84,16 @@ def files_below(root: str) -> list[MetaFile]:
     docker = (
         "containerd:SOCKET?namespace=moby, such as containerd:/run/docker/containerd/containerd.sock?namespace=moby"
     )
-    none = "nobody but the running BuildKit can read it: stop that first"
     places: list[tuple[tuple[str, ...], _Layout, str]]
     places = [((), _CONTAINERD, containerd), (("containerd", "daemon"), _CONTAINERD, docker)]
-    places += [((), _BUILDKIT, none), (("buildkit",), _BUILDKIT, none)]
+    places += [((), _BUILDKIT, ""), (("buildkit",), _BUILDKIT, "")]
     try:
         workers = sorted(name for name in os.listdir(root) if name.startswith("runc-"))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise TransferError(tree.why_unreadable(error), root) from error
-    places += [((worker,), _BUILDKIT, none) for worker in workers]
+    places += [((worker,), _BUILDKIT, "") for worker in workers]
     found = [MetaFile(root, (*below, *file), (*below, *blobs), socket) for below, (file, blobs), socket in places]
     return [file for file in found if os.path.lexists(file.path)]
 
@@ -163,7 +162,7 @@ def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Ca
             yield unreadable(f"{namespace}/{blob.digest}", reason)
         if diff_id is None and not locations:
             continue
-        # A manifest is not compressed, and nobody asks.
+        # A manifest is not compressed, and no engine asks for that.
         is_manifest = any(key.startswith(CHILD) for key in blob.labels)
         is_plain = blob.digest == diff_id or blob.digest in configs
         compression = None if is_manifest else _compression(head(blob.digest), is_plain=is_plain)

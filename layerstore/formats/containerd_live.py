@@ -77,7 +77,7 @@ def read(socket: Socket) -> Facts:
     """Read all namespaces of a running containerd, or those that are named.
 
     Raises:
-        TransferError: nobody answers, the answer cannot be read, a namespace is not there, or the package `h2` is
+        TransferError: no daemon answers, the answer cannot be read, a namespace is not there, or the package `h2` is
             missing.
     """
     with Channel(socket.path) as channel:

@@ -102,7 +102,7 @@ def read_bolt(base: str, *below: str) -> Facts:
 def read_layers(base: str, *below: str) -> Facts:
     """Read which blobs the layers of a storage were unpacked from, each with its DiffID and compression.
 
-    A layer that was pulled in parts, by its table of contents, is left out: nobody has verified the blob.
+    A layer that was pulled in parts, by its table of contents, is left out: its blob was not verified.
 
     Raises:
         TransferError: it cannot be read, or is no such file.
@@ -145,7 +145,7 @@ class _Layer(
 
     @property
     def compressed_by(self) -> str | None:
-        # 0 also stands where nobody told; but a blob that is the layer itself is not compressed.
+        # 0 also stands where it is not known; but a blob that is the layer itself is not compressed.
         return "uncompressed" if self.digest == self.diff_id else _STORAGE_COMPRESSIONS.get(self.compression)
 
 

@@ -1,9 +1,9 @@
 """The file `blob-info-cache-v1.sqlite` of Podman, Skopeo, Buildah and CRI-O: its schema, copies and transactions.
 
-Whoever holds the file for over five seconds makes Skopeo go on without it and upload everything, even if he only reads.
-So it is copied into memory to be read, and written in short transactions. Nothing that is there is changed but the time
-of a location, to a later one. The journal mode stays what it is: a file in WAL mode could not be read from a read-only
-mount. The declared types matter: of a column of another type than TIMESTAMP, Skopeo reads no time, and finds nothing.
+If a program holds the file for over five seconds, even to read, Skopeo goes on without it and uploads everything. So it
+is copied into memory to be read, and written in short transactions. Nothing that is there is changed but the time of a
+location, to a later one. The journal mode stays as it is: a file in WAL mode cannot be read from a read-only mount. The
+declared types matter: of a column of another type than TIMESTAMP, Skopeo reads no time, and finds nothing.
 Source: containers/image, pkg/blobinfocache/sqlite/sqlite.go.
 """
 
@@ -109,7 +109,7 @@ def is_cache(path: str) -> bool:
 
 
 def rows(path: str) -> Iterator[Row]:
-    """Yield all that a cache has, those of one digest behind each other. Nothing is locked meanwhile.
+    """Yield all that a cache has, those of one digest behind each other. The file is not locked any more.
 
     Raises:
         TransferError: it cannot be read, is damaged, or is no such cache.
@@ -319,7 +319,7 @@ def _refuse_other(tables: set[str], path: str) -> None:
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:
-    """Return the names of the tables, without views and virtual tables, which could run somebody's code."""
+    """Return the names of the tables, without views and virtual tables, which could run code of another program."""
     return {
         name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0")
     }

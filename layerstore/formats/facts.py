@@ -21,7 +21,7 @@ Fact = tuple[Digest, BlobRecord]
 Facts = Iterator[Fact | Odd]
 
 UNCERTAIN: Final = "uncertain"
-"""The kind of what is taken, or not missed, but whoever imports it should know."""
+"""The kind of what is imported, or not needed, but should be reported."""
 
 _EXAMPLES: Final = 1000
 
@@ -69,7 +69,7 @@ def unreadable(path: str, reason: str) -> Odd:
 
 
 def uncertain(path: str, reason: str) -> Odd:
-    """Return what stands for something that whoever imports it should know."""
+    """Return what stands for something that is not certain."""
     return Odd(path, UNCERTAIN, reason)
 
 

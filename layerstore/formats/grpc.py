@@ -63,7 +63,7 @@ class Channel:
         timeout_s: how long the daemon may be silent, in seconds.
 
     Raises:
-        TransferError: nobody answers there, or the package `h2` is missing.
+        TransferError: no daemon answers there, or the package `h2` is missing.
     """
 
     def __init__(self, path: str, *, timeout_s: float = TIMEOUT_S) -> None:

@@ -37,8 +37,8 @@ class Memory:
         name: what reports call it.
         facts: reads it.
         may_be_empty: take it also if there is nothing in it.
-        socket: where the daemon is asked that may hold the file, if the source is one of several: it is then left out
-            with a note. `None`: that is an error.
+        socket: where the daemon that may hold the file can be asked; empty if it cannot be. A file that is held is left
+            out with a note. `None`: that is an error.
     """
 
     in_order = False
@@ -66,9 +66,7 @@ class Memory:
                 break
         else:
             if not self._may_be_empty and len(first) < _LOOKED_AT:
-                raise TransferError(
-                    f"nothing is recorded in it: {EXPECTED}; --allow-empty takes it all the same", self.name
-                )
+                raise TransferError(f"nothing is recorded in it: {EXPECTED}; --allow-empty accepts it", self.name)
         self._begun = chain(first, reading) if hold else None
 
     def _entries(self) -> Iterator[tuple[str, Record | Odd]]:
@@ -159,7 +157,7 @@ def _is_cache(path: str) -> bool:
     try:
         return containers_sqlite.is_cache(path)
     except TransferError:
-        return False  # whoever opens it as a store says what is wrong with it
+        return False  # opening it as a store says what is wrong with it
 
 
 def _read_bolt(path: str) -> Facts:

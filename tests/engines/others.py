@@ -1,0 +1,175 @@
+"""Hosts with other engines than Docker: a containerd of one's own, and Skopeo with a cache of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import subprocess
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.engines.processes import DEADLINE_S, environment, program, running
+
+
+def make_archive(path: Path, sizes: Sequence[int], seed: int) -> list[str]:
+    """Write an image with layers of random content as `docker save` does; return the DiffIDs."""
+    chance = random.Random(seed)
+    layers = []
+    for number, size in enumerate(sizes):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as layer:
+            _add(layer, f"file-{number}", chance.randbytes(size))
+        layers.append(content.getvalue())
+    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+    document = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    config = json.dumps(document).encode()
+    names = [f"{number}.tar" for number in range(len(layers))]
+    with tarfile.open(path, "w") as archive:
+        _add(archive, "config.json", config)
+        for name, data in zip(names, layers, strict=True):
+            _add(archive, name, data)
+        manifest = [{"Config": "config.json", "RepoTags": ["app:latest"], "Layers": names}]
+        _add(archive, "manifest.json", json.dumps(manifest).encode())
+    return diff_ids
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+class Skopeo:
+    """A host that has Skopeo, and a cache of its own.
+
+    Attributes:
+        cache: the folder of the cache.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self.cache = home / "lib" / "containers" / "cache"
+        (home / "lib").mkdir(parents=True)
+
+    @property
+    def uses_sqlite(self) -> bool:
+        """Whether it keeps its cache in SQLite, as releases since 1.14 do."""
+        version = self._run("--version").split()[-1]
+        return tuple(map(int, version.split(".")[:2])) >= (1, 14)
+
+    def copy(self, source: str, target: str) -> str:
+        """Copy an image; return what Skopeo says about that in detail."""
+        return self._run(
+            *(
+                "--insecure-policy",
+                "--debug",
+                "copy",
+                "--format=oci",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+            ),
+            source,
+            target,
+        )
+
+    def _run(self, *arguments: object) -> str:
+        # For root, the cache is below /var/lib whatever the environment says.
+        script = 'mount --bind "$1" /var/lib && shift && exec "$@"'
+        line = [
+            program("unshare"),
+            "--mount",
+            "sh",
+            "-ec",
+            script,
+            "-",
+            self._home / "lib",
+            program("skopeo"),
+            *arguments,
+        ]
+        done = subprocess.run(
+            [str(word) for word in line],
+            env=environment(self._home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+class Containerd:
+    """A host that has containerd alone.
+
+    Attributes:
+        root: where it keeps everything.
+        socket: where it answers, while it runs.
+    """
+
+    def __init__(self, home: Path, sockets: Path) -> None:
+        self._home = home
+        self.root = home / "root"
+        self.socket = sockets / f"{home.name}.sock"
+        home.mkdir()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        configuration = self._home / "config.toml"
+        configuration.write_text(
+            f'version = 2\nroot = "{self.root}"\nstate = "{self._home / "state"}"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{self.socket}"\n'
+            f'[ttrpc]\naddress = "{self.socket}.ttrpc"\n'
+        )
+        command = [program("containerd"), "--config", configuration]
+        with running(command, home=self._home, log=self._home / "log", answers=lambda: self._ask("version")[0] == 0):
+            yield
+
+    def ctr(self, *arguments: object) -> str:
+        """Run the client; return what it printed."""
+        code, printed = self._ask(*arguments)
+        assert code == 0, printed
+        return printed
+
+    def pull(self, image: str) -> None:
+        self.ctr("image", "pull", "--snapshotter", "native", "--plain-http", image)
+
+    def load(self, archive: Path, image: str) -> None:
+        """Load an OCI archive, and give its image a name."""
+        base = image.rpartition("/")[0]
+        self.ctr("image", "import", "--snapshotter", "native", "--base-name", base, "--digests", archive)
+        [name] = [name for name in self.ctr("image", "ls", "-q").split() if "@" in name]
+        self.ctr("image", "tag", name, image)
+
+    def push(self, image: str) -> None:
+        self.ctr("image", "push", "--plain-http", image)
+
+    def forget(self) -> None:
+        """Remove all images, and wait until their content is collected."""
+        for name in self.ctr("image", "ls", "-q").split():
+            self.ctr("image", "rm", "--sync", name)
+        assert self.ctr("content", "ls", "-q").split() == []
+
+    def _ask(self, *arguments: object) -> tuple[int, str]:
+        done = subprocess.run(
+            [program("ctr"), "--address", str(self.socket), *map(str, arguments)],
+            env=environment(self._home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        return done.returncode, done.stdout
