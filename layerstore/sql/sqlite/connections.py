@@ -37,7 +37,7 @@ class _PerThread(threading.local):
         # Asked for only while this thread has none; from then on the lookup finds the attribute itself.
         if name != "handle":
             raise AttributeError(name)
-        self.handle = self._connections.new_handle()
+        self.handle = self._connections.new_handle(syncs_log=True)
         return self.handle
 
 
@@ -83,17 +83,21 @@ class Connections:
         """Whether `close` was called."""
         return self._file.closed
 
+    def settle(self, connection: Connection) -> None:
+        """Secure what a store on this file has left in doubt: see `File.settle`."""
+        self._file.settle(connection)
+
     def connect(self) -> Connection:
         """Make a configured driver connection, for the caller to close."""
         return self._file.connect()
 
-    def new_handle(self, *, read_only: bool = False) -> Handle:
-        """Make a connection of its own.
+    def new_handle(self, *, read_only: bool = False, syncs_log: bool = False) -> Handle:
+        """Make a connection of its own; SQLite syncs its commits, unless it shall sync the log by itself.
 
         Raises:
             StoreError: the file cannot be opened.
         """
-        handle = Handle(self._file, read_only=read_only)
+        handle = Handle(self._file, read_only=read_only, syncs_log=syncs_log)
         with apart_from_forks():
             self._handles.add(handle)
         return handle

@@ -17,10 +17,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal
 
-from layerstore.errors import InvalidInputError, StoreClosedError, StoreError
+from layerstore.errors import InvalidInputError, StoreBusyError, StoreClosedError, StoreError
 from layerstore.files import tree
 from layerstore.sql.sqlite.interrupts import let_signals_in
 from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
@@ -45,6 +45,8 @@ _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 _unusable: set[str] = set()
 """Files of which a fork of this process has taken connections along."""
 _apart_from_forks = threading.RLock()
+_doubtful: set[Identity] = set()
+"""Files of which commits are in the log that may be lost yet: a sync of it has failed."""
 _may_be_in_a_call = False
 """Whether at the last fork another thread may have been in a call of SQLite's."""
 _is_in_a_call = False
@@ -92,6 +94,8 @@ class File:
         read_only: whether it is opened to read only.
         closed: whether the store on it was closed.
         queue: who of the store's connections may write next.
+        syncs: whether what is acknowledged must be durable.
+        is_doubtful: whether a sync of the log has failed; this store writes no more then.
     """
 
     def __init__(self, path: str, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
@@ -100,8 +104,35 @@ class File:
         self.closed = False
         self.timeout_s = timeout_s
         self.queue = Queue(None if durability == "off" else path, timeout_s, apart_from_forks=apart_from_forks)
+        self.syncs = durability == "full"
+        self.is_doubtful = False
         self._durability = durability
         self._identity: Identity | None = None  # of the file that the first connection opened
+
+    def doubt(self) -> None:
+        """Note that a sync of the log has failed: what was committed last may be lost, and what comes behind it too."""
+        self.is_doubtful = True
+        if self._identity is not None:
+            _doubtful.add(self._identity)
+
+    def settle(self, connection: Connection) -> None:
+        """Write a log whose sync has failed into the database, and sync that, before more is written.
+
+        Raises:
+            StoreBusyError: others read or write.
+        """
+        if self._identity not in _doubtful:
+            return
+        for _ in range(2):  # SQLite syncs the log first, and may be told of the same failure once more
+            with suppress(sqlite3.OperationalError):
+                if not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    _doubtful.discard(self._identity)
+                    return
+        raise StoreBusyError(
+            "the last writes are not known to be durable, and cannot be secured while others use the database: check"
+            " the disk, stop the others, then open it again",
+            self.path,
+        )
 
     def connect(self) -> Connection:
         """Make a configured driver connection.
@@ -109,7 +140,8 @@ class File:
         It must be the file that this store opened first, or threads of one store would see different ones.
 
         Settings, each with its reason and source (sqlite.org/pragma.html):
-        - synchronous FULL: each commit is synced, so that a power cut loses none; NORMAL syncs at checkpoints only.
+        - synchronous FULL: each commit is synced, so that a power cut loses none; NORMAL syncs at checkpoints only. A
+          thread's own connection becomes NORMAL at its first write, and syncs the log by itself: see `handles`.
         - trusted_schema OFF: a schema from elsewhere cannot call functions with side effects.
         - cell_size_check ON: a damaged page is found when it is read, before it spreads.
         - wal_autocheckpoint: see `layerstore.sql.sqlite.log`.

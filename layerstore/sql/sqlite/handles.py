@@ -23,6 +23,7 @@ from layerstore.sql.sqlite.log import LogKeeper
 from layerstore.sql.sqlite.queue import FREE, LEAVE_BOTH, LEAVE_NEXT, SET, TAKE_BOTH, Queue
 
 if TYPE_CHECKING:
+    from layerstore.sql.sqlite.place import LogFile
     from layerstore.sql.sqlite.transactions import Held
 
 _REFUSED: Final = (sqlite3.Error, UnicodeError, OverflowError)
@@ -55,7 +56,7 @@ class Handle:
     in between takes another one.
     """
 
-    def __init__(self, file: File, *, read_only: bool = False) -> None:
+    def __init__(self, file: File, *, read_only: bool = False, syncs_log: bool = False) -> None:
         self._file = file
         self.depth = 0
         self._begin = "BEGIN" if read_only or file.read_only else "BEGIN IMMEDIATE"
@@ -66,6 +67,8 @@ class Handle:
         self._queue = file.queue
         self._ready = allocate_lock()  # what this handle waits by when it is in line
         self._ready.acquire()
+        # Where there is no `fdatasync` that is a full sync, as on macOS, SQLite does it.
+        self._syncs_log = syncs_log and file.syncs and hasattr(os, "fdatasync") and self._begin != "BEGIN"
         self._connect()
 
     def _connect(self) -> None:
@@ -74,6 +77,8 @@ class Handle:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise mapped(error, self._file.path, closed=self._file.closed) from error
         self._pid = os.getpid()
+        self._log: LogFile | None = None
+        self._has_written = False
         self._cursors = 1
         self._idle = [self.connection.cursor()]
         # When this goes, too: closing while another thread is in a statement would end the process, but every statement
@@ -85,6 +90,7 @@ class Handle:
     def close(self) -> None:
         """Close the connection; in a forked child, keep it from being closed: it is the parent's."""
         self._close()
+        self._log = None
 
     def let_go(self) -> bool:
         """Close the connection before a fork, if no thread is in it; the next use makes a new one. Tell whether it is.
@@ -99,6 +105,7 @@ class Handle:
             pass
         if len(taken) == self._cursors and not self.depth:
             self._close()
+            self._log = None
             self._cursors = 0
         else:
             self._idle.extend(taken)
@@ -207,16 +214,36 @@ class Handle:
 
     def _write_alone(self, cursor: sqlite3.Cursor, statement: str, parameters: Sequence[object]) -> None:
         try:
+            if not self._has_written:
+                self._prepare(cursor)
             waited_s = self._line_up()
             self._check_place()
             if waited_s < _NEGLIGIBLE_S:
                 cursor.execute(statement, parameters)
             else:
                 self._execute_late(cursor, statement, parameters, waited_s)
-            self._ended()
+            self._ended(stays=True)
         except BaseException:
             self._queue.leave(self._ready)
             raise
+
+    def _prepare(self, cursor: sqlite3.Cursor) -> None:
+        """Before the first write of a connection: from now on, this syncs the log behind each commit, not SQLite.
+
+        SQLite would hold the lock of the writers meanwhile. A checkpoint still syncs the log before it writes it into
+        the database, and the database before the log begins anew; and the first page of a new log is synced before the
+        others. So a commit can be lost by a power cut only until it is synced here, before it is acknowledged. Source:
+        sqlite.org/pragma.html#pragma_synchronous. Where the log cannot be opened, SQLite goes on to sync it.
+        """
+        self._has_written = True
+        place = self.connection.place
+        if not self._syncs_log or place is None or cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            return
+        cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the log is there when it has been read
+        place.check()
+        self._log = place.open_log()
+        if self._log is not None:
+            cursor.execute("PRAGMA synchronous=NORMAL")
 
     def begin(self, *, deferred: bool = False) -> None:
         """Begin a transaction, or a savepoint inside the one that is open.
@@ -228,6 +255,7 @@ class Handle:
                 forked this; or this thread was started inside a transaction of the store, which it would wait for.
             StoreBusyError: other writers did not end in time.
             StoreOpenError: the file was removed or replaced.
+            StoreError: what this store wrote before is not known to be durable.
         """
         cursor = self._take()
         try:
@@ -245,6 +273,8 @@ class Handle:
             elif deferred or self._begin == "BEGIN":
                 cursor.execute("BEGIN")
             else:
+                if not self._has_written:
+                    self._prepare(cursor)
                 waited_s = self._line_up()
                 if waited_s < _NEGLIGIBLE_S:
                     cursor.execute(self._begin)
@@ -267,6 +297,8 @@ class Handle:
 
     def _line_up(self) -> float:
         """Wait until this handle may write; return the seconds. This is `Queue.wait` for when nobody is in front."""
+        if self._file.is_doubtful:
+            raise self._not_durable("an earlier write is")
         queue, ready = self._queue, self._ready
         queue.line.append(ready)
         if queue.line[0] is ready and queue.process is FREE and (sidecar := queue.sidecar) is not None:
@@ -279,8 +311,12 @@ class Handle:
                 return 0
         return queue.wait(ready)
 
-    def _ended(self) -> None:
-        """Cut the log if it is long, then let the next one write. The latter is `Queue.leave` for who had the turn."""
+    def _ended(self, *, stays: bool) -> None:
+        """Cut the log if it is long, let the next one write, and sync the log if what was written stays.
+
+        To let the next one write is `Queue.leave` for who had the turn. Synced is also what changed nothing: it may
+        have found what another one wrote, and has not synced so far.
+        """
         if self._log_keeper is not None:
             self._log_keeper.committed(self.connection, self._file.path)
         queue, ready = self._queue, self._ready
@@ -291,6 +327,18 @@ class Handle:
                 queue.wake()
         else:
             queue.leave(ready)
+        log = self._log
+        if stays and log is not None:
+            try:
+                os.fdatasync(log)
+            except OSError as error:
+                self._file.doubt()
+                raise self._not_durable(
+                    f"syncing the log failed ({error.strerror}): this was written, but is"
+                ) from error
+
+    def _not_durable(self, what: str) -> StoreError:
+        return StoreError(f"{what} not known to be durable; check the disk, then open the store again", self._file.path)
 
     def _execute_late(self, cursor: sqlite3.Cursor, statement: str, parameters: Sequence[object], by_s: float) -> None:
         """Run a statement that takes the lock of the writers: who has waited in line waits for SQLite the less."""
@@ -349,7 +397,7 @@ class Handle:
             finally:
                 if self.connection.in_transaction:
                     cursor.execute("ROLLBACK")
-            self._ended()
+            self._ended(stays=stays)
         except _REFUSED as error:
             if not self.depth:
                 self._queue.leave(self._ready)

@@ -59,6 +59,7 @@ def make_ready(connections: Connections, timeout_s: float) -> None:
                 _migrate().upgrade(connections, HEAD, check=_refuse_migrated)
         if not connections.read_only:
             _switch_to_wal(connection, connections.path, timeout_s)
+            connections.settle(connection)
 
 
 def _refuse_migrated(rows: list[Any], path: str | None) -> None:

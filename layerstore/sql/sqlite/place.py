@@ -11,12 +11,14 @@ it then acknowledges is lost with the last process that has the file open. In it
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
 from typing import Final
 
 from layerstore.errors import StoreOpenError
+from layerstore.files import tree
 from layerstore.warnings import warn
 
 _told: set[tuple[str, str]] = set()
@@ -118,6 +120,13 @@ def _reasons_of(path: str) -> Iterator[str]:
         yield f"everybody may write to {path} (`chmod o-w` ends that)"
 
 
+class LogFile(io.FileIO):
+    """A log that is open to be synced; it is closed when nobody uses it any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Place:
     """Where a connection's database is, and which files its write-ahead log and index are.
 
@@ -154,6 +163,23 @@ class Place:
                 raise self._lost(sides)
             if None not in sides:  # else it is in rollback mode, or this is before its first transaction
                 self._known = sides
+
+    def open_log(self) -> LogFile | None:
+        """Open the log to sync it, behind a `check`; `None` where it is not what SQLite has open.
+
+        Its name is synced here, as SQLite does before it syncs a log for the first time. SQLite has no locks on this
+        file, so it may be closed again.
+        """
+        path = self._sides[0]
+        try:
+            log = LogFile(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            status = os.fstat(log.fileno())
+            if self._known is None or self._known[0] != (status.st_dev, status.st_ino):
+                return None
+            tree.sync_directory(os.path.dirname(path))
+        except OSError:
+            return None
+        return log
 
     def _lost(self, sides: tuple[Identity | None, ...]) -> StoreOpenError:
         assert self._known is not None
