@@ -119,9 +119,13 @@ class Connections:
     @property
     def engine(self) -> Engine:
         """The SQLAlchemy engine on the same database, with a pool of its own; made when first asked for."""
+        if (engine := self._engine) is not None:
+            return engine
+        # Not apart from forks: it takes locks that a fork takes first (that of `logging`). Of two, the first one stays.
+        made = self._make_engine()
         with apart_from_forks():
             if self._engine is None:
-                self._engine = self._make_engine()
+                self._engine = made
             return self._engine
 
     def _make_engine(self) -> Engine:

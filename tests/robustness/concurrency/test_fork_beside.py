@@ -14,6 +14,10 @@ from tests.conftest import OpenSQL
 from tests.support.counting import Counted
 
 ROOT = Path(__file__).resolve().parents[3]
+LOGGING_IMPORTED_BESIDE_A_FORK = re.compile(
+    r"Exception ignored in: <function _releaseLock.*?\nRuntimeError: cannot release un-acquired lock\n", re.DOTALL
+)
+"""What the standard library says where a thread imports it while another one forks; SQLAlchemy needs it."""
 MODES = ["open", "add", "memory", "transaction", "read", "engine"]
 PROGRAM = """
 import os, random, sys, threading, time
@@ -131,7 +135,7 @@ def test_forks_beside_threads_that_use_stores(
     )
     counted("forks", forks)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, LOGGING_IMPORTED_BESIDE_A_FORK.sub("", done.stderr)) == (0, "")
     assert "failures [] lost 0" in done.stdout
     codes = {int(code): int(number) for code, number in re.findall(r"(\d+): (\d+)", done.stdout)}
     assert sum(codes.values()) == forks
