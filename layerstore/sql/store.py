@@ -51,7 +51,8 @@ class SQLMetadataStore:
     Args:
         path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, which goes when the
             store is closed.
-        durability: `"full"` syncs each commit, so that a power cut loses nothing that was acknowledged; `"normal"`
+        durability: `"full"` syncs each commit before the call returns, so that a power cut loses nothing that was
+            acknowledged (others may see it a moment before); `"normal"`
             syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
             file's consistency. A crash of the process alone costs nothing either way.
         read_only: open only to read, and never change the file; it must be there and at this version's schema.

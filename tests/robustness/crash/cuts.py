@@ -38,10 +38,11 @@ Tree = dict[str, Leaf]
 
 
 class State(NamedTuple):
-    """What a cut leaves, and what had been acknowledged by then."""
+    """What a cut leaves, and what had been acknowledged by then: the greatest number, and each one."""
 
     acknowledged: int
     tree: Tree
+    each: frozenset[int] = frozenset()
 
 
 def states(disk: Disk, limit: int, seed: str) -> Iterator[State]:
@@ -52,12 +53,12 @@ def states(disk: Disk, limit: int, seed: str) -> Iterator[State]:
     """
     luck = random.Random(seed)
     moments = [at for at, event in enumerate(disk.events) if isinstance(event, Sync)] + [len(disk.events)]
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[frozenset[int], int]] = set()
     left = limit
     for number, moment in enumerate(moments):
         share = -(-left // (len(moments) - number))
         for state in _states_at(disk, moment, share, luck):
-            mark = state.acknowledged, hash(frozenset(state.tree.items()))
+            mark = state.each, hash(frozenset(state.tree.items()))
             if mark not in seen:
                 seen.add(mark)
                 left -= 1
@@ -87,7 +88,7 @@ def lay_out(tree: Tree, home: Path) -> None:
 def _states_at(disk: Disk, moment: int, share: int, luck: random.Random) -> Iterator[State]:
     """Yield up to `share` states that a cut at a moment may leave."""
     events = disk.events[:moment]
-    acknowledged = max((event.number for event in events if isinstance(event, Acknowledged)), default=0)
+    each = frozenset(event.number for event in events if isinstance(event, Acknowledged))
     kept_for_sure = safe(events)
     changes = [(at, event) for at, event in enumerate(events) if isinstance(event, Change)]
     pending = [at for at, event in changes if at not in kept_for_sure and isinstance(event, Naming | Attributes)]
@@ -110,7 +111,8 @@ def _states_at(disk: Disk, moment: int, share: int, luck: random.Random) -> Iter
         )
     for kept, contents in plans:
         lost = set(pending) - _closed(kept, earlier)
-        yield State(acknowledged, _tree(disk, [event for at, event in changes if at not in lost], contents))
+        tree = _tree(disk, [event for at, event in changes if at not in lost], contents)
+        yield State(max(each, default=0), tree, each)
 
 
 def _some(pending: list[int], luck: random.Random) -> set[int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,10 +15,12 @@ from unittest import mock
 from layerstore import SQLMetadataStore, V2MetadataService, import_directory, verify
 from layerstore.cli import command
 from layerstore.records import encode_list
+from layerstore.sql.sqlite import file
 from layerstore.sql.sqlite import log as wal
 from layerstore.sql.sqlite.backup import backup
 from tests.conftest import assert_sound, database_rows
 from tests.migrations import next_revision
+from tests.robustness.concurrency.workers import in_threads
 from tests.robustness.crash.content import ALL, Content, association, fill
 from tests.robustness.crash.process import Acknowledge
 from tests.support.entries import LISTS, MAPPINGS, layer_key, write_file
@@ -104,6 +108,55 @@ def cut_the_log(home: Path, acknowledge: Acknowledge) -> None:
             with store._snapshot() if step % 3 == 0 else contextlib.nullcontext():
                 store.set("large", f"value {step % 3}", bytes([step]) * 40_000)
             acknowledge(step)
+
+
+def overtaken(home: Path, acknowledge: Acknowledge) -> None:
+    """Write with one store, of which another one comes in front of each sync: it writes, checkpoints, or does both.
+
+    So the log is written back, or begins anew, between a commit and its sync. The other one does not sync what it
+    writes. Threads would meet at these moments now and then; here they do each time.
+    """
+    sync = os.fdatasync
+    ways = itertools.cycle([("", True), ("PASSIVE", False), ("RESTART", True), ("TRUNCATE", False), ("TRUNCATE", True)])
+    with (
+        SQLMetadataStore(home / "layers.db") as one,
+        SQLMetadataStore(home / "layers.db", durability="normal") as two,
+    ):
+
+        def sync_late(log: int) -> None:
+            checkpoint, writes = next(ways)
+            if checkpoint:
+                two._run(f"PRAGMA wal_checkpoint({checkpoint})")
+            if writes:
+                two.set("two", f"{step}", bytes([step]) * 3_000)
+            sync(log)
+
+        with mock.patch.object(os, "fdatasync", sync_late):
+            for step in range(1, 16):
+                one.set("one", f"{step}", bytes([step]) * 3_000)
+                acknowledge(step)
+
+
+def each_entry(home: Path) -> Content:
+    """Return the entries, each for itself: they were not written together."""
+    with SQLMetadataStore(home / "layers.db") as store:
+        assert_sound(store)
+        return {(namespace, key): value for namespace, key, value in store.entries()}
+
+
+THREADS, SETS = 4, 12
+
+
+def threads(home: Path, acknowledge: Acknowledge) -> None:
+    """Write with threads at once, each acknowledging its own writes, with a checkpoint every few commits."""
+
+    def write(thread: int) -> None:
+        for number in range(thread * SETS, (thread + 1) * SETS):
+            store.set("n", f"{number}", bytes([number]) * 3_000)
+            acknowledge(number)
+
+    with mock.patch.object(file, "CHECKPOINT_PAGES", 12), SQLMetadataStore(home / "layers.db") as store:
+        assert in_threads([partial(write, thread) for thread in range(THREADS)]) == []
 
 
 def much(home: Path) -> Content:

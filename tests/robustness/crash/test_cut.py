@@ -6,13 +6,18 @@ of the same writer brings everything to its end. What a cut may leave is in `tes
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.robustness.crash import cuts, trace
+from layerstore import SQLMetadataStore
+from tests.conftest import assert_sound
+from tests.robustness.crash import cuts, process, trace
+from tests.robustness.crash import databases as db
 from tests.robustness.crash.conftest import Stage
-from tests.robustness.crash.disk import Disk
+from tests.robustness.crash.disk import Disk, Inode, Naming, Write
 from tests.robustness.crash.writers import ON_FILES, WRITERS
 from tests.support.counting import Counted
 
@@ -80,3 +85,38 @@ def test_a_power_cut_costs_a_database_nothing_that_was_acknowledged(
     """
     at = stage(name)
     check(at, recorded(at), request.config.getoption("--cuts") // 30, counted)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.promises(cuts=100)
+def test_a_power_cut_costs_no_thread_what_was_acknowledged_to_it(
+    tmp_path: Path, request: pytest.FixtureRequest, counted: Counted
+):
+    """Threads write at once, each syncs the log behind its own commit, and others checkpoint and begin the log anew."""
+    home = tmp_path / "home"
+    home.mkdir()
+    db.some_layers(home)
+    disk = Disk(home)
+    process.Victim(db.threads, home).record(tmp_path / "calls")
+    disk.replay(trace.read(tmp_path / "calls"))
+    log = disk_inode(disk, "layers.db-wal")
+    begun = [event for event in disk.events if isinstance(event, Write) and event.inode is log and event.offset == 0]
+    assert len(begun) > 1, "the log never began anew"
+
+    for number, state in enumerate(cuts.states(disk, request.config.getoption("--cuts") // 8, "threads")):
+        cuts.lay_out(state.tree, tmp_path / f"{number}")
+        counted("cuts")
+        with SQLMetadataStore(tmp_path / f"{number}" / "layers.db") as store:
+            assert_sound(store)
+            found = {int(key): value for _, key, value in store.entries("n")}
+        assert found == {number: bytes([number]) * 3_000 for number in found}
+        assert state.each <= found.keys()
+        shutil.rmtree(tmp_path / f"{number}")
+    assert state.each == set(range(db.THREADS * db.SETS)), "the last state is behind all of them"
+
+
+def disk_inode(disk: Disk, name: str) -> Inode:
+    """Return the file that was made under a name."""
+    namings = [event for event in disk.events if isinstance(event, Naming)]
+    [inode] = [inode for event in namings for _, made, inode in event.changes if made == name and inode is not None]
+    return inode

@@ -62,6 +62,7 @@ WRITERS = {
     "set_many": Writer(db.some_layers, db.set_many, db.database, again=True),
     "large values": Writer(db.some_layers, db.write_much, db.much, again=True),
     "cut of the log": Writer(db.some_layers, db.cut_the_log, db.much, again=True),
+    "overtaken": Writer(db.some_layers, db.overtaken, db.each_entry),
     "engine": Writer(db.some_layers, db.engine, db.database, again=True),
     "import": Writer(db.a_store_and_a_directory, db.import_, db.database_with_times, again=True),
     "import, new file": Writer(db.a_directory, db.import_by_command, db.database_with_times, again=True),
