@@ -217,7 +217,8 @@ class Handle:
             if not self._has_written:
                 self._prepare(cursor)
             waited_s = self._line_up()
-            self._check_place()
+            if (place := self.connection.place) is not None:
+                place.check()
             if waited_s < _NEGLIGIBLE_S:
                 cursor.execute(statement, parameters)
             else:
@@ -280,7 +281,8 @@ class Handle:
                     cursor.execute(self._begin)
                 else:
                     self._execute_late(cursor, self._begin, (), waited_s)
-                self._check_place()  # behind the lock, for which it may have waited long
+                if (place := self.connection.place) is not None:
+                    place.check()  # behind the lock, for which it may have waited long
             self.depth += 1
         except BaseException:
             if self.depth == 0:
@@ -348,11 +350,6 @@ class Handle:
             cursor.execute(statement, parameters)
         finally:
             self.connection.execute(f"PRAGMA busy_timeout={round(timeout_s * 1000)}").close()
-
-    def _check_place(self) -> None:
-        place = self.connection.place
-        if place is not None:
-            place.check()
 
     def _check_transaction(self, cursor: sqlite3.Cursor) -> None:
         """Refuse to write where a transaction was begun and is no more: the statement would be committed alone.

@@ -510,7 +510,7 @@ def test_what_is_not_ours_is_left_alone_and_written_without(
 
 
 _IN_A_CLOSED_FOLDER = """
-import os, sys
+import logging, os, sys
 from layerstore import SQLMetadataStore
 SQLMetadataStore(":memory:").close()  # what is imported may lie where nobody may look
 os.setgroups([])
