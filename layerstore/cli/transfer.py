@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   layerstore import /var/lib/docker
+  layerstore import --host
   layerstore import host-a.tar.gz host-b.tar.gz other.db
   ssh builder tar -C /var/lib/docker -c image/overlay2/distribution | layerstore import -
   layerstore import --on-conflict replace ./distribution""",
 )
-@click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", type=PATH, nargs=-1)
+@click.option("--host", is_flag=True, help="Import everything that engines know on this machine, root's and your own.")
 @click.option(
     "--on-conflict",
     type=click.Choice(["merge", "replace", "keep"]),
@@ -57,6 +59,7 @@ def import_(
     settings: Settings,
     *,
     paths: tuple[str, ...],
+    host: bool,
     on_conflict: OnConflict,
     force: bool,
     allow_empty: bool,
@@ -75,11 +78,14 @@ def import_(
     of one digest were found. Importing the same again changes nothing. Where there is no metadata, that is an error,
     and no database is made; an empty directory called `distribution` is a fresh host's.
     """
+    from layerstore.transfer.host import sources_here
     from layerstore.transfer.importing import import_layers
     from layerstore.transfer.place import sources
 
+    if not (paths or host):
+        raise click.UsageError("give a PATH, or --host")
     # Looked into before the database is made.
-    found = sources(paths, force=force, allow_empty=allow_empty)
+    found = [*sources(paths, force=force, allow_empty=allow_empty), *(sources_here() if host else ())]
     opened = settings.trying() if dry_run else settings.writing(create=True)
     with opened as store, progress("importing", quiet=quiet) as bar:
         report = import_layers(

@@ -117,6 +117,8 @@ def read(file: MetaFile) -> Facts:
     """
     metadata = bbolt.read(file.base, *file.file)
     version = metadata.root.below(b"v1")
+    if version is None and not any(metadata.root.items()):
+        return  # BuildKit has made it, and built nothing yet
     if version is None:
         raise TransferError("not containerd's metadata: it has no bucket v1", metadata.name)
     with ExitStack() as stack:

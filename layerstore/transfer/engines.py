@@ -80,7 +80,8 @@ class Memory:
         except TransferError as error:
             if self._socket is None or not bbolt.is_in_use(error):
                 raise
-            yield "", uncertain("", f"left out: {error.args[0]}, or give {self._socket}")
+            instead = f", or give {self._socket}" if self._socket else ""
+            yield "", uncertain("", f"left out: {error.args[0]}{instead}")
 
 
 def of_text(text: str) -> Memory | None:

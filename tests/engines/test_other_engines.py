@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from layerstore import SQLMetadataStore
+from layerstore import SQLMetadataStore, TransferError, import_layers
 from layerstore.blobs import BlobRecord, decode
 from layerstore.digest import Digest
-from layerstore.formats import containerd_live, containers, containers_sqlite
-from layerstore.formats.containerd_live import Socket
+from layerstore.formats import containers, containers_sqlite
 from layerstore.keys import BLOBS, key_digest
 from tests.engines.conftest import Trial
+from tests.engines.host import Host
 from tests.engines.others import Containerd, Skopeo, make_archive
 from tests.engines.processes import SEARCH
 
@@ -32,44 +34,63 @@ class Hosts:
 
     def __init__(self, trial: Trial, home: Path) -> None:
         self._trial, self._home = trial, home
-        self._pushes = 0
+        self._made = 0
         home.mkdir()
         self.archive = home / "image.tar"
-        self.diff_ids = make_archive(self.archive, SIZES, seed=hash(home.name))
+        self.diff_ids = make_archive(self.archive, SIZES, seed=zlib.crc32(home.name.encode()))
         self.owner = home.name.replace("_", "-")
         self.image = self.name("one")
         self.first = self.skopeo()
         self.first.copy(f"docker-archive:{self.archive}", f"docker://{self.image}")
-        self.oci = home / "oci.tar"
-        self.skopeo().copy(f"docker://{self.image}", f"oci-archive:{self.oci}")
 
     def name(self, repository: str) -> str:
         return f"{self._trial.name(self.owner)}/{repository}:latest"
 
+    def repository(self, name: str) -> str:
+        return self.name(name).removesuffix(":latest")
+
     def skopeo(self) -> Skopeo:
-        self._pushes += 1
-        return Skopeo(self._home / f"skopeo-{self._pushes}")
+        return Skopeo(self._new("skopeo"))
 
     def containerd(self) -> Containerd:
-        self._pushes += 1
-        return Containerd(self._home / f"containerd-{self._pushes}", self._trial.sockets)
+        return Containerd(self._new("containerd"), self._trial.sockets)
 
-    def store(self, *places: object) -> SQLMetadataStore:
-        """Import by the command into a new database, and open it."""
-        self._pushes += 1
-        database = self._home / f"{self._pushes}.db"
+    def docker(self) -> Host:
+        return self._trial.host(f"host-{len(self._trial.hosts)}")
+
+    def oci(self, repository: str) -> Path:
+        """Return an OCI archive of an image that the registry has, with the very same blobs."""
+        archive = self._new("oci.tar")
+        self.skopeo().copy(f"docker://{self.name(repository)}", f"oci-archive:{archive}")
+        return archive
+
+    def database(self, *places: object) -> Path:
+        """Import by the command into a new database."""
+        database = self._new("layers.db")
         for place in places:
             self._trial.layerstore(database, "import", place)
-        return SQLMetadataStore(database)
+        return database
+
+    def export(self, database: Path, *arguments: object) -> dict[str, Any]:
+        """Export by the command; return its report."""
+        return self._trial.layerstore(database, "export", *arguments)
+
+    def layers(self, repository: str = "one") -> list[Digest]:
+        return list(map(Digest, self._trial.registry.image(f"{self.owner}/{repository}").layers))
 
     def sent(self, repository: str) -> tuple[list[int], int]:
         """Return how many bytes of each layer were sent for a repository, and how many blobs were mounted into it."""
         repository = f"{self.owner}/{repository}"
         return self._trial.registry.layer_bytes(repository), len(self._trial.registry.mounted.get(repository, {}))
 
+    def _new(self, name: str) -> Path:
+        self._made += 1
+        return self._home / f"{self._made}-{name}"
 
-def blobs(store: SQLMetadataStore) -> dict[Digest, BlobRecord]:
-    return {Digest(key_digest(key) or ""): decode(value, key) for _, key, value in store.entries(BLOBS)}
+
+def blobs(database: Path) -> dict[Digest, BlobRecord]:
+    with SQLMetadataStore(database) as store:
+        return {Digest(key_digest(key) or ""): decode(value, key) for _, key, value in store.entries(BLOBS)}
 
 
 @pytest.fixture
@@ -82,92 +103,171 @@ def hosts(trial: Trial, request: pytest.FixtureRequest) -> Iterator[Hosts]:
     shutil.rmtree(home)
 
 
-def test_what_skopeo_learned_another_skopeo_mounts(hosts: Hosts):
-    other, control = hosts.skopeo(), hosts.skopeo()
-    if not other.uses_sqlite:
-        pytest.skip(
-            "this Skopeo keeps its cache in BoltDB, which is read (below) and not written: 1.14 and later do not"
-        )
-    with hosts.store(hosts.first.cache) as store:
-        written = containers_sqlite.write(str(other.cache / containers_sqlite.NAME), blobs(store).items())
-    assert written.added == len(blobs_of(hosts.first))
+@pytest.fixture
+def other(hosts: Hosts) -> Skopeo:
+    """A Skopeo that knows nothing yet, with a cache that can be written."""
+    skopeo = hosts.skopeo()
+    if not skopeo.uses_sqlite:
+        pytest.skip("this Skopeo keeps its cache in BoltDB, which is read and not written; 1.14 and later use SQLite")
+    return skopeo
+
+
+ALL, NONE = "all", "none"
+
+
+def uploaded(hosts: Hosts, repository: str) -> str:
+    """Return whether all layers were sent for a repository, or none."""
+    layers, _ = hosts.sent(repository)
+    assert layers
+    assert len(set(map(bool, layers))) == 1
+    return ALL if all(layers) else NONE
+
+
+# Into the cache of Skopeo
+
+
+def test_what_skopeo_learned_another_skopeo_mounts(hosts: Hosts, other: Skopeo):
+    report = hosts.export(hosts.database(hosts.first.cache), other.cache / containers_sqlite.NAME)
+    other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
+    hosts.skopeo().copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
+
+    assert report["added"] > 2
+    assert hosts.sent("two") == ([0, 0], 2)
+    assert uploaded(hosts, "control") == ALL
+
+
+def test_what_containerd_learned_skopeo_mounts(hosts: Hosts, other: Skopeo):
+    containerd = hosts.containerd()
+    with containerd.running():
+        containerd.pull(hosts.image)
+        database = hosts.database(f"containerd:{containerd.socket}?namespace=default")
+    assert [blobs(database)[layer].compression for layer in hosts.layers()] == ["gzip", "gzip"]
+    hosts.export(database, other.cache / containers_sqlite.NAME)
+    other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
+    hosts.skopeo().copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
+
+    assert hosts.sent("two") == ([0, 0], 2)
+    assert uploaded(hosts, "control") == ALL
+
+
+def test_what_docker_learned_skopeo_mounts_if_it_is_told_the_compression(hosts: Hosts, other: Skopeo):
+    docker, control = hosts.docker(), hosts.skopeo()
+    with docker.running():
+        docker.docker("load", "--input", hosts.archive)
+        docker.push("app:latest", hosts.name("docker"))
+    database = hosts.database(docker.data_root)
+    hosts.export(database, control.cache / containers_sqlite.NAME)
+    hosts.export(database, "--assume-compression", "gzip", other.cache / containers_sqlite.NAME)
     other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
     control.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
 
     assert hosts.sent("two") == ([0, 0], 2)
-    assert min(hosts.sent("control")[0]) > 100_000
+    assert hosts.layers("two") == hosts.layers("docker")
+    assert uploaded(hosts, "control") == ALL  # the same file without a compression
 
 
-def blobs_of(skopeo: Skopeo) -> set[str]:
-    """Return the blobs that a cache in SQLite has."""
-    return {
-        row[0] for row in containers_sqlite.rows(str(skopeo.cache / containers_sqlite.NAME)) if row[1] != "contents"
-    }
+# Into the labels of containerd
 
 
-def test_what_skopeo_learned_containerd_mounts(hosts: Hosts):
-    containerd, control = hosts.containerd(), hosts.containerd()
-    with hosts.store(hosts.first.cache) as store, containerd.running():
-        containerd.load(hosts.oci, hosts.name("two"))
-        socket = Socket(str(containerd.socket), ("default",))
-        written = containerd_live.write(socket, blobs(store).items(), target=hosts.name("two").removesuffix(":latest"))
-        assert (written.added, written.updated) == (3, 0)
-        containerd.push(hosts.name("two"))
-    with control.running():
-        control.load(hosts.oci, hosts.name("control"))
-        control.push(hosts.name("control"))
+def push_by_containerd(hosts: Hosts, database: Path, image: str, *, told: bool, options: Sequence[object] = ()) -> None:
+    """Load an image that the registry has into a fresh containerd, tell it what is known, and push it."""
+    containerd, name = hosts.containerd(), hosts.name("two" if told else "control")
+    with containerd.running():
+        containerd.load(hosts.oci(image), name)
+        if told:
+            hosts.export(database, f"containerd:{containerd.socket}?namespace=default", *options)
+        containerd.push(name)
+
+
+@pytest.mark.parametrize("chosen", [True, False], ids=["--to", "--image"])
+def test_what_skopeo_learned_containerd_mounts(hosts: Hosts, chosen: bool):
+    database = hosts.database(hosts.first.cache)
+    options = ["--to", hosts.repository("two")] if chosen else ["--image", hosts.name("two")]
+    push_by_containerd(hosts, database, "one", told=True, options=options)
+    push_by_containerd(hosts, database, "one", told=False)
 
     assert hosts.sent("two") == ([0, 0], 3)  # the configuration too
-    assert min(hosts.sent("control")[0]) > 100_000
+    assert uploaded(hosts, "control") == ALL
 
 
-def test_what_containerd_learned_skopeo_mounts(hosts: Hosts):
-    containerd, other = hosts.containerd(), hosts.skopeo()
-    if not other.uses_sqlite:
-        pytest.skip("this Skopeo keeps its cache in BoltDB, which is not written: 1.14 and later do not")
-    with containerd.running():
-        containerd.pull(hosts.image)
-        with hosts.store(f"containerd:{containerd.socket}?namespace=default") as store:
-            found = blobs(store)
-    assert [found[Digest(digest)].compression for digest in layers(hosts)] == ["gzip", "gzip"]
-    containers_sqlite.write(str(other.cache / containers_sqlite.NAME), found.items())
-    other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
+def test_what_docker_learned_containerd_mounts(hosts: Hosts):
+    docker = hosts.docker()
+    with docker.running():
+        docker.docker("load", "--input", hosts.archive)
+        docker.push("app:latest", hosts.name("docker"))
+    database = hosts.database(docker.data_root)
+    push_by_containerd(hosts, database, "docker", told=True)
+    push_by_containerd(hosts, database, "docker", told=False)
 
     assert hosts.sent("two") == ([0, 0], 2)
-
-
-def layers(hosts: Hosts) -> list[str]:
-    return hosts._trial.registry.image(f"{hosts.owner}/one").layers
+    assert uploaded(hosts, "control") == ALL
 
 
 def test_what_containerd_forgot_is_written_back(hosts: Hosts):
-    containerd = hosts.containerd()
+    containerd, oci = hosts.containerd(), hosts.oci("one")
     with containerd.running():
         containerd.pull(hosts.image)
         socket = f"containerd:{containerd.socket}?namespace=default"
-        with hosts.store(socket) as store:
-            containerd.forget()
-            containerd.load(hosts.oci, hosts.name("control"))
-            containerd.push(hosts.name("control"))
-            containerd.ctr("image", "tag", hosts.name("control"), hosts.name("two"))
-            containerd_live.write(Socket.parse(socket), blobs(store).items(), images=[hosts.name("two")])
-            containerd.push(hosts.name("two"))
+        database = hosts.database(socket)
+        containerd.forget()
+        containerd.load(oci, hosts.name("control"))
+        containerd.push(hosts.name("control"))
+        containerd.ctr("image", "tag", hosts.name("control"), hosts.name("two"))
+        hosts.export(database, socket)
+        containerd.push(hosts.name("two"))
 
-    assert min(hosts.sent("control")[0]) > 100_000
+    assert uploaded(hosts, "control") == ALL
     assert hosts.sent("two") == ([0, 0], 3)
+
+
+# Into Docker's directory
+
+
+def push_by_docker(hosts: Hosts, database: Path, *, told: bool) -> list[str]:
+    """Load the image into a fresh Docker with a graph driver, tell it what is known, and push it."""
+    docker = hosts.docker()
+    with docker.running():
+        docker.docker("load", "--input", hosts.archive)
+    if told:
+        hosts.export(database, docker.distribution)
+    with docker.running():
+        return docker.push("app:latest", hosts.name("two" if told else "control"))
+
+
+def test_what_skopeo_learned_docker_mounts(hosts: Hosts):
+    database = hosts.database(hosts.first.cache)
+
+    assert push_by_docker(hosts, database, told=True) == [f"Mounted from {hosts.owner}/one"] * 2
+    assert push_by_docker(hosts, database, told=False) == ["Pushed"] * 2
+    assert hosts.sent("two") == ([0, 0], 2)
+    assert uploaded(hosts, "control") == ALL
+
+
+def test_what_containerd_learned_docker_mounts(hosts: Hosts):
+    containerd = hosts.containerd()
+    with containerd.running():
+        containerd.pull(hosts.image)
+        database = hosts.database(f"containerd:{containerd.socket}")
+
+    assert push_by_docker(hosts, database, told=True) == [f"Mounted from {hosts.owner}/one"] * 2
+    assert hosts.sent("two") == ([0, 0], 2)
+
+
+# What is read
 
 
 def test_a_stopped_containerds_files_say_what_it_said_itself(hosts: Hosts):
     containerd = hosts.containerd()
     with containerd.running():
         containerd.pull(hosts.image)
-        with hosts.store(f"containerd:{containerd.socket}") as store:
-            live = blobs(store)
-        # Another database: a file that the daemon holds is said to be in use.
-        with pytest.raises(AssertionError, match="a running program holds its lock"):
-            hosts.store(containerd.root / "io.containerd.metadata.v1.bolt" / "meta.db")
-    with hosts.store(containerd.root) as store:
-        offline = blobs(store)
+        live = blobs(hosts.database(f"containerd:{containerd.socket}"))
+        held = containerd.root / "io.containerd.metadata.v1.bolt" / "meta.db"
+        with (
+            pytest.raises(TransferError, match="a running program holds its lock"),
+            SQLMetadataStore(":memory:") as store,
+        ):
+            import_layers(store, held)
+    offline = blobs(hosts.database(containerd.root))
 
     def timeless(found: dict[Digest, BlobRecord]) -> dict[Digest, tuple[object, ...]]:
         # containerd 1.6 does not say by its socket when a blob was updated.
@@ -178,23 +278,17 @@ def test_a_stopped_containerds_files_say_what_it_said_itself(hosts: Hosts):
 
 
 def test_a_cache_that_skopeo_made_is_read_whole(hosts: Hosts):
-    with hosts.store(hosts.first.cache) as store:
-        found = blobs(store)
+    found = blobs(hosts.database(hosts.first.cache))
 
-    assert {found[Digest(digest)].diff_id for digest in layers(hosts)} == set(hosts.diff_ids)
-    assert {found[Digest(digest)].compression for digest in layers(hosts)} == {"gzip"}
-    place = hosts.image.removesuffix(":latest")
-    assert all(place in found[Digest(digest)].locations for digest in layers(hosts))
+    assert [found[layer].diff_id for layer in hosts.layers()] == hosts.diff_ids
+    assert [found[layer].compression for layer in hosts.layers()] == ["gzip", "gzip"]
+    assert all(hosts.repository("one") in found[layer].locations for layer in hosts.layers())
 
 
-def test_pushes_beside_imports_and_exports_of_a_large_cache_all_mount(hosts: Hosts):
-    """Skopeo goes on without its cache if it is held for five seconds, and says so to nobody."""
-    other = hosts.skopeo()
-    if not other.uses_sqlite:
-        pytest.skip("this Skopeo keeps its cache in BoltDB, which is not written: 1.14 and later do not")
+def test_pushes_beside_imports_and_exports_of_a_large_cache_all_mount(hosts: Hosts, other: Skopeo):
+    """Skopeo goes on without its cache if that is held for five seconds, and tells nobody."""
     cache = str(other.cache / containers_sqlite.NAME)
-    with hosts.store(hosts.first.cache) as store:
-        containers_sqlite.write(cache, blobs(store).items())
+    hosts.export(hosts.database(hosts.first.cache), cache)
     rounds, over = [0, 0], threading.Event()
 
     def export() -> None:

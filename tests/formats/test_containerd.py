@@ -301,6 +301,11 @@ def test_a_bolt_database_of_another_program_is_refused(tmp_path: Path):
         list(containerd.read(metadata(path)))
 
 
+def test_a_file_in_which_nothing_was_recorded_yet_is_empty(tmp_path: Path):
+    """As BuildKit makes it when dockerd starts."""
+    assert list(containerd.read(metadata(bolt.write(tmp_path / "meta.db", {})))) == []
+
+
 def test_a_digest_that_is_none_is_damage(tmp_path: Path):
     path = bolt.write(tmp_path / "meta.db", {b"v1": {b"n": {b"content": {b"blob": {b"sha256:1": {b"size": b"1"}}}}}})
     with pytest.raises(TransferError, match="damaged bolt database: not a digest"):

@@ -139,6 +139,13 @@ def test_a_data_root_is_all_that_it_has(data_root: Path, sql_file: SQLMetadataSt
     assert len(rows_of(sql_file)) == 3
 
 
+def test_a_data_root_whose_buildkit_has_built_nothing_is_imported(data_root: Path, sql_file: SQLMetadataStore):
+    bolt.write(data_root / "buildkit/containerdmeta.db", {})
+    report = import_directory(sql_file, data_root)
+
+    assert (report.ok, report.added) == (True, 2)
+
+
 def test_a_file_that_a_daemon_holds_is_a_note_that_names_its_socket(data_root: Path, sql_file: SQLMetadataStore):
     held = data_root / "containerd/daemon/io.containerd.metadata.v1.bolt/meta.db"
     with held.open("rb") as daemon:
