@@ -12,7 +12,7 @@ from layerstore.cli.output import columns, print_json, printable, say
 from layerstore.words import utc
 
 if TYPE_CHECKING:
-    from layerstore.sql.reading.layers import Association, Blob, Layer, V1Image
+    from layerstore.sql.reading.layers import Association, Blob, KnownBlob, Layer, V1Image
     from layerstore.sql.reading.repositories import Held, Repository
     from layerstore.sql.reading.search import Found
 
@@ -117,6 +117,9 @@ def _show_layer(layer: Layer) -> None:
     if unlisted:
         say(f"  is also these blobs, which its list does not hold ({len(unlisted)}):")
         columns([(digest,) for digest in unlisted], indent="    ")
+    for known in layer.blobs:
+        say(f"  other engines know it as {known.digest} ({known.compression or 'compression not known'}):")
+        _show_locations(known)
     if layer.v1_ids:
         say("  is the V1 image:")
         columns([(v1_id, f"at {registry}") for registry, v1_id in layer.v1_ids], indent="    ")
@@ -124,7 +127,9 @@ def _show_layer(layer: Layer) -> None:
 
 def _show_blob(blob: Blob) -> None:
     say(f"blob {blob.digest}")
-    say(f"  is layer {blob.diff_id}" if blob.diff_id else "  maps to no layer")
+    known = blob.known
+    diff_id = blob.diff_id or (known and known.diff_id)
+    say(f"  is layer {diff_id}" if diff_id else "  maps to no layer")
     if blob.associations:
         say(f"  can be had from ({len(blob.associations)}):")
         columns(
@@ -134,6 +139,22 @@ def _show_blob(blob: Blob) -> None:
             ],
             indent="    ",
         )
+
+    if known is not None:
+        say(f"  other engines know it ({known.compression or 'compression not known'}):")
+        for field, values in known.conflicts:
+            say(f"    sources disagree: {field} is {' or '.join(values)}")
+        _show_locations(known)
+
+
+def _show_locations(known: KnownBlob) -> None:
+    columns(
+        [
+            (at.source_repository, f"seen {utc(at.seen_at_ns)}" if at.seen_at_ns is not None else "")
+            for at in known.locations
+        ],
+        indent="    ",
+    )
 
 
 def _show_v1_image(image: V1Image) -> None:
@@ -145,6 +166,9 @@ def _show_repository(repository: Repository) -> None:
     say(f"repository {repository.source_repository}")
     say(f"  has {repository.layers} layers in {repository.associations} associations (layer, blob):")
     columns([(held.diff_id, held.digest, _credentials(held)) for held in repository.held], indent="    ")
+    if repository.located:
+        say("  other engines have seen there (blob, layer):")
+        columns([(one.digest, one.diff_id or "layer not known") for one in repository.located], indent="    ")
 
 
 def _repository(association: Association) -> str:

@@ -20,6 +20,7 @@ MOST: Final = 50
 """How many matches of each kind are found."""
 _LOOKED_UP_FROM: Final = 12  # hex digits
 _REGISTRIES: Final = 100  # the name of a repository is looked for at the first so many
+_IN_RANGE: Final = "source_repository >= :low AND source_repository < :high"
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _hexadecimal = re.compile(r"(?:(sha256|sha384|sha512):)?([0-9a-f]+)").fullmatch
 
@@ -115,7 +116,7 @@ def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
 
 def _layers(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     names: set[str] = set()
-    for table in ("v2_metadata", "diff_id_by_digest", "v1_ids"):
+    for table in ("v2_metadata", "diff_id_by_digest", "v1_ids", "blobs"):
         names.update(_names(store, table, "diff_id", low, high))
     # A layer whose list cannot be read is in no derived row.
     keys = _names(store, "metadata", "key", low.replace(":", "/", 1), high.replace(":", "/", 1))
@@ -125,7 +126,8 @@ def _layers(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
 
 def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     layers: dict[str, str | None] = {}
-    for table in ("v2_metadata", "diff_id_by_digest"):  # what a digest maps to counts more than whose list has it
+    # What a digest maps to counts most, then whose list has it.
+    for table in ("blobs", "v2_metadata", "diff_id_by_digest"):
         condition = "digest = :low" if low == high else "digest >= :low AND digest < :high"
         query = f"SELECT digest, diff_id FROM {table} WHERE {condition} ORDER BY digest LIMIT :most"
         layers.update(store._run(query, {"low": low, "high": high, "most": MOST}))
@@ -140,14 +142,16 @@ def _names(store: SQLMetadataStore, table: str, column: str, low: str, high: str
 
 
 def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:
-    if store._run("SELECT 1 FROM v2_metadata WHERE source_repository = :name LIMIT 1", {"name": term}):
-        return [Match("repository", term)]
+    for table in ("v2_metadata", "locations"):
+        if store._run(f"SELECT 1 FROM {table} WHERE source_repository = :name LIMIT 1", {"name": term}):
+            return [Match("repository", term)]
     registries = store._run("SELECT registry FROM registries LIMIT :most", {"most": _REGISTRIES})
     found: list[Match] = []
     for beginning in (term, *(f"{registry}/{term}" for (registry,) in registries)):
         rows = store._run(
-            "SELECT source_repository FROM repositories WHERE source_repository >= :low"
-            " AND source_repository < :high LIMIT :most",
+            f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {_IN_RANGE} LIMIT :most)"
+            f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {_IN_RANGE} LIMIT :most)"
+            " ORDER BY 1 LIMIT :most",
             {"low": beginning, "high": f"{beginning}\U0010ffff", "most": MOST - len(found)},
         )
         found += [Match("repository", name) for (name,) in rows]
