@@ -72,10 +72,11 @@ def test_an_add_is_one_transaction(sql_store: SQLMetadataStore, length: int):
 
 
 def test_many_adds_are_one_transaction_and_two_statements_for_each_key(sql_store: SQLMetadataStore):
+    v2 = V2MetadataService(sql_store)
+    v2.add(sha256(1000), V2Metadata(sha256(1001), REPOSITORY))
+
     with traced(sql_store) as statements:
-        V2MetadataService(sql_store).add_many(
-            [(sha256(number), V2Metadata(sha256(100 + number), REPOSITORY)) for number in range(20)]
-        )
+        v2.add_many([(sha256(number), V2Metadata(sha256(100 + number), REPOSITORY)) for number in range(20)])
 
     assert (statements[0], statements[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
     # A list and a mapping are read and written for each; a layer's derived rows are read, and one comes.
