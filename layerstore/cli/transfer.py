@@ -23,6 +23,7 @@ from layerstore.paths import absolute
 
 if TYPE_CHECKING:
     from layerstore import DiffReport, ExportReport, ImportReport, VerifyReport
+    from layerstore.transfer.diffing import BlobDifference, LayerDifference
     from layerstore.transfer.importing import Skipped, SourceReport
     from layerstore.transfer.merging import OnConflict
 
@@ -405,16 +406,24 @@ def diff(settings: Settings, *, left: str, right: str | None, force: bool, quiet
     return 0 if report.ok else 1
 
 
+def _say_sides(difference: LayerDifference | BlobDifference) -> None:
+    for one in difference.only_left:
+        say(f"  only in left: {one}")
+    for one in difference.only_right:
+        say(f"  only in right: {one}")
+
+
 def _say_diff(report: DiffReport, *, quiet: bool) -> None:
     for layer in report.layers:
         say(f"layer {layer.diff_id}")
-        for association in layer.only_left:
-            say(f"  only in left: {association}")
-        for association in layer.only_right:
-            say(f"  only in right: {association}")
+        _say_sides(layer)
         if layer.reordered:
             say("  what both have is in another order")
+    for blob in report.blobs:
+        say(f"blob {blob.digest}")
+        _say_sides(blob)
     told = {("v2metadata-by-diffid", layer.diff_id.replace(":", "/", 1)) for layer in report.layers}
+    told |= {("blob-by-digest", blob.digest.replace(":", "/", 1)) for blob in report.blobs}
     for what, entries in (
         ("only in left", report.only_left),
         ("only in right", report.only_right),

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import SQLMetadataStore, V2Metadata, known_layers, layer_candidates
-from layerstore.blobs import BlobRecord, encode
+from layerstore import SQLMetadataStore, V2Metadata, diff, known_layers, layer_candidates
+from layerstore.blobs import BlobRecord, encode, time_text
 from layerstore.keys import BLOBS, Record
 from layerstore.sql.reading.layers import Location
 from layerstore.sql.reading.search import look_up, search
 from layerstore.sql.reading.totals import stats
+from layerstore.transfer.diffing import BlobDifference
 from tests.blobs.test_export import gzip, known
 from tests.conftest import AnyStore
 from tests.support.command import DONE, Run, lines
@@ -125,3 +126,20 @@ def test_a_record_that_cannot_be_read_is_shown_as_nothing(run: Run, filled: Path
         store.set(BLOBS, layer_key(5), encode(BlobRecord())[:-1])
 
     assert run("show", sha256(5)).code != DONE
+
+
+def test_a_difference_is_told_fact_by_fact(run: Run, filled: Path, tmp_path: Path):
+    with SQLMetadataStore(tmp_path / "other.db") as other:
+        fill(other, [gzip(1, 9, ours=AT + 1, old=None), known(3, {"h.io/only": AT}, diff_id=sha256(7))])
+
+    report = diff(filled, tmp_path / "other.db")
+
+    assert report.blobs == (
+        BlobDifference(sha256(1), (f"{OURS} seen {time_text(AT)}",), (f"{OURS} seen {time_text(AT + 1)}",)),
+        BlobDifference(sha256(2), ("Compression is gzip or zstd", f"{OURS} seen {time_text(AT)}"), ()),
+        BlobDifference(sha256(3), ("Compression zstd",), ()),
+    )
+    said = lines(run("diff", filled, tmp_path / "other.db").out)
+    assert f"blob {sha256(3)}" in said
+    assert "  only in left: Compression zstd" in said
+    assert not [line for line in said if line.startswith("differs: ")]
