@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from layerstore.collection import Doomed, Fault, Incoming, IndexedView, Loaded, Note, Odd, Place, Resolve, View
 from layerstore.keys import V2_METADATA, Record, digest_key
-from layerstore.sql.sqlite.errors import noting_damage
-from layerstore.sql.sqlite.snapshot import NOT_UTF8, OddName, Snapshot
+from layerstore.sql.backend import NOT_UTF8, OddName, Snapshot
 
 if TYPE_CHECKING:
     from layerstore.sql.store import SQLMetadataStore
@@ -51,19 +50,7 @@ class DatabaseCollection:
         self.store.quarantine(namespace, key, value, reason)
 
     def mend(self, kind: str, place: Place) -> bool:
-        backend = self.store._backend
-        match kind, place:
-            case "stale-rows", (str(namespace), digest):
-                self.store._rederive(namespace, digest)
-            case "odd-time", (bytes(namespace), bytes(key)):
-                backend.mend_time(namespace, key)
-            case "odd-quarantine", (str(number),):
-                backend.rewrite_quarantined(int(number))
-            case _, (bytes(namespace), bytes(key)):
-                name = OddName(namespace, key)
-                reason = f"{NOT_UTF8}: X'{namespace.hex()}', X'{key.hex()}'"
-                return backend.set_aside_odd_name(namespace, key, name.shown(), reason)
-        return True
+        return self.store._backend.mend(kind, place)
 
     def remove(self, doomed: Iterable[Doomed]) -> list[int]:
         return self.store._remove(doomed)
@@ -71,8 +58,10 @@ class DatabaseCollection:
     def remove_temporary(self, *, dry_run: bool) -> int:
         return 0
 
-    def free_bytes(self, *, vacuum: bool) -> int:
+    def free_bytes(self, *, vacuum: bool) -> int | None:
         """Return how much of the file is free; with `vacuum`, give it back to the file system first.
+
+        `None` for a database on a server, which does that by itself.
 
         The database is written anew into the write-ahead log, and from there into the file: it needs twice the room
         for a moment. Other writers wait for that, readers do not. Where one is reading the state of before, file and
@@ -84,9 +73,7 @@ class DatabaseCollection:
 
         Source: sqlite.org/lang_vacuum.html.
         """
-        if vacuum:
-            self.store._backend.vacuum()
-        return self.store._backend.free_bytes()
+        return self.store._backend.free_bytes(vacuum=vacuum)
 
     def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
         return self.store._load(incoming, resolve)
@@ -125,34 +112,10 @@ class _View:
         return self._snapshot.blobs_by_layer()
 
     def faults(self) -> Iterator[Fault]:
-        is_ours = True
-        with self._noting():
-            for line in self._snapshot.damage():
-                yield Fault("damaged-file", line)
-        with self._noting():
-            for reason in self._snapshot.foreign():
-                is_ours = False
-                yield Fault("foreign-schema", reason)
-        with self._noting():
-            for namespace, digest in self._snapshot.stale():
-                shown = digest if isinstance(digest, str) else digest.decode("utf-8", "backslashreplace")
-                yield Fault("stale-rows", shown, place=(namespace, digest))
-        with self._noting():
-            if quarantined := self._snapshot.quarantined():
-                yield Fault("quarantined", None, quarantined)
-        if is_ours:  # else its columns may be others
-            with self._noting():
-                yield from self._odd_types()
-
-    def _odd_types(self) -> Iterator[Fault]:
-        """Yield what only another program can have written: text where numbers belong, and bytes where text does."""
-        for odd in self._snapshot.odd_times():
-            yield Fault("odd-time", "/".join(odd.shown()), place=odd)
-        for number in self._snapshot.odd_quarantine():
-            yield Fault("odd-quarantine", f"number {number}", place=(str(number),))
+        return self._snapshot.faults(self._note)
 
     def _noting(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._note is None else noting_damage(self._note)
+        return self._snapshot.noting(self._note)
 
 
 def _found(one: Record | OddName) -> Record | Odd:

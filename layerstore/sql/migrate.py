@@ -1,7 +1,7 @@
-"""Changing the schema of an existing file with Alembic, which is imported only here, and only when it is needed.
+"""Changing the schema of an existing database with Alembic, which is imported only here, and only when it is needed.
 
-A migration is one BEGIN IMMEDIATE: without that, several processes that open a file at once fail ("table already
-exists"), and a migration that fails leaves its first tables.
+A migration of a file is one BEGIN IMMEDIATE: without that, several processes that open a file at once fail ("table
+already exists"), and a migration that fails leaves its first tables.
 
 Alembic's `op` and `context` are proxies of the whole process, which a migration of the host application may be using at
 this moment, in this thread or another one. So they are left alone: each revision's module is loaded anew, and gets an
@@ -21,6 +21,7 @@ from layerstore.sql.sqlite.objects import OBJECTS
 
 if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
+    from sqlalchemy import Connection
 
     from layerstore.sql.sqlite.connections import Connections
 
@@ -73,67 +74,88 @@ class Step(NamedTuple):
     then: str | None
 
 
+Steps = Callable[["ScriptDirectory", str], Iterable[Step]]
+"""Takes the scripts and the revision that was found; gives the steps from there."""
+
 Check = Callable[[list[Any], str | None], None]
 """Takes the rows of `sqlite_master` after a migration, and the path; what it raises undoes the migration."""
 
 
 def upgrade(connections: Connections, revision: str = HEAD, *, check: Check | None = None) -> None:
-    """Bring the database up to `revision`, whole or not at all. A process that comes second finds it done.
+    """Bring a file up to `revision`, whole or not at all. A process that comes second finds it done.
 
     Raises:
         SchemaVersionError: the database is at a revision that this code does not know.
         StoreError: the migration failed; the file is as it was.
     """
+    _move_file(connections, upwards(revision), check)
+
+
+def downgrade(connections: Connections, revision: str) -> None:
+    """Take a file back to `revision`, whole or not at all.
+
+    Raises:
+        SchemaVersionError: the database is at a revision that this code does not know.
+        StoreError: the migration failed; the file is as it was.
+    """
+    _move_file(connections, downwards(revision), None)
+
+
+def upwards(revision: str) -> Steps:
+    """Return what leads up to a revision, from the one that is found."""
 
     def steps(scripts: ScriptDirectory, found: str) -> Iterable[Step]:
         for script in reversed(list(scripts.walk_revisions(found, revision))):
             if script.revision != found:
                 yield Step(script, script.module.upgrade, script.revision)
 
-    _run(connections, steps, check)
+    return steps
 
 
-def downgrade(connections: Connections, revision: str) -> None:
-    """Take the database back to `revision`, whole or not at all.
-
-    Raises:
-        SchemaVersionError: the database is at a revision that this code does not know.
-        StoreError: the migration failed; the file is as it was.
-    """
+def downwards(revision: str) -> Steps:
+    """Return what leads down to a revision, from the one that is found."""
 
     def steps(scripts: ScriptDirectory, found: str) -> Iterable[Step]:
         for script in scripts.walk_revisions(revision, found):
             if script.revision != revision:
                 yield Step(script, script.module.downgrade, _only(script.down_revision))
 
-    _run(connections, steps)
+    return steps
 
 
-def _run(
-    connections: Connections,
-    steps: Callable[[ScriptDirectory, str], Iterable[Step]],
-    check: Check | None = None,
-) -> None:
+def run(connection: Connection, steps: Steps, path: str | None) -> None:
+    """Run steps on a connection, inside a transaction that holds off everybody else who changes the schema.
+
+    Raises:
+        SchemaVersionError: the database is at a revision that this code does not know.
+        StoreError: a step failed.
+    """
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.util import CommandError
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy import text
 
     scripts = _scripts()
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if found not in {script.revision for script in scripts.walk_revisions()}:
+        raise unknown(found, path)
+    operations = Operations(MigrationContext.configure(connection))
+    try:
+        for script, step, then in steps(scripts, found):
+            script.module.op = operations  # type: ignore[attr-defined]  # in place of the process's proxy
+            step()
+            connection.execute(text("UPDATE alembic_version SET version_num = :then"), {"then": then})
+    except CommandError as error:
+        raise StoreError(f"the migration failed: {error}", path) from error
+
+
+def _move_file(connections: Connections, steps: Steps, check: Check | None) -> None:
+    from sqlalchemy.exc import DBAPIError
+
     engine = connections.engine.execution_options(layerstore_begin="BEGIN IMMEDIATE")
     try:
         with mapping(connections.path), engine.connect() as connection, connection.begin():
-            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-            if found not in {script.revision for script in scripts.walk_revisions()}:
-                raise unknown(found, connections.path)
-            operations = Operations(MigrationContext.configure(connection))
-            try:
-                for script, run, then in steps(scripts, found):
-                    script.module.op = operations  # type: ignore[attr-defined]  # in place of the process's proxy
-                    run()
-                    connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (then,))
-            except CommandError as error:
-                raise StoreError(f"the migration failed: {error}", connections.path) from error
+            run(connection, steps, connections.path)
             if check is not None:
                 check([tuple(row) for row in connection.exec_driver_sql(OBJECTS)], connections.path)
     except DBAPIError as error:

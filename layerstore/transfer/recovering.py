@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from layerstore.files.temporary import folder_in
 from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
 from layerstore.records import storable_time, why_unreadable
-from layerstore.sql.sqlite import salvage, statements
+from layerstore.sql.sqlite import salvage
 from layerstore.sql.sqlite.backup import backup
 from layerstore.sql.sqlite.salvage import Value
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import check_key
+from layerstore.store import SetAside, check_key
 from layerstore.transfer.place import Progress
 
 
@@ -137,12 +136,11 @@ class _Taking:
             self.quarantined += 1
             self._store.quarantine(*record[:3], f"recovered from a damaged database: {reason}")
             return
-        there = self._store._run(_GET_WITH_TIME, record[:2])
-        if not there:
+        other = self._store._backend.get_record(*record[:2])
+        if other is None:
             self.recovered += 1
             self._store._put(record)
             return
-        other = Record(record.namespace, record.key, *there[0])
         newer, older = (record, other) if record.modified_at_ns > other.modified_at_ns else (other, record)
         if older.value != newer.value:
             self.older += 1
@@ -154,14 +152,10 @@ class _Taking:
         namespace, key, value, reason, at = row
         assert isinstance(namespace, bytes)
         assert isinstance(key, bytes)
+        assert isinstance(value, bytes)
         assert isinstance(reason, bytes)
-        place = (_text(namespace), _text(key), value, _text(reason))
-        if not self._store._run(statements.IS_QUARANTINED, place):
-            self.kept += 1
-            self._store._run(statements.QUARANTINE, (*place, at if isinstance(at, int) else time.time_ns()))
-
-
-_GET_WITH_TIME = "SELECT CAST(value AS BLOB), modified_at_ns FROM metadata WHERE namespace = ? AND key = ?"
+        place = SetAside(_text(namespace), _text(key), value, _text(reason))
+        self.kept += self._store._backend.set_aside([place], at_ns=at if isinstance(at, int) else None)
 
 
 def _text(name: bytes) -> str:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 from layerstore.errors import QueryError
-from layerstore.sql.sqlite.sandbox import Parameters, Value
+from layerstore.sql.query.answer import Parameters, Value
 
 _is_whole_number = re.compile(r"0|-?[1-9][0-9]{0,17}").fullmatch
 # A name of a parameter, or what only looks like one inside: a text, a quoted name, a comment.
 _names = re.compile(
-    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|[:@$]([^\W\d][\w$]*)", re.DOTALL
+    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|::|[:@$]([^\W\d][\w$]*)", re.DOTALL
 ).finditer
 
 

@@ -5,10 +5,14 @@ Each goes through an index, and gives its first hundred rows unless told otherwi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from layerstore.errors import InvalidInputError
+
+_utc_text = re.compile(r"strftime\('%Y-%m-%dT%H:%M:%SZ', (\S+) / 1000000000, 'unixepoch'\)")
+_UTC_OF_SERVER: Final = r"""to_char(to_timestamp(\1 / 1000000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
 
 
 class Question(NamedTuple):
@@ -20,6 +24,14 @@ class Question(NamedTuple):
     needed: tuple[str, ...] = ()
     """The parameters that a value must be given for."""
     defaults: Mapping[str, str | int] = {}
+    postgresql: str | None = None
+    """The same for PostgreSQL, where it has other words for more than a time."""
+
+    def on(self, *, server: bool) -> str:
+        """Return the SQL for a file, or for PostgreSQL."""
+        if not server:
+            return self.sql
+        return self.postgresql or _utc_text.sub(_UTC_OF_SERVER, self.sql)
 
     @property
     def usage(self) -> str:
@@ -58,7 +70,7 @@ QUESTIONS: Final = (
         "From where is this layer available, by Docker's lists and by other engines, the newest first?",
         "SELECT source_repository, digest, hmac <> '' AS has_hmac,\n"
         "  strftime('%Y-%m-%dT%H:%M:%SZ', seen_at_ns / 1000000000, 'unixepoch') AS seen_at\n"
-        "FROM places WHERE diff_id = :diff_id ORDER BY seen_at_ns DESC",
+        "FROM places WHERE diff_id = :diff_id ORDER BY seen_at_ns DESC NULLS LAST",
         ("diff_id",),
     ),
     Question(
@@ -67,7 +79,7 @@ QUESTIONS: Final = (
         "SELECT b.diff_id, b.compression, l.source_repository,\n"
         "  strftime('%Y-%m-%dT%H:%M:%SZ', l.seen_at_ns / 1000000000, 'unixepoch') AS seen_at\n"
         "FROM blobs b LEFT JOIN locations l ON l.digest = b.digest\n"
-        "WHERE b.digest = :digest ORDER BY l.seen_at_ns DESC, l.source_repository",
+        "WHERE b.digest = :digest ORDER BY l.seen_at_ns DESC NULLS LAST, l.source_repository",
         ("digest",),
     ),
     Question(
@@ -83,6 +95,8 @@ QUESTIONS: Final = (
         "Which repositories are there, and how many layers has each?",
         "SELECT source_repository, layers FROM repositories WHERE source_repository GLOB :like LIMIT :limit",
         defaults={"like": "*", **_LIMIT},
+        postgresql="SELECT source_repository, layers FROM repositories WHERE source_repository LIKE\n"
+        "  translate(replace(replace(replace(:like, '\\', '\\\\'), '%', '\\%'), '_', '\\_'), '*?', '%_') LIMIT :limit",
     ),
     Question(
         "summary",

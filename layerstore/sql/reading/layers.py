@@ -21,6 +21,9 @@ LOOKED_THROUGH: Final = 10_000
 MOST: Final = 500
 """How many digests or V1 IDs of one layer are shown; Docker lets a layer have any number."""
 
+ALL: Final = 2**62
+"""A LIMIT that is none."""
+
 Key = tuple[int, str]
 """Where a page ended: a time in nanoseconds, or 0 where the order is by name, and a name."""
 
@@ -146,7 +149,7 @@ _DIFF_ID = "CAST(replace(l.key, '/', ':') AS TEXT)"
 _BEHIND = "AND (modified_at_ns, key) < (:time, :key)"
 _NEWEST = "ORDER BY modified_at_ns DESC, key DESC"
 _COUNTED = f"""
-    SELECT {_DIFF_ID}, CAST(l.modified_at_ns AS INTEGER) AS modified_at_ns,
+    SELECT {_DIFF_ID}, CAST(l.modified_at_ns AS BIGINT) AS modified_at_ns,
       (SELECT count(*) FROM v2_metadata WHERE diff_id = {_DIFF_ID}),
       (SELECT count(DISTINCT source_repository) FROM v2_metadata
         WHERE diff_id = {_DIFF_ID} AND source_repository <> '')
@@ -191,12 +194,12 @@ def newest_layers(
 _ASSOCIATIONS = f"""
     SELECT v.diff_id, v.digest, v.source_repository, v.hmac,
       (SELECT diff_id FROM diff_id_by_digest WHERE digest = v.digest),
-      (SELECT CAST(modified_at_ns AS INTEGER) FROM metadata WHERE namespace = '{DIFF_IDS}'
+      (SELECT CAST(modified_at_ns AS BIGINT) FROM metadata WHERE namespace = '{DIFF_IDS}'
         AND key = CAST(replace(v.digest, ':', '/') AS TEXT))
     FROM v2_metadata v WHERE v.{{column}} = :value ORDER BY v.diff_id, v.position DESC
 """
 _DIGESTS = f"""
-    SELECT d.digest, CAST(m.modified_at_ns AS INTEGER) AS modified_at_ns,
+    SELECT d.digest, CAST(m.modified_at_ns AS BIGINT) AS modified_at_ns,
       (SELECT count(*) FROM v2_metadata v WHERE v.digest = d.digest AND v.diff_id = d.diff_id)
     FROM diff_id_by_digest d JOIN metadata m ON m.namespace = '{DIFF_IDS}'
       AND m.key = CAST(replace(d.digest, ':', '/') AS TEXT)
@@ -219,7 +222,7 @@ def layer(store: SQLMetadataStore, diff_id: str, *, most: int | None = MOST) -> 
     if not is_digest(diff_id):
         return None
     with store.transaction(deferred=True):
-        values = {"diff_id": diff_id, "most": -1 if most is None else most}
+        values = {"diff_id": diff_id, "most": ALL if most is None else most}
         found = Layer(
             diff_id,
             *_list_of(store, diff_id),
@@ -287,7 +290,7 @@ def _associations(store: SQLMetadataStore, column: str, value: str) -> tuple[Ass
 def _list_of(store: SQLMetadataStore, diff_id: str) -> tuple[int | None, str | None]:
     """Return when a layer's list was written, and why it cannot be read if it cannot."""
     rows = store._run(
-        f"SELECT CAST(modified_at_ns AS INTEGER), CAST(value AS BLOB) {_LISTS} AND key = :key",
+        f"SELECT CAST(modified_at_ns AS BIGINT), CAST(value AS BLOB) {_LISTS} AND key = :key",
         {"key": digest_key(diff_id)},
     )
     for modified_at_ns, value in rows:

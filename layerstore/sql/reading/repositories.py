@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from layerstore.keys import V2_METADATA
-from layerstore.sql.reading.layers import MOST, PAGE, Key
+from layerstore.sql.reading.layers import ALL, MOST, PAGE, Key
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 
@@ -83,7 +83,7 @@ def repositories(
 
 
 _HELD = f"""
-    SELECT v.diff_id, v.digest, v.hmac, CAST(m.modified_at_ns AS INTEGER) AS modified_at_ns
+    SELECT v.diff_id, v.digest, v.hmac, CAST(m.modified_at_ns AS BIGINT) AS modified_at_ns
     FROM v2_metadata v LEFT JOIN metadata m ON m.namespace = '{V2_METADATA}'
       AND m.key = CAST(replace(v.diff_id, ':', '/') AS TEXT)
     WHERE v.source_repository = :name
@@ -121,7 +121,7 @@ def repository(
         if not (associations or located):
             return None
         newest_first = size is not None and associations <= ORDERED_BY_TIME
-        values: dict[str, object] = {"name": name, "size": -1 if size is None else size + 1}
+        values: dict[str, object] = {"name": name, "size": ALL if size is None else size + 1}
         order = "m.modified_at_ns DESC, v.diff_id DESC" if newest_first else "v.diff_id"
         behind = ""
         if after is not None:

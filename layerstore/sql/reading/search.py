@@ -149,8 +149,8 @@ def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:
     found: list[Match] = []
     for beginning in (term, *(f"{registry}/{term}" for (registry,) in registries)):
         rows = store._run(
-            f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {_IN_RANGE} LIMIT :most)"
-            f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {_IN_RANGE} LIMIT :most)"
+            f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {_IN_RANGE} LIMIT :most) r"
+            f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {_IN_RANGE} LIMIT :most) l"
             " ORDER BY 1 LIMIT :most",
             {"low": beginning, "high": f"{beginning}\U0010ffff", "most": MOST - len(found)},
         )

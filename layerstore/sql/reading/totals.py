@@ -5,12 +5,12 @@ What must read whole indexes: a second for a small part of a million layers, som
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 from typing import Final
 
+from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.store import SQLMetadataStore
 
 LARGEST: Final = 10
@@ -31,11 +31,11 @@ WIDTHS: Final = (
 
 # Each reads its index once, from end to end; a file's value takes whole blocks.
 _COUNTS: Final = {
-    "layers": "SELECT count(*) FROM (SELECT DISTINCT diff_id FROM v2_metadata)",
+    "layers": "SELECT count(*) FROM (SELECT DISTINCT diff_id FROM v2_metadata) d",
     "associations": "SELECT count(*) FROM v2_metadata",
     "digests": "SELECT count(*) FROM metadata WHERE namespace = 'diffid-by-digest'",
     "v1_ids": "SELECT count(*) FROM metadata WHERE namespace = 'v1id'",
-    "registries": "SELECT count(*) FROM (SELECT registry FROM registries)",
+    "registries": "SELECT count(*) FROM (SELECT registry FROM registries) r",
     "quarantined": "SELECT count(*) FROM quarantine",
     "blobs": "SELECT count(*) FROM blobs",
     "locations": "SELECT count(*) FROM locations",
@@ -43,8 +43,8 @@ _COUNTS: Final = {
 _LISTS = "FROM metadata WHERE namespace = 'v2metadata-by-diffid'"
 # What another program wrote as a time need not be a number.
 _TIMES: Final = (
-    f"SELECT CAST((SELECT min(modified_at_ns) {_LISTS}) AS INTEGER),"
-    f" CAST((SELECT max(modified_at_ns) {_LISTS}) AS INTEGER)"
+    f"SELECT CAST((SELECT min(modified_at_ns) {_LISTS}) AS BIGINT),"
+    f" CAST((SELECT max(modified_at_ns) {_LISTS}) AS BIGINT)"
 )
 # The index has the rows of a repository together, so that its layers are counted as they come.
 _REPOSITORIES: Final = (
@@ -198,7 +198,9 @@ def version(store: SQLMetadataStore) -> int:
     Raises:
         StoreError: the store failed or was closed.
     """
-    return store._backend.data_version()
+    backend = store._backend
+    assert isinstance(backend, SQLite), "the page shows a file"
+    return backend.data_version()
 
 
 def _repositories(store: SQLMetadataStore) -> dict[str, _Repositories]:
@@ -219,13 +221,14 @@ def _largest(repositories: Iterable[_Repositories]) -> tuple[tuple[str, int], ..
 
 def _stats(store: SQLMetadataStore, repositories: dict[str, _Repositories]) -> Stats:
     [(oldest_ns, newest_ns)] = store._run(_TIMES)
+    file_bytes, wal_bytes = store._backend.size()
     return Stats(
         path=store.path,
         repositories=sum(one.count for one in repositories.values()),
         oldest_ns=oldest_ns,
         newest_ns=newest_ns,
-        file_bytes=_size(store.path, ""),
-        wal_bytes=_size(store.path, "-wal"),
+        file_bytes=file_bytes,
+        wal_bytes=wal_bytes,
         directory=_directory(store),
         largest=_largest(repositories.values()),
         **{name: int(store._run(query)[0][0]) for name, query in _COUNTS.items()},
@@ -248,9 +251,10 @@ def _timeline(store: SQLMetadataStore, counted: Stats) -> Timeline | None:
         return None
     width = next((one for one in WIDTHS if newest // one - oldest // one < BINS), (newest - oldest) // BINS + 1)
     first = oldest // width
-    # Times before 1970 are rounded down, as Python does and SQLite does not.
+    # Times before 1970 are rounded down, as Python does and databases do not.
+    earlier = "CASE WHEN modified_at_ns % :width < 0 THEN 1 ELSE 0 END"
     rows = store._run(
-        f"SELECT modified_at_ns / :width - (modified_at_ns % :width < 0), count(*) {_LISTS} GROUP BY 1",
+        f"SELECT bin, count(*) FROM (SELECT modified_at_ns / :width - {earlier} AS bin {_LISTS}) b GROUP BY bin",
         {"width": width},
     )
     counts = [0] * (newest // width - first + 1)
@@ -259,18 +263,11 @@ def _timeline(store: SQLMetadataStore, counted: Stats) -> Timeline | None:
     return Timeline(first * width, width, tuple(counts))
 
 
-def _size(path: str | None, suffix: str) -> int:
-    try:
-        return 0 if path is None else os.stat(os.path.realpath(path) + suffix).st_size
-    except FileNotFoundError:
-        return 0
-
-
 # Of all files: how many, their blocks, and their entries in directories: 8 bytes and the name, in fours. Source: the
 # kernel's documentation of ext4, "Directory Entries".
 _FILES: Final = f"""
-    SELECT count(*), total((length(CAST(value AS BLOB)) + {_BLOCK - 1}) / {_BLOCK}),
-      total((8 + length(key) - instr(key, '/') + 3) / 4 * 4)
+    SELECT count(*), coalesce(sum((length(CAST(value AS BLOB)) + {_BLOCK - 1}) / {_BLOCK}), 0),
+      coalesce(sum((8 + length(key) - instr(key, '/') + 3) / 4 * 4), 0)
     FROM metadata
 """
 # A key without its last segment. The long way round, which costs ten times as much, only for keys of three and more.

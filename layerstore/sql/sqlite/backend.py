@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from layerstore.keys import BLOBS, V2_METADATA, digest_key
+from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
 from layerstore.sql.sqlite.connections import Connections
@@ -18,9 +19,9 @@ from layerstore.store import SetAside
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from layerstore.collection import Doomed, Incoming, Loaded, Resolve
+    from layerstore.collection import Doomed, Incoming, Loaded, Place, Resolve
     from layerstore.digest import DiffID
-    from layerstore.sql.backend import Known, Quarantined
+    from layerstore.sql.backend import Known, OddName, Quarantined
     from layerstore.sql.sqlite.file import Durability
     from layerstore.sql.sqlite.handles import Parameters
     from layerstore.sql.sqlite.snapshot import Snapshot
@@ -76,12 +77,20 @@ class SQLite:
         return self._connections.closed
 
     @property
+    def shown(self) -> str | None:
+        return self._connections.shown
+
+    @property
     def engine(self) -> Engine:
         return self._connections.engine
 
     def get(self, namespace: str, key: str) -> bytes | None:
         row = self._connections.local.handle.first(statements.GET, (namespace, key))
         return None if row is None else row[0]
+
+    def get_record(self, namespace: str, key: str) -> Record | None:
+        row = self._connections.local.handle.first(statements.GET_RECORD, (namespace, key))
+        return None if row is None else Record._make(row)
 
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         from layerstore.sql.sqlite.snapshot import fetch_many  # nor for this
@@ -131,7 +140,22 @@ class SQLite:
         with writing.together(handle):
             return [number for number, one in enumerate(doomed) if not writing.remove(handle, one)]
 
-    def rederive(self, namespace: str, digest: str | bytes) -> None:
+    def mend(self, kind: str, place: Place) -> bool:
+        from layerstore.sql.backend import OddName
+
+        match kind, place:
+            case "stale-rows", (str(namespace), digest):
+                self._rederive(namespace, digest)
+            case "odd-time", (bytes(raw_namespace), bytes(raw_key)):
+                self._mend_time(raw_namespace, raw_key)
+            case "odd-quarantine", (str(number),):
+                self._rewrite_quarantined(int(number))
+            case _, (bytes(raw_namespace), bytes(raw_key)):
+                return self._set_aside_odd_name(OddName(raw_namespace, raw_key))
+        return True
+
+    def _rederive(self, namespace: str, digest: str | bytes) -> None:
+        """Make a layer's or blob's derived rows what its entry says; without one, or for no digest, remove them."""
         handle = self._connections.local.handle
         with writing.together(handle):
             writing.rederive(handle, namespace, digest)
@@ -160,10 +184,10 @@ class SQLite:
             reader.begin()
             yield Snapshot(reader)
 
-    def set_aside(self, entries: Iterable[SetAside]) -> None:
+    def set_aside(self, entries: Iterable[SetAside], *, at_ns: int | None = None) -> int:
         handle = self._connections.local.handle
         with writing.together(handle):
-            writing.set_aside(handle, entries)
+            return writing.set_aside(handle, entries, at_ns=at_ns)
 
     def quarantined(self, number: int | None = None) -> list[Quarantined]:
         handle = self._connections.local.handle
@@ -174,7 +198,7 @@ class SQLite:
         )
         return list(map(_quarantined, rows))
 
-    def rewrite_quarantined(self, number: int) -> None:
+    def _rewrite_quarantined(self, number: int) -> None:
         """Write a value's names and time as `quarantined` shows them: another program wrote them in another type."""
         handle = self._connections.local.handle
         with writing.together(handle):
@@ -182,7 +206,7 @@ class SQLite:
                 row = (found.namespace, found.key, found.reason, found.quarantined_at_ns, number)
                 handle.execute(statements.REWRITE_QUARANTINED, row)
 
-    def mend_time(self, namespace: bytes, key: bytes) -> None:
+    def _mend_time(self, namespace: bytes, key: bytes) -> None:
         """Make a time that another program wrote in another type a whole number."""
         self._connections.local.handle.write(statements.MEND_TIME, (namespace, namespace, key, key))
 
@@ -192,13 +216,16 @@ class SQLite:
             for number in numbers:
                 handle.execute(statements.DROP_QUARANTINED, (number,))
 
-    def set_aside_odd_name(self, namespace: bytes, key: bytes, shown: tuple[str, str], reason: str) -> bool:
+    def _set_aside_odd_name(self, name: OddName) -> bool:
         """Move an entry whose name is not UTF-8 to quarantine; tell whether it was there."""
+        from layerstore.sql.backend import NOT_UTF8
+
         handle = self._connections.local.handle
-        twice = (namespace, namespace, key, key)
+        twice = (name.namespace, name.namespace, name.key, name.key)
+        reason = f"{NOT_UTF8}: X'{name.namespace.hex()}', X'{name.key.hex()}'"
         with writing.together(handle):
             values = handle.execute(statements.GET_RAW, twice)
-            writing.set_aside(handle, [SetAside(*shown, value, reason) for (value,) in values])
+            writing.set_aside(handle, [SetAside(*name.shown(), value, reason) for (value,) in values])
             handle.execute(statements.DELETE_RAW, twice)
         return bool(values)
 
@@ -206,12 +233,17 @@ class SQLite:
         """Refuse what opening to write refuses, in a store that was opened to read."""
         recognition.refuse_foreign(self.run(OBJECTS), HEAD, self._connections.shown)
 
-    def free_bytes(self) -> int:
-        """Return how much of the file is free for later writes."""
+    def size(self) -> tuple[int, int]:
+        path = self._connections.shown
+        return _file_size(path, ""), _file_size(path, "-wal")
+
+    def free_bytes(self, *, vacuum: bool) -> int:
+        if vacuum:
+            self._vacuum()
         handle = self._connections.local.handle
         return int(handle.first("PRAGMA freelist_count")[0] * handle.first("PRAGMA page_size")[0])
 
-    def vacuum(self) -> None:
+    def _vacuum(self) -> None:
         """Give the free space of the file back to the file system. Source: sqlite.org/lang_vacuum.html."""
         handle = self._connections.local.handle
         handle.execute("VACUUM")
@@ -253,6 +285,13 @@ class SQLite:
     def is_held(self) -> bool:
         """Whether this thread is inside `transaction()`."""
         return self._connections.local.handle.depth > 0
+
+
+def _file_size(path: str | None, suffix: str) -> int:
+    try:
+        return 0 if path is None else os.stat(os.path.realpath(path) + suffix).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _quarantined(row: tuple[int, bytes, bytes, bytes, bytes, int]) -> Quarantined:

@@ -12,6 +12,7 @@ from contextlib import closing
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.files import tree
 from layerstore.paths import absolute, why_refused
+from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.errors import mapping
 from layerstore.sql.store import SQLMetadataStore
 
@@ -34,6 +35,12 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
 
     Source: sqlite.org/backup.html, sqlite.org/wal.html ("Read-Only Databases").
     """
+    backend = store._backend
+    if not isinstance(backend, SQLite):
+        raise StoreError(
+            "a database on a server is backed up by `pg_dump`, or copied to a file: `layerstore --db FILE import URL`",
+            store.path,
+        )
     target = absolute(path)
     if os.path.lexists(target):
         raise StoreOpenError("there is a file already: give a new name, or remove it first", target)
@@ -42,7 +49,7 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
         os.chmod(temporary, _FILE_MODE)  # whatever the umask
         with mapping(target), closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
-            store._backend.copy_to(copy)
+            backend.copy_to(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
         _settle(temporary, target)
     except OSError as error:

@@ -14,18 +14,15 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from layerstore.errors import LayerstoreError, QueryError, QueryStoppedError, StoreError
+from layerstore.sql.query.answer import Answer, Parameters, Value
 from layerstore.sql.sqlite import confined
 from layerstore.sql.sqlite.confined import GRACE_S, MEMORY_BYTES, TEMPORARY_BYTES, VALUE_BYTES
 from layerstore.sql.sqlite.errors import error_of
-
-Value = str | int | float | bytes | None
-Parameters = Sequence[Value] | Mapping[str, Value]
 
 # Imported, and not run as a file: so it is compiled once, and not at each start.
 _PROGRAM: Final = "import sys; sys.path.append(sys.argv[2]); import confined; confined.main()"
@@ -44,23 +41,6 @@ _SAID: Final = {
     " for every query, or more than TMPDIR has: ask for less ({})",
     "large": "the answer is larger than a page may be: ask for less, or use `layerstore query`",
 }
-
-
-@dataclass
-class Answer:
-    """What a query gives.
-
-    A TEXT that is not UTF-8 has its bytes as `\\x..`.
-
-    Attributes:
-        columns: the names of its columns.
-        rows: its rows, as they come.
-        truncated: whether there were more rows than asked for; known when the rows have been read.
-    """
-
-    columns: tuple[str, ...]
-    rows: Iterator[tuple[Value, ...]]
-    truncated: bool = False
 
 
 class Sandbox:

@@ -6,30 +6,19 @@ It is a read transaction on a connection of its own; writers go on meanwhile and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+from layerstore.collection import Fault, Note
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.sql.backend import NOT_UTF8, OddName
 from layerstore.sql.sqlite import statements
-from layerstore.sql.sqlite.errors import is_undecodable
+from layerstore.sql.sqlite.errors import is_undecodable, noting_damage
 from layerstore.sql.sqlite.objects import OBJECTS
 from layerstore.sql.sqlite.recognition import ours
 from layerstore.sql.sqlite.transactions import AnyHandle
-
-
-class OddName(NamedTuple):
-    """An entry of another program whose namespace or key is not UTF-8: no store can be asked for it."""
-
-    namespace: bytes
-    key: bytes
-
-    def shown(self) -> tuple[str, str]:
-        """Return namespace and key as text; bytes that are not UTF-8 as `\\xff`."""
-        return self.namespace.decode("utf-8", "backslashreplace"), self.key.decode("utf-8", "backslashreplace")
-
-
-NOT_UTF8 = "the name is not UTF-8; another program wrote it"
 
 
 def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
@@ -119,6 +108,38 @@ class Snapshot:
     def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
         """Yield the entries of blobs by the key of their layers, with what Docker maps each to."""
         yield from self._handle.stream(statements.BLOBS_BY_LAYER)
+
+    def noting(self, note: Note | None) -> AbstractContextManager[None]:
+        """Go on behind the body when SQLite cannot read on in it, as the file is damaged; say so to `note`."""
+        return nullcontext() if note is None else noting_damage(note)
+
+    def faults(self, note: Note | None) -> Iterator[Fault]:
+        """Yield what is wrong with the file itself, and with no entry."""
+        is_ours = True
+        with self.noting(note):
+            for line in self.damage():
+                yield Fault("damaged-file", line)
+        with self.noting(note):
+            for reason in self.foreign():
+                is_ours = False
+                yield Fault("foreign-schema", reason)
+        with self.noting(note):
+            for namespace, digest in self.stale():
+                shown = digest if isinstance(digest, str) else digest.decode("utf-8", "backslashreplace")
+                yield Fault("stale-rows", shown, place=(namespace, digest))
+        with self.noting(note):
+            if quarantined := self.quarantined():
+                yield Fault("quarantined", None, quarantined)
+        if is_ours:  # else its columns may be others
+            with self.noting(note):
+                yield from self._odd_types()
+
+    def _odd_types(self) -> Iterator[Fault]:
+        """Yield what only another program can have written: text where numbers belong, and bytes where text does."""
+        for odd in self.odd_times():
+            yield Fault("odd-time", "/".join(odd.shown()), place=odd)
+        for number in self.odd_quarantine():
+            yield Fault("odd-quarantine", f"number {number}", place=(str(number),))
 
     def quarantined(self) -> int:
         """Return how many values are in quarantine."""

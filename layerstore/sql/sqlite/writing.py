@@ -129,11 +129,14 @@ def rederive(handle: AnyHandle, namespace: str, digest: str | bytes) -> None:
         _derive(handle, namespace, key, row[0])
 
 
-def set_aside(handle: AnyHandle, entries: Iterable[SetAside]) -> None:
-    """Keep bytes in quarantine, inside a transaction. Exactly the same again is kept once."""
+def set_aside(handle: AnyHandle, entries: Iterable[SetAside], *, at_ns: int | None = None) -> int:
+    """Keep bytes in quarantine, inside a transaction, and return how many. Exactly the same again is kept once."""
+    kept = 0
     for entry in entries:
         if handle.first(statements.IS_QUARANTINED, entry) is None:
-            handle.execute(statements.QUARANTINE, (*entry, time.time_ns()))
+            handle.execute(statements.QUARANTINE, (*entry, time.time_ns() if at_ns is None else at_ns))
+            kept += 1
+    return kept
 
 
 def _derive(
