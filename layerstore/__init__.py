@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from layerstore.errors import SchemaVersionError as SchemaVersionError
     from layerstore.errors import StoreBusyError as StoreBusyError
     from layerstore.errors import StoreClosedError as StoreClosedError
+    from layerstore.errors import StoreConnectionError as StoreConnectionError
     from layerstore.errors import StoreCorruptError as StoreCorruptError
     from layerstore.errors import StoreError as StoreError
     from layerstore.errors import StoreFullError as StoreFullError
@@ -97,6 +98,7 @@ _MODULES = {
         "SchemaVersionError",
         "StoreBusyError",
         "StoreClosedError",
+        "StoreConnectionError",
         "StoreCorruptError",
         "StoreError",
         "StoreFullError",

@@ -17,14 +17,15 @@
     │  ├─ StoreReadOnlyError
     │  ├─ StoreClosedError
     │  ├─ StoreBusyError (TimeoutError)
+    │  ├─ StoreConnectionError (ConnectionError)
     │  ├─ QueryStoppedError (TimeoutError)
     │  └─ SchemaVersionError
     └─ TransferError                       path
 
 Only `NotFoundError` may be read as "there is nothing": every other error says that the answer is not known.
 Each class is also the built-in that fits, keeps its facts as attributes, and can be pickled, so that it crosses
-a process boundary whole. Driver errors become these in `layerstore.sql.sqlite.errors` and `layerstore.files.store`,
-nowhere else.
+a process boundary whole. Driver errors become these in `layerstore.sql.sqlite.errors`,
+`layerstore.sql.postgresql.errors` and `layerstore.files.store`, nowhere else.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ __all__ = [
     "SchemaVersionError",
     "StoreBusyError",
     "StoreClosedError",
+    "StoreConnectionError",
     "StoreCorruptError",
     "StoreError",
     "StoreFullError",
@@ -148,7 +150,7 @@ class StoreError(_PathError):
     """The store itself failed: its file, its directory, or the medium below.
 
     Attributes:
-        path: the database file or base directory; `None` for a store in memory.
+        path: the database file or base directory, or the server's URL without a password; `None` for a store in memory.
     """
 
 
@@ -174,6 +176,10 @@ class StoreClosedError(StoreError):
 
 class StoreBusyError(StoreError, TimeoutError):
     """Another writer held the store for longer than `timeout_s`; nothing was written, try again."""
+
+
+class StoreConnectionError(StoreError, ConnectionError):
+    """The connection to a database server was lost; whether the last write was kept is not known."""
 
 
 class QueryStoppedError(StoreError, TimeoutError):

@@ -18,6 +18,8 @@ from layerstore.blobs import BlobRecord, decode
 from layerstore.keys import BLOBS
 from layerstore.records import why_unreadable
 from layerstore.sql import derived
+from layerstore.sql.sqlite.backend import SQLite
+from tests.support import postgresql
 
 pytest_plugins = [  # each after those that it imports
     "tests.support.counting",
@@ -94,16 +96,17 @@ def assert_sound(store: SQLMetadataStore) -> None:
     wrong = {"damaged-file", "stale-rows"}
     assert [found for found in verify(store).findings if found.kind in wrong] == []
     with store.engine.connect() as connection:
-        assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
+        value = "value"
+        if connection.dialect.name == "sqlite":
+            value = "CAST(value AS BLOB)"
+            assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
         lists = connection.execute(
-            text("SELECT key, CAST(value AS BLOB) FROM metadata WHERE namespace = 'v2metadata-by-diffid'")
+            text(f"SELECT key, {value} FROM metadata WHERE namespace = 'v2metadata-by-diffid'")
         ).all()
         found = connection.execute(
             text("SELECT diff_id, digest, source_repository, hmac FROM v2_metadata ORDER BY diff_id, position")
         ).all()
-        known = connection.execute(
-            text("SELECT key, CAST(value AS BLOB) FROM metadata WHERE namespace = 'blob-by-digest'")
-        ).all()
+        known = connection.execute(text(f"SELECT key, {value} FROM metadata WHERE namespace = 'blob-by-digest'")).all()
         blobs = connection.execute(text("SELECT digest, diff_id, compression, toc_digest FROM blobs")).all()
         locations = connection.execute(text("SELECT digest, source_repository, seen_at_ns FROM locations")).all()
     records = {key.replace("/", ":"): blob_of(key, value) for key, value in known}
@@ -121,6 +124,12 @@ def assert_sound(store: SQLMetadataStore) -> None:
 def blob_of(key: str, value: bytes) -> BlobRecord | None:
     """Return what is known of a blob, or `None` for what has no rows."""
     return None if why_unreadable(BLOBS, key, value) else decode(value, key)
+
+
+def sqlite_of(store: SQLMetadataStore) -> SQLite:
+    """Return the inside of a store on SQLite, for a test of what SQLite alone has."""
+    assert isinstance(store._backend, SQLite)
+    return store._backend
 
 
 def database_rows(store: SQLMetadataStore, query: str, **values: object) -> list[tuple[object, ...]]:
@@ -156,8 +165,32 @@ def sql_file(open_sql: OpenSQL) -> SQLMetadataStore:
 def sql_memory() -> Iterator[SQLMetadataStore]:
     with SQLMetadataStore(":memory:") as store:
         yield store
-        if not store._backend._connections.closed:
+        if not sqlite_of(store)._connections.closed:
             assert_sound(store)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """One server for all tests of a process, which each have a schema of their own."""
+    postgresql.refuse_without()
+    with postgresql.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
+    """The URL of an empty schema."""
+    name = postgresql.new_schema(postgresql_server)
+    yield postgresql_server.url(name)
+    postgresql.drop_schema(postgresql_server, name)
+
+
+@pytest.fixture
+def sql_postgresql(postgresql_url: str) -> Iterator[SQLMetadataStore]:
+    with SQLMetadataStore(postgresql_url) as store:
+        yield store
+    with SQLMetadataStore(postgresql_url) as again:
+        assert_sound(again)
 
 
 @pytest.fixture
@@ -166,13 +199,20 @@ def files(tmp_path: Path) -> FSMetadataStore:
 
 
 @pytest.fixture(params=["file", "memory"])
-def sql_store(request: pytest.FixtureRequest) -> SQLMetadataStore:
-    """Each store on SQLite in turn."""
-    store: SQLMetadataStore = request.getfixturevalue({"file": "sql_file", "memory": "sql_memory"}[request.param])
+def sqlite_store(request: pytest.FixtureRequest) -> SQLMetadataStore:
+    """Each store on SQLite in turn, for what SQLite alone has."""
+    store: SQLMetadataStore = request.getfixturevalue(f"sql_{request.param}")
     return store
 
 
-STORES = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files"}
+@pytest.fixture(params=["file", "memory", "postgresql"])
+def sql_store(request: pytest.FixtureRequest) -> SQLMetadataStore:
+    """Each store on a database in turn."""
+    store: SQLMetadataStore = request.getfixturevalue(f"sql_{request.param}")
+    return store
+
+
+STORES = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files", "postgresql": "sql_postgresql"}
 """What the contract suite is run over, each by the fixture that makes it."""
 
 

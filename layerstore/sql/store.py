@@ -12,10 +12,18 @@ from contextlib import AbstractContextManager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
-from layerstore.errors import InvalidInputError, InvalidKeyError, LayerstoreError, NotFoundError, StoreClosedError
+from layerstore.errors import (
+    InvalidInputError,
+    InvalidKeyError,
+    LayerstoreError,
+    NotFoundError,
+    StoreClosedError,
+    StoreOpenError,
+)
 from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
+from layerstore.sql.url import is_url, shown
 from layerstore.store import SetAside, check_key, why_not_a_namespace
 
 if TYPE_CHECKING:
@@ -24,10 +32,8 @@ if TYPE_CHECKING:
     from layerstore.collection import Doomed, Incoming, Loaded, Resolve
     from layerstore.digest import DiffID
     from layerstore.keys import Record
-    from layerstore.sql.backend import Known, Quarantined
+    from layerstore.sql.backend import Backend, Known, OddName, Parameters, Quarantined, Snapshot
     from layerstore.sql.collection import DatabaseCollection
-    from layerstore.sql.sqlite.handles import Parameters
-    from layerstore.sql.sqlite.snapshot import OddName, Snapshot
     from layerstore.store import Address, Change, Compute
 
 _Found = TypeVar("_Found")
@@ -50,7 +56,7 @@ class SQLMetadataStore:
 
     Args:
         path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, which goes when the
-            store is closed.
+            store is closed. Or a database on a server: `postgresql://user@host/database` (docs/fleet.md).
         durability: `"full"` syncs each commit before the call returns, so that a power cut loses nothing that was
             acknowledged (others may see it a moment before); `"normal"`
             syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
@@ -79,8 +85,14 @@ class SQLMetadataStore:
         if durability not in ("full", "normal"):
             raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
         check_timeout(timeout_s)
-        self.path = recognition.resolve(path_or_url)
-        self._backend = SQLite(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
+        self.path: str | None
+        self._backend: Backend
+        if isinstance(path_or_url, str) and is_url(path_or_url):
+            self._backend = _postgresql(path_or_url, durability=durability, read_only=read_only, timeout_s=timeout_s)
+            self.path = self._backend.shown
+        else:
+            self.path = recognition.resolve(path_or_url)
+            self._backend = SQLite(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
 
     def get(self, namespace: str, key: str) -> bytes:
         """Return the value. One statement; it waits for nobody.
@@ -262,13 +274,6 @@ class SQLMetadataStore:
         """
         return self._backend.remove(doomed)
 
-    def _rederive(self, namespace: str, digest: str | bytes) -> None:
-        """Make a layer's or blob's derived rows what its entry says; without one, or if it is no digest, remove them.
-
-        Raises: as `set`.
-        """
-        self._backend.rederive(namespace, digest)
-
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
         """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.
 
@@ -332,7 +337,7 @@ class SQLMetadataStore:
         return self._backend.engine
 
     def _run(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        """Run a statement on this thread's connection; return its rows."""
+        """Run a statement that reads, as `Backend.run` says; return its rows."""
         return self._backend.run(statement, parameters)
 
     def _stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
@@ -377,6 +382,16 @@ class SQLMetadataStore:
         if not isinstance(error, LayerstoreError):
             raise InvalidInputError(str(error)) from error
         raise error
+
+
+def _postgresql(url: str, *, durability: Literal["full", "normal"], read_only: bool, timeout_s: float) -> Backend:
+    try:
+        from layerstore.sql.postgresql.backend import PostgreSQL  # only where a URL says so
+    except ImportError as error:
+        raise StoreOpenError(
+            f"a database on PostgreSQL needs psycopg ({error}): pip install 'layerstore[postgresql]'", shown(url)
+        ) from error
+    return PostgreSQL(url, durability=durability, read_only=read_only, timeout_s=timeout_s)
 
 
 def _checked(namespace: str, key: str, value: object) -> bytes:

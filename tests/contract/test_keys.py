@@ -123,7 +123,7 @@ def test_a_digest_that_is_too_long_for_a_key_is_refused(store: AnyStore):
 @pytest.mark.parametrize("key", ["k" * 240, "k" * 2000, f"a/{'é' * 120}/b"], ids=["one over", "far over", "two bytes"])
 def test_an_entry_of_before_with_a_longer_segment_can_be_read_and_deleted(sql_store: SQLMetadataStore, key: str):
     with sql_store.engine.begin() as connection:
-        connection.execute(text("INSERT INTO metadata VALUES ('n', :key, X'76', 0)"), {"key": key})
+        connection.execute(text("INSERT INTO metadata VALUES ('n', :key, :value, 0)"), {"key": key, "value": b"v"})
 
     assert sql_store.get("n", key) == b"v"
     assert sql_store.get_many("n", [key]) == {key: b"v"}

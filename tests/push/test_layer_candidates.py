@@ -67,8 +67,8 @@ def test_a_layer_without_a_list_is_known_by_its_digests(sql_store: SQLMetadataSt
     assert found.unlisted == (V2Metadata(sha256(1)),)
 
 
-def test_lists_and_digests_come_in_one_statement(sql_store: SQLMetadataStore, monkeypatch: pytest.MonkeyPatch):
-    fill(sql_store, [V2Metadata(sha256(1), TARGET)])
+def test_lists_and_digests_come_in_one_statement(sqlite_store: SQLMetadataStore, monkeypatch: pytest.MonkeyPatch):
+    fill(sqlite_store, [V2Metadata(sha256(1), TARGET)])
     statements = []
     execute = Handle.execute
 
@@ -77,9 +77,9 @@ def test_lists_and_digests_come_in_one_statement(sql_store: SQLMetadataStore, mo
         return execute(handle, statement, parameters)
 
     monkeypatch.setattr(Handle, "execute", counted)
-    monkeypatch.setattr(sql_store, "get_many", None)
-    monkeypatch.setattr(sql_store, "get", None)
-    assert len(layer_candidates(sql_store, LAYER, TARGET).steps) == 1
+    monkeypatch.setattr(sqlite_store, "get_many", None)
+    monkeypatch.setattr(sqlite_store, "get", None)
+    assert len(layer_candidates(sqlite_store, LAYER, TARGET).steps) == 1
     assert len(statements) == 1
 
 

@@ -14,6 +14,7 @@ from types import FrameType
 import pytest
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
+from tests.conftest import sqlite_of
 from tests.support.strategies import sha256
 
 LAYER, BLOB, REPOSITORY = sha256(1), sha256(2), "localhost:5000/team/app"
@@ -22,7 +23,7 @@ LAYER, BLOB, REPOSITORY = sha256(1), sha256(2), "localhost:5000/team/app"
 @contextmanager
 def traced(store: SQLMetadataStore) -> Iterator[list[str]]:
     """Collect the statements that the thread's own connection runs."""
-    connection = store._backend._connections.local.handle.connection
+    connection = sqlite_of(store)._connections.local.handle.connection
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     try:
@@ -43,25 +44,25 @@ LOOKUPS: dict[str, Callable[[SQLMetadataStore], object]] = {
 
 
 @pytest.mark.parametrize("look_up", LOOKUPS.values(), ids=LOOKUPS.keys())
-def test_a_lookup_is_one_statement(sql_store: SQLMetadataStore, look_up: Callable[[SQLMetadataStore], object]):
-    V2MetadataService(sql_store).add(LAYER, V2Metadata(BLOB, REPOSITORY))
-    V1IDService(sql_store).set("a" * 64, "registry", LAYER)
+def test_a_lookup_is_one_statement(sqlite_store: SQLMetadataStore, look_up: Callable[[SQLMetadataStore], object]):
+    V2MetadataService(sqlite_store).add(LAYER, V2Metadata(BLOB, REPOSITORY))
+    V1IDService(sqlite_store).set("a" * 64, "registry", LAYER)
 
-    with traced(sql_store) as statements:
-        assert look_up(sql_store)
+    with traced(sqlite_store) as statements:
+        assert look_up(sqlite_store)
 
     assert len(statements) == 1
     assert statements[0].startswith("SELECT")
 
 
 @pytest.mark.parametrize("length", [0, 3, 50])
-def test_an_add_is_one_transaction(sql_store: SQLMetadataStore, length: int):
-    v2 = V2MetadataService(sql_store)
-    sql_store.set("n", "first", b"")  # before its first write, a connection opens the log
+def test_an_add_is_one_transaction(sqlite_store: SQLMetadataStore, length: int):
+    v2 = V2MetadataService(sqlite_store)
+    sqlite_store.set("n", "first", b"")  # before its first write, a connection opens the log
     for number in range(length):
         v2.add(LAYER, V2Metadata(sha256(100 + number), REPOSITORY))
 
-    with traced(sql_store) as statements:
+    with traced(sqlite_store) as statements:
         v2.add(LAYER, V2Metadata(BLOB, REPOSITORY))
 
     control = [line for line in statements if re.match("BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE", line)]

@@ -190,16 +190,16 @@ def test_the_views_show_what_the_services_write(sql_store: SQLMetadataStore):
     assert database_rows(sql_store, "SELECT * FROM v1_ids") == [("localhost:5000,odd", "0" * 64, LAYER)]
 
 
-def test_text_that_another_tool_wrote_is_read_as_its_bytes(sql_store: SQLMetadataStore):
+def test_text_that_another_tool_wrote_is_read_as_its_bytes(sqlite_store: SQLMetadataStore):
     """`UPDATE metadata SET value = 'sha256:…'` in the sqlite3 shell stores TEXT, not BLOB."""
-    with sql_store.engine.begin() as connection:
+    with sqlite_store.engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO metadata VALUES ('diffid-by-digest', ?, ?, 0)", (f"sha256/{1:064x}", LAYER)
         )
 
-    assert V2MetadataService(sql_store).get_diff_id(sha256(1)) == LAYER
-    assert list(sql_store.entries()) == [("diffid-by-digest", f"sha256/{1:064x}", LAYER.encode())]
-    assert database_rows(sql_store, "SELECT * FROM diff_id_by_digest WHERE digest = :d", d=sha256(1)) == [
+    assert V2MetadataService(sqlite_store).get_diff_id(sha256(1)) == LAYER
+    assert list(sqlite_store.entries()) == [("diffid-by-digest", f"sha256/{1:064x}", LAYER.encode())]
+    assert database_rows(sqlite_store, "SELECT * FROM diff_id_by_digest WHERE digest = :d", d=sha256(1)) == [
         (sha256(1), LAYER)
     ]
 

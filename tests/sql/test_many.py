@@ -39,14 +39,14 @@ def test_many_are_there_with_what_is_derived_from_them(sql_store: SQLMetadataSto
     assert database_rows(sql_store, "SELECT count(*) FROM diff_id_by_digest") == [(1200,)]
 
 
-def test_indexes_that_are_built_at_the_end_are_those_of_a_new_file(sql_store: SQLMetadataStore):
-    before = schema_of(sql_store)
+def test_indexes_that_are_built_at_the_end_are_those_of_a_new_file(sqlite_store: SQLMetadataStore):
+    before = schema_of(sqlite_store)
     assert len([row for row in before if row[1] in REBUILT]) == 2 * len(REBUILT)
     assert len(STATISTICS) == len({row[1] for row in STATISTICS})
 
-    sql_store.set_many(layers(1200))
+    sqlite_store.set_many(layers(1200))
 
-    assert schema_of(sql_store) == before
+    assert schema_of(sqlite_store) == before
 
 
 def test_many_replace_what_is_there_and_of_a_key_twice_the_last_stays(sql_store: SQLMetadataStore):
@@ -73,11 +73,11 @@ def test_a_bad_key_among_many_leaves_all_as_it_was(sql_store: SQLMetadataStore):
     assert list(sql_store.entries()) == [("other", "k", b"kept")]
 
 
-def test_many_inside_a_transaction_are_undone_with_it(sql_store: SQLMetadataStore):
-    before = schema_of(sql_store)
-    with undone(sql_store):
-        sql_store.set_many(layers(1200))
-        assert sql_store.get(DIFF_IDS, f"sha256/{sha256('blob 7')}")
+def test_many_inside_a_transaction_are_undone_with_it(sqlite_store: SQLMetadataStore):
+    before = schema_of(sqlite_store)
+    with undone(sqlite_store):
+        sqlite_store.set_many(layers(1200))
+        assert sqlite_store.get(DIFF_IDS, f"sha256/{sha256('blob 7')}")
 
-    assert list(sql_store.entries()) == []
-    assert schema_of(sql_store) == before
+    assert list(sqlite_store.entries()) == []
+    assert schema_of(sqlite_store) == before

@@ -142,7 +142,7 @@ def test_places_are_those_of_both_and_each_is_there_once(sql_store: SQLMetadataS
         ],
     )
     V2MetadataService(sql_store).add(sha256(7), V2Metadata(sha256(5), B, "f" * 64))
-    at = sql_store._run("SELECT modified_at_ns FROM metadata WHERE key = ?", (layer_key(7),))[0][0]
+    at = sql_store._run("SELECT modified_at_ns FROM metadata WHERE key = :key", {"key": layer_key(7)})[0][0]
 
     assert database_rows(sql_store, PLACES) == [
         (sha256(1), sha256(9), A, "", AT + 5),

@@ -19,7 +19,7 @@ from layerstore import (
 from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.handles import Handle
-from tests.conftest import OpenSQL, database_rows, rolled_back, transact, undone
+from tests.conftest import OpenSQL, database_rows, rolled_back, sqlite_of, transact, undone
 from tests.support.strategies import sha256
 
 LAYER = sha256(0xA)
@@ -128,7 +128,7 @@ def test_set_many_inside_a_transaction_is_part_of_it(sql_store: SQLMetadataStore
     assert keys(sql_store) == []
 
 
-def test_an_add_is_atomic_when_its_second_write_fails(sql_store: SQLMetadataStore, monkeypatch: pytest.MonkeyPatch):
+def test_an_add_is_atomic_when_its_second_write_fails(sqlite_store: SQLMetadataStore, monkeypatch: pytest.MonkeyPatch):
     """In Docker these are two files, and a crash in between leaves half."""
     original = Handle.execute
 
@@ -139,10 +139,10 @@ def test_an_add_is_atomic_when_its_second_write_fails(sql_store: SQLMetadataStor
 
     monkeypatch.setattr(Handle, "execute", fail_on_the_mapping)
     with pytest.raises(StoreError, match="made up"):
-        V2MetadataService(sql_store).add(LAYER, V2Metadata(sha256(1)))
+        V2MetadataService(sqlite_store).add(LAYER, V2Metadata(sha256(1)))
 
-    assert keys(sql_store) == []
-    assert database_rows(sql_store, "SELECT * FROM v2_metadata") == []
+    assert keys(sqlite_store) == []
+    assert database_rows(sqlite_store, "SELECT * FROM v2_metadata") == []
 
 
 @pytest.fixture
@@ -156,60 +156,60 @@ def broken_derivation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("broken_derivation")
-def test_a_list_whose_rows_cannot_be_written_is_not_written(sql_store: SQLMetadataStore):
+def test_a_list_whose_rows_cannot_be_written_is_not_written(sqlite_store: SQLMetadataStore):
     with pytest.raises(StoreFullError):
-        sql_store.set(LISTS, LIST_KEY, b"[{}]")
+        sqlite_store.set(LISTS, LIST_KEY, b"[{}]")
 
-    assert keys(sql_store) == []
+    assert keys(sqlite_store) == []
 
 
 @pytest.mark.usefixtures("broken_derivation")
-def test_a_caught_failure_still_undoes_the_transaction(sql_store: SQLMetadataStore):
+def test_a_caught_failure_still_undoes_the_transaction(sqlite_store: SQLMetadataStore):
     """Else the list would be committed without its derived rows."""
-    with rolled_back(sql_store):
-        sql_store.set("n", "before", b"")
+    with rolled_back(sqlite_store):
+        sqlite_store.set("n", "before", b"")
         with pytest.raises(StoreFullError):
-            sql_store.set(LISTS, LIST_KEY, b"[{}]")
-        sql_store.set("n", "after", b"")
+            sqlite_store.set(LISTS, LIST_KEY, b"[{}]")
+        sqlite_store.set("n", "after", b"")
 
-    assert keys(sql_store) == []
-    sql_store.set("n", "k", b"the store goes on")
-    assert keys(sql_store) == ["k"]
+    assert keys(sqlite_store) == []
+    sqlite_store.set("n", "k", b"the store goes on")
+    assert keys(sqlite_store) == ["k"]
 
 
 @pytest.mark.usefixtures("broken_derivation")
-def test_a_caught_failure_in_an_inner_transaction_undoes_that_one_alone(sql_store: SQLMetadataStore):
-    with sql_store.transaction():
-        sql_store.set("n", "outer", b"")
-        with rolled_back(sql_store):
-            sql_store.set("n", "inner", b"")
+def test_a_caught_failure_in_an_inner_transaction_undoes_that_one_alone(sqlite_store: SQLMetadataStore):
+    with sqlite_store.transaction():
+        sqlite_store.set("n", "outer", b"")
+        with rolled_back(sqlite_store):
+            sqlite_store.set("n", "inner", b"")
             with pytest.raises(StoreFullError):
-                sql_store.set(LISTS, LIST_KEY, b"[{}]")
-        sql_store.set("n", "after", b"")
+                sqlite_store.set(LISTS, LIST_KEY, b"[{}]")
+        sqlite_store.set("n", "after", b"")
 
-    assert keys(sql_store) == ["after", "outer"]
+    assert keys(sqlite_store) == ["after", "outer"]
 
 
-def test_a_full_file_keeps_nothing_of_a_transaction_whose_error_was_caught(sql_store: SQLMetadataStore):
+def test_a_full_file_keeps_nothing_of_a_transaction_whose_error_was_caught(sqlite_store: SQLMetadataStore):
     """SQLite rolls back by itself on SQLITE_FULL; a later write must not be committed alone."""
-    sql_store.set("n", "before", b"")
-    connection = sql_store._backend._connections.local.handle.connection
+    sqlite_store.set("n", "before", b"")
+    connection = sqlite_of(sqlite_store)._connections.local.handle.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages + 2}").close()
-    with rolled_back(sql_store):
-        sql_store.set("n", "first", b"")
+    with rolled_back(sqlite_store):
+        sqlite_store.set("n", "first", b"")
         with pytest.raises(StoreFullError):
-            sql_store.set("n", "large", b"x" * 1_000_000)
+            sqlite_store.set("n", "large", b"x" * 1_000_000)
         with pytest.raises(StoreError, match="rolled back"):
-            sql_store.set("n", "second", b"")
+            sqlite_store.set("n", "second", b"")
         with pytest.raises(StoreError, match="rolled back"):
-            sql_store.set(LISTS, LIST_KEY, b"[]")
+            sqlite_store.set(LISTS, LIST_KEY, b"[]")
         with pytest.raises(StoreError, match="rolled back"):
-            transact(sql_store)
+            transact(sqlite_store)
 
-    assert keys(sql_store) == ["before"]
-    sql_store.set("n", "after", b"")
-    assert keys(sql_store) == ["after", "before"]
+    assert keys(sqlite_store) == ["before"]
+    sqlite_store.set("n", "after", b"")
+    assert keys(sqlite_store) == ["after", "before"]
 
 
 def test_entries_are_one_snapshot_of_the_moment_when_the_first_is_taken(sql_store: SQLMetadataStore):
@@ -263,13 +263,13 @@ def test_a_transaction_object_can_be_used_again_after_it_ended(sql_store: SQLMet
     assert keys(sql_store) == ["0", "1", "2"]
 
 
-def test_what_an_interrupt_left_open_is_rolled_back_by_the_next_write(sql_store: SQLMetadataStore):
+def test_what_an_interrupt_left_open_is_rolled_back_by_the_next_write(sqlite_store: SQLMetadataStore):
     """Between BEGIN and the line that notes it; the next write must neither fail nor stay uncommitted."""
-    sql_store._backend._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
-    sql_store.set("n", "k", b"v")
-    sql_store._backend._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
-    with sql_store.transaction():
-        sql_store.set("n", "other", b"v")
+    sqlite_of(sqlite_store)._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
+    sqlite_store.set("n", "k", b"v")
+    sqlite_of(sqlite_store)._connections.local.handle.connection.execute("BEGIN IMMEDIATE")
+    with sqlite_store.transaction():
+        sqlite_store.set("n", "other", b"v")
 
-    assert not sql_store._backend._connections.local.handle.connection.in_transaction
-    assert sql_store.get_many("n", ["k", "other"]) == {"k": b"v", "other": b"v"}
+    assert not sqlite_of(sqlite_store)._connections.local.handle.connection.in_transaction
+    assert sqlite_store.get_many("n", ["k", "other"]) == {"k": b"v", "other": b"v"}

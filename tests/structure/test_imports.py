@@ -118,6 +118,7 @@ def test_databases_are_imported_under_sql_only(module: str):
 
     assert found == set() or module.startswith("layerstore.sql.")
     assert "sqlite3" not in found or module.startswith("layerstore.sql.sqlite.")
+    assert "psycopg" not in found or module.startswith("layerstore.sql.postgresql.")
 
 
 @pytest.mark.parametrize("module", [module for module in INNER if module.startswith("layerstore.transfer.")])
@@ -208,4 +209,5 @@ def test_sqlalchemy_is_imported_late_but_by_what_is_core(module: str):
     assert all(lines[line - 1].startswith("    ") for line in found) or module in (
         "layerstore.sql.tables",
         "layerstore.sql.sqlite.core",
+        "layerstore.sql.postgresql.schema",
     )

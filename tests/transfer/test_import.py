@@ -56,8 +56,8 @@ def test_what_a_daemon_wrote_has_nothing_worse_than_info(sql_store: SQLMetadataS
     assert report.ok
 
 
-def test_each_association_of_a_daemons_lists_gets_a_row(sql_store: SQLMetadataStore, golden: Path):
-    import_directory(sql_store, golden)
+def test_each_association_of_a_daemons_lists_gets_a_row(sqlite_store: SQLMetadataStore, golden: Path):
+    import_directory(sqlite_store, golden)
 
     json_rows = """
         SELECT replace(m.key, '/', ':'), json_extract(e.value, '$.Digest'), json_extract(e.value, '$.SourceRepository'),
@@ -65,8 +65,8 @@ def test_each_association_of_a_daemons_lists_gets_a_row(sql_store: SQLMetadataSt
         FROM metadata m, json_each(CAST(m.value AS TEXT)) e
         WHERE namespace = 'v2metadata-by-diffid' ORDER BY 1, e.key"""
     derived = "SELECT diff_id, digest, source_repository, hmac FROM v2_metadata ORDER BY diff_id, position"
-    found = database_rows(sql_store, derived)
-    assert found == database_rows(sql_store, json_rows)
+    found = database_rows(sqlite_store, derived)
+    assert found == database_rows(sqlite_store, json_rows)
     assert len(found) > GOLDEN_FILES
 
 

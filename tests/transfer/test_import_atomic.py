@@ -11,7 +11,7 @@ import pytest
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, import_directory
 from layerstore.records import Association, associations
 from layerstore.sql.sqlite import writing
-from tests.conftest import OpenSQL
+from tests.conftest import OpenSQL, sqlite_of
 from tests.support.entries import (
     AT,
     GOLDEN_FILES,
@@ -42,7 +42,7 @@ def break_at(number: int) -> Callable[[int, int | None], None]:
 
 def temporary_tables(store: SQLMetadataStore) -> list[str]:
     """Return the temporary tables of this thread's own connection."""
-    handle = store._backend._connections.local.handle
+    handle = sqlite_of(store)._connections.local.handle
     return [name for (name,) in handle.execute("SELECT name FROM sqlite_temp_master")]
 
 
@@ -71,25 +71,25 @@ def in_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[Base
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("at", [1, 25, GOLDEN_FILES])
 def test_an_error_while_reading_leaves_the_store_as_it_was_and_usable(
-    sql_store: SQLMetadataStore, golden: Path, at: int
+    sqlite_store: SQLMetadataStore, golden: Path, at: int
 ):
-    sql_store.set(LISTS, layer_key(1), entries(1))
-    before = whole(sql_store)
+    sqlite_store.set(LISTS, layer_key(1), entries(1))
+    before = whole(sqlite_store)
 
     with pytest.raises(BrokenError):
-        import_directory(sql_store, golden, progress=break_at(at))
+        import_directory(sqlite_store, golden, progress=break_at(at))
 
-    assert whole(sql_store) == before
-    assert temporary_tables(sql_store) == []
-    assert import_directory(sql_store, golden).added == GOLDEN_FILES
+    assert whole(sqlite_store) == before
+    assert temporary_tables(sqlite_store) == []
+    assert import_directory(sqlite_store, golden).added == GOLDEN_FILES
 
 
 def test_an_error_while_merging_leaves_the_store_as_it_was(
-    sql_store: SQLMetadataStore, directory: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+    sqlite_store: SQLMetadataStore, directory: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ):
     """Also what went to quarantine and what was added before the error."""
-    sql_store.set(LISTS, layer_key(5), entries(5))
-    before = whole(sql_store)
+    sqlite_store.set(LISTS, layer_key(5), entries(5))
+    before = whole(sqlite_store)
     write(LISTS, layer_key(1), entries(1))
     write(LISTS, layer_key(5), entries(6), 1)
     write(MAPPINGS, layer_key(1), b"unreadable")
@@ -100,55 +100,55 @@ def test_an_error_while_merging_leaves_the_store_as_it_was(
     with monkeypatch.context() as patched:
         patched.setattr(writing, "write", put)
         with pytest.raises(BrokenError):
-            import_directory(sql_store, directory)
+            import_directory(sqlite_store, directory)
 
-    assert whole(sql_store) == before
-    assert temporary_tables(sql_store) == []
-    report = import_directory(sql_store, directory)
+    assert whole(sqlite_store) == before
+    assert temporary_tables(sqlite_store) == []
+    report = import_directory(sqlite_store, directory)
     assert (report.added, report.updated, len(report.quarantined)) == (1, 1, 1)
 
 
-def test_temporary_tables_are_gone_after_an_import(sql_store: SQLMetadataStore, golden: Path):
-    import_directory(sql_store, golden)
+def test_temporary_tables_are_gone_after_an_import(sqlite_store: SQLMetadataStore, golden: Path):
+    import_directory(sqlite_store, golden)
 
-    assert temporary_tables(sql_store) == []
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_an_import_inside_a_transaction_is_part_of_it(sql_store: SQLMetadataStore, golden: Path):
-    with sql_store.transaction():
-        sql_store.set("n", "before", b"")
-        assert import_directory(sql_store, golden).added == GOLDEN_FILES
-        assert len(list(sql_store.entries(LISTS))) == GOLDEN_FILES // 2
-        sql_store.set("n", "after", b"")
-
-    assert len(rows_of(sql_store)) == GOLDEN_FILES + 2
+    assert temporary_tables(sqlite_store) == []
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_an_import_is_undone_with_the_transaction_around_it(sql_store: SQLMetadataStore, golden: Path):
-    sql_store.set("n", "k", b"")
+def test_an_import_inside_a_transaction_is_part_of_it(sqlite_store: SQLMetadataStore, golden: Path):
+    with sqlite_store.transaction():
+        sqlite_store.set("n", "before", b"")
+        assert import_directory(sqlite_store, golden).added == GOLDEN_FILES
+        assert len(list(sqlite_store.entries(LISTS))) == GOLDEN_FILES // 2
+        sqlite_store.set("n", "after", b"")
+
+    assert len(rows_of(sqlite_store)) == GOLDEN_FILES + 2
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_an_import_is_undone_with_the_transaction_around_it(sqlite_store: SQLMetadataStore, golden: Path):
+    sqlite_store.set("n", "k", b"")
     write_file(golden, MAPPINGS, "sha256/odd", b"for the quarantine")
-    before = whole(sql_store)
+    before = whole(sqlite_store)
 
-    with pytest.raises(BrokenError), sql_store.transaction():  # noqa: PT012  # what is before the error is the point
-        import_directory(sql_store, golden)
+    with pytest.raises(BrokenError), sqlite_store.transaction():  # noqa: PT012  # what is before the error is the point
+        import_directory(sqlite_store, golden)
         raise BrokenError
 
-    assert whole(sql_store) == before
-    assert temporary_tables(sql_store) == []
+    assert whole(sqlite_store) == before
+    assert temporary_tables(sqlite_store) == []
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_a_failed_import_undoes_its_own_part_of_a_transaction_alone(sql_store: SQLMetadataStore, golden: Path):
-    with sql_store.transaction():
-        sql_store.set("n", "before", b"")
+def test_a_failed_import_undoes_its_own_part_of_a_transaction_alone(sqlite_store: SQLMetadataStore, golden: Path):
+    with sqlite_store.transaction():
+        sqlite_store.set("n", "before", b"")
         with pytest.raises(BrokenError):
-            import_directory(sql_store, golden, progress=break_at(100))
-        sql_store.set("n", "after", b"")
+            import_directory(sqlite_store, golden, progress=break_at(100))
+        sqlite_store.set("n", "after", b"")
 
-    assert [row[1] for row in rows_of(sql_store)] == ["after", "before"]
-    assert temporary_tables(sql_store) == []
+    assert [row[1] for row in rows_of(sqlite_store)] == ["after", "before"]
+    assert temporary_tables(sqlite_store) == []
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -190,10 +190,10 @@ def test_what_another_writer_wrote_while_an_import_read_is_merged_with(
 
 
 def test_another_thread_may_write_while_entries_are_staged(
-    sql_store: SQLMetadataStore, golden: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_store: SQLMetadataStore, golden: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Staging has a transaction of its own, on the connection that the threads share when the store is in memory."""
-    v2 = V2MetadataService(sql_store)
+    v2 = V2MetadataService(sqlite_store)
     started: list[tuple[threading.Thread, list[BaseException]]] = []
 
     def rows(key: str, value: bytes) -> list[Association]:
@@ -204,7 +204,7 @@ def test_another_thread_may_write_while_entries_are_staged(
 
     real = associations
     monkeypatch.setattr("layerstore.transfer.batches.associations", rows)
-    report = import_directory(sql_store, golden)
+    report = import_directory(sqlite_store, golden)
     thread, errors = started[0]
     thread.join()
 
@@ -213,21 +213,21 @@ def test_another_thread_may_write_while_entries_are_staged(
     assert [found.digest for found in v2.get_metadata(sha256(7))] == [sha256(1)]
 
 
-def test_two_threads_may_import_at_once(sql_store: SQLMetadataStore, golden: Path, tmp_path: Path):
+def test_two_threads_may_import_at_once(sqlite_store: SQLMetadataStore, golden: Path, tmp_path: Path):
     for number in range(20):
         write_file(tmp_path / "second", LISTS, layer_key(number), entries(number))
     started: list[tuple[threading.Thread, list[BaseException]]] = []
 
     def progress(done: int, _total: int | None) -> None:
         if done == 90:
-            started.append(in_a_thread(lambda: import_directory(sql_store, tmp_path / "second")))
+            started.append(in_a_thread(lambda: import_directory(sqlite_store, tmp_path / "second")))
             started[0][0].join(0.2)  # it may have to wait for its turn
 
-    report = import_directory(sql_store, golden, progress=progress)
+    report = import_directory(sqlite_store, golden, progress=progress)
     thread, errors = started[0]
     thread.join()
 
     assert errors == []
     assert report.added == GOLDEN_FILES
-    assert len(rows_of(sql_store)) == GOLDEN_FILES + 20
-    assert quarantine_of(sql_store) == []
+    assert len(rows_of(sqlite_store)) == GOLDEN_FILES + 20
+    assert quarantine_of(sqlite_store) == []

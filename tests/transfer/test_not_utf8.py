@@ -43,14 +43,14 @@ def put_odd(store: SQLMetadataStore, name: tuple[str, str], value: str = "x'76'"
 
 
 @pytest.fixture
-def with_odd_names(sql_store: SQLMetadataStore) -> SQLMetadataStore:
+def with_odd_names(sqlite_store: SQLMetadataStore) -> SQLMetadataStore:
     """A store with entries before, between and behind those whose name is not UTF-8."""
-    put_layer(sql_store, 1, 11)
-    sql_store.set("a", "first", b"1")
-    sql_store.set("k", "k", b"2")
-    sql_store.set("k", "z", b"3")
-    sql_store.set("zz", "last", b"4")
-    return sql_store
+    put_layer(sqlite_store, 1, 11)
+    sqlite_store.set("a", "first", b"1")
+    sqlite_store.set("k", "k", b"2")
+    sqlite_store.set("k", "z", b"3")
+    sqlite_store.set("zz", "last", b"4")
+    return sqlite_store
 
 
 @pytest.mark.parametrize(("name", "shown"), ALL.items())

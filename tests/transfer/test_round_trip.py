@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from layerstore import InvalidKeyError, LayerstoreError, SQLMetadataStore, diff, export_directory, import_directory
 from layerstore.keys import Record
 from layerstore.records import encode_list, why_unreadable
-from tests.conftest import assert_sound
+from tests.conftest import assert_sound, sqlite_of
 from tests.support.entries import LISTS, MAPPINGS, V1, quarantine_of, rows_of
 from tests.support.strategies import DIGESTS, KEYS, METADATA, NEAR_DIFF_IDS, NEAR_V1_KEYS, SEGMENTS
 
@@ -73,7 +73,7 @@ def test_no_garbage_in_a_database_raises_anything_but_our_errors(rows: list[tupl
     with tempfile.TemporaryDirectory() as folder, SQLMetadataStore(":memory:") as store:
         for row in rows:
             with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate, which no SQLite text can hold
-                store._backend._connections.local.handle.execute(
+                sqlite_of(store)._connections.local.handle.execute(
                     "INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", row
                 )
         for work in (

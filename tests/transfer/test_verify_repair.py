@@ -23,7 +23,7 @@ from layerstore import (
     verify,
 )
 from layerstore.sql.sqlite.connections import Connections
-from tests.conftest import AnyStore, OpenSQL, assert_sound
+from tests.conftest import AnyStore, OpenSQL, assert_sound, sqlite_of
 from tests.support.entries import LISTS, MAPPINGS, V1, entries, files_of, layer_key, quarantine_of, rows_of
 from tests.support.strategies import sha256
 from tests.transfer.test_verify import BAD_KEYS, half_an_add, kinds, put_layer, put_row, run_sql
@@ -198,8 +198,8 @@ def test_no_garbage_in_a_database_raises_anything_but_our_errors(
 ):
     """Whatever another program wrote into the tables. What could be repaired is clean when it is checked again."""
     with SQLMetadataStore(":memory:") as store:
-        insert(store._backend._connections, "INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", metadata)
-        insert(store._backend._connections, "INSERT OR IGNORE INTO v2_metadata VALUES (?, ?, ?, ?, ?)", derived)
+        insert(sqlite_of(store)._connections, "INSERT OR IGNORE INTO metadata VALUES (?, ?, ?, ?)", metadata)
+        insert(sqlite_of(store)._connections, "INSERT OR IGNORE INTO v2_metadata VALUES (?, ?, ?, ?, ?)", derived)
         try:
             verify(store)
             repaired = verify(store, repair=True)

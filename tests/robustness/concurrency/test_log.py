@@ -14,7 +14,7 @@ import pytest
 
 from layerstore import SQLMetadataStore
 from layerstore.sql.sqlite import log as wal
-from tests.conftest import OpenSQL
+from tests.conftest import OpenSQL, sqlite_of
 
 VALUE = 400_000
 WRITES = 3 * wal.LIMIT // VALUE
@@ -180,7 +180,7 @@ def test_a_cut_that_fails_takes_nothing_back(
     def refuse(action: int, name: str | None, argument: str | None, *_: object) -> int:
         return sqlite3.SQLITE_DENY if name == "wal_checkpoint" else sqlite3.SQLITE_OK
 
-    handle = unsynced._backend._connections.local.handle
+    handle = sqlite_of(unsynced)._connections.local.handle
     handle.connection.set_authorizer(refuse)
     with caplog.at_level(logging.WARNING, "layerstore"):
         assert write(unsynced, before_each=chain.turn) > WRITES * VALUE

@@ -22,7 +22,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, StoreBusyError, StoreClosedError
 from layerstore.sql.sqlite.queue import Queue
-from tests.conftest import OpenSQL, database_rows, rolled_back, undone
+from tests.conftest import OpenSQL, database_rows, rolled_back, sqlite_of, undone
 from tests.robustness.concurrency.workers import CONTEXT, in_threads
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 
 
 def queue_of(store: SQLMetadataStore) -> Queue:
-    return store._backend._connections._file.queue
+    return sqlite_of(store)._connections._file.queue
 
 
 def sidecar(store: SQLMetadataStore) -> Path:
@@ -286,7 +286,7 @@ def test_a_wait_for_a_writer_that_does_not_line_up_counts_too(open_sql: OpenSQL)
     """A part of the time is spent in line, and only the rest in SQLite: not all of it once more."""
     front, store = open_sql(timeout_s=1), open_sql(timeout_s=3)
     statements: list[str] = []
-    store._backend._connections.local.handle.connection.set_trace_callback(statements.append)
+    sqlite_of(store)._connections.local.handle.connection.set_trace_callback(statements.append)
     with closing(sqlite3.connect(str(store.path), isolation_level=None)) as plain:
         plain.execute("BEGIN IMMEDIATE")
         thread = threading.Thread(target=in_threads, args=([partial(front.set, "n", "front", b"")],))

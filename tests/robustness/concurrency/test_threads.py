@@ -19,7 +19,7 @@ from layerstore import (
     V2Metadata,
     V2MetadataService,
 )
-from tests.conftest import AnyStore, OpenSQL, database_rows, undone
+from tests.conftest import AnyStore, OpenSQL, database_rows, sqlite_of, undone
 from tests.contract.test_v2_damage import PlainStore
 from tests.robustness.concurrency.workers import LAYERS, add_to_all_layers, association, in_threads
 from tests.support.strategies import sha256
@@ -156,7 +156,7 @@ def test_a_thread_that_ends_closes_its_connection(sql_file: SQLMetadataStore):
 
     assert before > 0
     assert open_descriptors(sql_file.path) == before
-    assert len(sql_file._backend._connections._handles) == 1
+    assert len(sqlite_of(sql_file)._connections._handles) == 1
 
 
 def test_close_closes_the_connections_of_all_threads(open_sql: OpenSQL):
@@ -198,7 +198,7 @@ def test_a_thread_that_ended_with_an_error_closes_its_connection(sql_file: SQLMe
         kept: list[object] = []
 
         def work(kept: list[object] = kept) -> None:
-            handle = sql_file._backend._connections.local.handle
+            handle = sqlite_of(sql_file)._connections.local.handle
             try:
                 sql_file.get("n", "absent")
             except NotFoundError as error:

@@ -14,6 +14,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, V2MetadataService, import_directory, verify
 from layerstore.sql.sqlite.backup import backup
+from tests.conftest import sqlite_of
 from tests.migrations import next_revision
 from tests.robustness.concurrency.workers import in_threads
 from tests.robustness.crash import cuts, trace
@@ -204,4 +205,4 @@ def test_a_file_that_another_program_switched_back_is_switched_to_wal_again(tmp_
     assert connection.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
     connection.close()
     with SQLMetadataStore(path) as store:
-        assert store._run("PRAGMA journal_mode") == [("wal",)]
+        assert sqlite_of(store).run("PRAGMA journal_mode") == [("wal",)]

@@ -23,6 +23,7 @@ from layerstore import (
     verify,
 )
 from layerstore.sql.sqlite.backup import backup
+from tests.conftest import sqlite_of
 from tests.support.strategies import sha256
 
 ROOT = Path(__file__).parents[3]
@@ -130,7 +131,7 @@ def under(path: Path, folder: Path, begin: Callable[[], object], end: Callable[[
     with SQLMetadataStore(path) as store:
         for name, operation in {**WRITES, **COPIES}.items():
             before = list(store.entries())
-            store._run("PRAGMA wal_checkpoint(TRUNCATE)")
+            sqlite_of(store).run("PRAGMA wal_checkpoint(TRUNCATE)")
             begin()
             try:
                 found[name] = outcome(operation, store, folder)

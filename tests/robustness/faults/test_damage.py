@@ -20,7 +20,7 @@ from layerstore import (
     V2MetadataService,
     verify,
 )
-from tests.conftest import OpenSQL
+from tests.conftest import OpenSQL, sqlite_of
 from tests.robustness.faults.conftest import emptied, held
 from tests.robustness.faults.operations import COPIES, LAYER, READS, WRITES, Outcome, fill, outcome, run_all
 from tests.support.counting import Counted
@@ -209,7 +209,7 @@ def log_of_another(path: Path, entries: int, *, late: bool) -> None:
     with SQLMetadataStore(other) as store:
         store.set_many(("n", f"other/{number}", b"y" * 400) for number in range(entries))
         if late:
-            store._run("PRAGMA wal_checkpoint(TRUNCATE)")
+            sqlite_of(store).run("PRAGMA wal_checkpoint(TRUNCATE)")
             store.set("n", "late", b"z")
         shutil.copy(f"{other}-wal", f"{path}-wal")
 

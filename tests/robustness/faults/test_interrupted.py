@@ -17,7 +17,8 @@ from sqlalchemy import text
 
 from layerstore import SQLMetadataStore
 from layerstore.sql.sqlite import interrupts
-from tests.conftest import OpenSQL
+from layerstore.sql.sqlite.snapshot import Snapshot
+from tests.conftest import OpenSQL, sqlite_of
 from tests.support.command import ROOT
 from tests.support.counting import Counted
 
@@ -44,11 +45,12 @@ def alarm() -> Iterator[Callable[[], None]]:
 def in_a_transaction(store: SQLMetadataStore) -> None:
     with store.transaction():
         store.set("n", "half", b"")
-        store._run(ENDLESS)
+        sqlite_of(store).run(ENDLESS)
 
 
 def in_a_snapshot(store: SQLMetadataStore) -> None:
     with store._snapshot() as snapshot:
+        assert isinstance(snapshot, Snapshot)
         list(snapshot._handle.stream(ENDLESS))
 
 
@@ -58,7 +60,7 @@ def by_the_engine(store: SQLMetadataStore) -> None:
 
 
 WAYS: dict[str, Callable[[SQLMetadataStore], object]] = {
-    "alone": lambda store: store._run(ENDLESS),
+    "alone": lambda store: sqlite_of(store).run(ENDLESS),
     "in a transaction": in_a_transaction,
     "in a snapshot": in_a_snapshot,
     "by the engine": by_the_engine,
@@ -86,7 +88,7 @@ def test_a_handler_that_raises_nothing_ends_nothing(open_sql: OpenSQL):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         long = ENDLESS.replace("FROM n)", "FROM n LIMIT 20000000)")
-        assert store._run(long) == [(20_000_000,)]
+        assert sqlite_of(store).run(long) == [(20_000_000,)]
     finally:
         signal.signal(signal.SIGALRM, before)
     assert rung == [signal.SIGALRM]

@@ -24,7 +24,7 @@ from layerstore import (
     verify,
 )
 from layerstore.gojson import MAX_DEPTH
-from tests.conftest import AnyStore, assert_sound
+from tests.conftest import AnyStore, assert_sound, sqlite_of
 from tests.support.counting import Counted
 from tests.support.strategies import NEAR_DIGESTS, sha256
 
@@ -90,7 +90,7 @@ def test_a_list_beyond_them_is_a_corrupt_record_and_its_bytes_are_kept(
         v2.get_metadata(LAYER)
     assert len(str(caught.value)) < 1000, "an error does not show the whole value"
     v2.add(LAYER, V2Metadata(BLOB))
-    kept = sql_memory._run("SELECT CAST(value AS BLOB) FROM quarantine")
+    kept = sqlite_of(sql_memory).run("SELECT CAST(value AS BLOB) FROM quarantine")
     assert kept == [(text.encode(),)]
     assert v2.get_metadata(LAYER) == [V2Metadata(BLOB)]
 

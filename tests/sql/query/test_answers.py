@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from layerstore import QueryError, QueryStoppedError, StoreError
+from layerstore.sql.query.answer import Parameters
 from layerstore.sql.query.parameters import given
 from layerstore.sql.query.query import ask
 from layerstore.sql.sqlite.confined import GRACE_S, VALUE_BYTES
-from layerstore.sql.sqlite.sandbox import Parameters, Sandbox
+from layerstore.sql.sqlite.sandbox import Sandbox
 from tests.sql.query.conftest import Rows
 from tests.support.strategies import sha256
 

@@ -16,6 +16,7 @@ import pytest
 
 from layerstore import SQLMetadataStore
 from layerstore.sql.query.questions import QUESTIONS
+from tests.conftest import sqlite_of
 from tests.docs.sql import ANSWERS, LOOKUPS, ROOT, asked_for, fixture_database
 from tests.support.strategies import sha256
 
@@ -50,7 +51,9 @@ def there(*arguments: object, stdin: str = "") -> str:
 def queries(database: Path) -> list[tuple[str, object]]:
     """Return every documented query with values that find something, and the whole of each view."""
     with SQLMetadataStore(database) as store:
-        layer, digest, repository = store._run("SELECT diff_id, digest, source_repository FROM v2_metadata LIMIT 1")[0]
+        layer, digest, repository = sqlite_of(store).run(
+            "SELECT diff_id, digest, source_repository FROM v2_metadata LIMIT 1"
+        )[0]
         store.set("v1id", f"registry1,{'a' * 64}", layer.encode())
         store.set("diffid-by-digest", sha256(7).replace(":", "/"), layer.encode())
         store.quarantine("n", "k", b"", "reason")

@@ -14,6 +14,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, StoreClosedError, StoreError, StoreOpenError, verify
 from layerstore.sql.sqlite.backup import backup
+from tests.conftest import sqlite_of
 from tests.support.command import BAD, DONE, ROOT, Run, assert_one_line_error
 from tests.support.daemons import pragma
 from tests.support.entries import GOLDEN_FILES, rows_of, run_python, whole
@@ -148,7 +149,7 @@ def test_who_takes_the_name_meanwhile_keeps_it(
     golden_store: SQLMetadataStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     target = folder / "copy.db"
-    copy_to = golden_store._backend.copy_to
+    copy_to = sqlite_of(golden_store).copy_to
 
     def copy(connection: sqlite3.Connection) -> None:
         copy_to(connection)

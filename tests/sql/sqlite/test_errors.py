@@ -31,6 +31,7 @@ from layerstore import (
 )
 from layerstore.sql.sqlite.errors import _BY_CODE, mapped
 from layerstore.sql.sqlite.file import File
+from tests.conftest import sqlite_of
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 EXPECTED: dict[str, type[LayerstoreError]] = {
@@ -213,14 +214,14 @@ def test_sqlalchemys_wrapper_is_seen_through(tmp_path: Path):
     SQLMetadataStore(tmp_path / "old.db").close()
 
 
-def test_a_value_over_sqlites_limit_is_invalid_input(sql_store: SQLMetadataStore):
-    connection = sql_store._backend._connections.local.handle.connection
+def test_a_value_over_sqlites_limit_is_invalid_input(sqlite_store: SQLMetadataStore):
+    connection = sqlite_of(sqlite_store)._connections.local.handle.connection
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
 
     with pytest.raises(InvalidInputError, match="larger than SQLite allows"):
-        sql_store.set("n", "k", b"x" * 2_000)
+        sqlite_store.set("n", "k", b"x" * 2_000)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000_000_000)
-    assert list(sql_store.entries()) == []
+    assert list(sqlite_store.entries()) == []
 
 
 CLASSES = [getattr(layerstore.errors, name) for name in layerstore.errors.__all__]
@@ -257,6 +258,7 @@ def test_the_tree_is_the_documented_one():
         "SchemaVersionError",
         "StoreBusyError",
         "StoreClosedError",
+        "StoreConnectionError",
         "StoreCorruptError",
         "StoreFullError",
         "StoreOpenError",

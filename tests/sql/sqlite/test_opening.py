@@ -19,7 +19,7 @@ from layerstore import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from tests.conftest import OpenSQL, database_rows
+from tests.conftest import OpenSQL, database_rows, sqlite_of
 
 
 def mode(path: str | Path) -> int:
@@ -117,7 +117,7 @@ def test_durability_is_sqlites_synchronous_on_every_connection(open_sql: OpenSQL
     store = open_sql(durability=durability)
 
     assert database_rows(store, "PRAGMA synchronous") == [(synchronous,)]
-    assert store._backend._connections.local.handle.first("PRAGMA synchronous") == (synchronous,)
+    assert sqlite_of(store)._connections.local.handle.first("PRAGMA synchronous") == (synchronous,)
 
 
 def test_full_is_the_default_durability(sql_file: SQLMetadataStore):
@@ -168,20 +168,20 @@ def test_the_file_is_in_write_ahead_mode_with_pages_of_4096_bytes(sql_file: SQLM
     assert database_rows(sql_file, "PRAGMA mmap_size") == [(0,)]
 
 
-def test_the_engine_is_sqlalchemys_on_the_same_database(sql_store: SQLMetadataStore):
-    sql_store.set("n", "k", b"value")
+def test_the_engine_is_sqlalchemys_on_the_same_database(sqlite_store: SQLMetadataStore):
+    sqlite_store.set("n", "k", b"value")
 
-    assert isinstance(sql_store.engine, Engine)
-    assert sql_store.engine is sql_store.engine
-    assert database_rows(sql_store, "SELECT namespace, key, value FROM metadata") == [("n", "k", b"value")]
+    assert isinstance(sqlite_store.engine, Engine)
+    assert sqlite_store.engine is sqlite_store.engine
+    assert database_rows(sqlite_store, "SELECT namespace, key, value FROM metadata") == [("n", "k", b"value")]
 
 
-def test_a_closed_store_has_no_engine(sql_store: SQLMetadataStore):
-    assert database_rows(sql_store, "SELECT 1") == [(1,)]
-    sql_store.close()
+def test_a_closed_store_has_no_engine(sqlite_store: SQLMetadataStore):
+    assert database_rows(sqlite_store, "SELECT 1") == [(1,)]
+    sqlite_store.close()
 
     with pytest.raises(StoreClosedError):
-        _ = sql_store.engine
+        _ = sqlite_store.engine
 
 
 def test_read_only_reads_and_refuses_to_write(open_sql: OpenSQL):

@@ -26,7 +26,7 @@ from layerstore.sql.sqlite import opening, recognition
 from layerstore.sql.sqlite.objects import OBJECTS, Ours
 from layerstore.sql.tables import schema
 from layerstore.transfer.recovering import recover
-from tests.conftest import OpenSQL
+from tests.conftest import OpenSQL, sqlite_of
 from tests.migrations import next_revision
 from tests.support.command import BAD, Run, assert_one_line_error, database, run
 from tests.support.counting import Counted
@@ -426,7 +426,7 @@ def test_a_migration_whose_outcome_is_not_our_schema_is_undone(
 
 def test_opening_costs_one_statement_more(path: Path, open_sql: OpenSQL):
     """Rows of the schema, which SQLite has read anyway."""
-    connection = open_sql(path)._backend._connections.connect()
+    connection = sqlite_of(open_sql(path))._connections.connect()
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     for writing in (True, False):

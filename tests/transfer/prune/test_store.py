@@ -26,7 +26,7 @@ from layerstore import (
 )
 from layerstore.docker import layerdb
 from layerstore.transfer import pruning
-from tests.conftest import OpenSQL, undone
+from tests.conftest import OpenSQL, sqlite_of, undone
 from tests.support.entries import AT, LISTS, MAPPINGS, layer_key, rows_of, whole
 from tests.support.strategies import sha256
 from tests.transfer.prune.conftest import DAY, OLD, OURS, a_list, fill, make_layerdb, mapping, place, places
@@ -241,7 +241,7 @@ def make_large(store: SQLMetadataStore) -> int:
     fill(store, (a_list(number, (number, OLD), (number, OURS)) for number in range(2000)))
     assert store.path is not None
     run_sql(store, "SELECT 1")
-    store._run("PRAGMA wal_checkpoint(TRUNCATE)")
+    sqlite_of(store).run("PRAGMA wal_checkpoint(TRUNCATE)")
     return os.path.getsize(store.path)
 
 

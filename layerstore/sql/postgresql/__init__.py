@@ -1,0 +1,1 @@
+"""The store on PostgreSQL. All use of psycopg stays in this package."""

@@ -1,0 +1,217 @@
+"""Taking in many entries at once: staged in temporary tables first, then merged behind the lock of the writers.
+
+All of it is one transaction, as a pooler gives the next one to another client; the lock is taken behind the staging, so
+that others write meanwhile. Staged is by COPY, a batch at a time, so that memory stays bounded.
+
+Rejected: dropping the indexes and building them at the end, as SQLite does. Readers would wait for all of it, and only
+the owner of the tables may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from layerstore.collection import Incoming, Loaded, Resolve
+from layerstore.keys import Record
+from layerstore.sql.postgresql import statements, writing
+from layerstore.sql.postgresql.sessions import Session
+from layerstore.store import SetAside
+
+_LARGE: Final = 1 << 16
+"""Bytes of a value that is fetched by itself."""
+_WINDOW: Final = 200
+"""Pairs that differ and are settled at once."""
+_ANALYZED: Final = 1000
+"""So many new entries change how a query is best answered."""
+
+_STAGED: Final = {
+    "source": "int4",
+    "number": "int8",  # the order of arrival
+    "namespace": "text",
+    "key": "text",
+    "value": "bytea",
+    "modified_at_ns": "int8",
+}
+# The derived tables with their columns, and how many of these say of which entry a row is.
+_DERIVED: Final = {
+    "v2_metadata": (
+        1,
+        {"diff_id": "text", "position": "int8", "digest": "text", "source_repository": "text", "hmac": "text"},
+    ),
+    "diff_id_by_digest": (1, {"digest": "text", "diff_id": "text"}),
+    "v1_ids": (2, {"registry": "text", "v1_id": "text", "diff_id": "text"}),
+    "blobs": (1, {"digest": "text", "diff_id": "text", "compression": "text", "toc_digest": "text"}),
+    "locations": (1, {"digest": "text", "source_repository": "text", "seen_at_ns": "int8"}),
+}
+
+
+def _temporary(name: str, columns: Mapping[str, str]) -> str:
+    typed = (f"{column} {type_}{_COLLATED if type_ == 'text' else ''}" for column, type_ in columns.items())
+    return f"CREATE TEMP TABLE layerstore_{name}({', '.join(typed)}) ON COMMIT DROP"
+
+
+_COLLATED: Final = ' COLLATE "C"'
+_STAGE: Final = "; ".join(
+    (
+        _temporary("staged", _STAGED),
+        _temporary("new", {"number": "int8"}),
+        *(_temporary(table, {"number": "int8", **columns}) for table, (_, columns) in _DERIVED.items()),
+    )
+)
+_UNSTAGE: Final = f"DROP TABLE layerstore_staged, layerstore_new, {', '.join(f'layerstore_{one}' for one in _DERIVED)}"
+# Of a key, the row that came last.
+_ONCE: Final = """
+DELETE FROM layerstore_staged s USING (
+  SELECT number, max(number) OVER (PARTITION BY namespace, key) AS last FROM layerstore_staged WHERE source = %s) d
+WHERE s.source = %s AND s.number = d.number AND d.number < d.last"""
+_FIND_NEW: Final = """
+INSERT INTO layerstore_new SELECT number FROM layerstore_staged s WHERE source = %s
+AND NOT EXISTS (SELECT 1 FROM metadata m WHERE m.namespace = s.namespace AND m.key = s.key)"""
+_ADD: Final = """
+INSERT INTO metadata(namespace, key, value, modified_at_ns)
+SELECT s.namespace, s.key, s.value, s.modified_at_ns FROM layerstore_staged s JOIN layerstore_new n USING (number)
+ORDER BY s.namespace, s.key"""
+
+
+def _derive(table: str, owners: int, columns: Mapping[str, str]) -> tuple[str, str]:
+    """Return what forgets the rows that another program left without their entry, and what adds those of new ones."""
+    names = list(columns)
+    staged = f"FROM layerstore_{table} d JOIN layerstore_new n USING (number)"
+    of_entry = ", ".join(names[:owners])
+    return (
+        f"DELETE FROM {table} WHERE ({of_entry}) IN (SELECT {of_entry} {staged})",
+        f"INSERT INTO {table}({', '.join(names)}) SELECT {', '.join(names)} {staged} ORDER BY {names[0]}, {names[1]}",
+    )
+
+
+_DERIVE: Final = [_derive(table, *of) for table, of in _DERIVED.items()]
+_SMALL: Final = f"octet_length(m.value) < {_LARGE} AND octet_length(s.value) < {_LARGE}"
+_DIFFERING: Final = f"""
+SELECT s.ctid::text, s.namespace, s.key, CASE WHEN {_SMALL} THEN m.value END, m.modified_at_ns,
+  CASE WHEN {_SMALL} THEN s.value END, s.modified_at_ns
+FROM layerstore_staged s JOIN metadata m ON m.namespace = s.namespace AND m.key = s.key
+WHERE s.source = %s AND (m.value <> s.value OR m.modified_at_ns <> s.modified_at_ns)
+ORDER BY s.number"""
+_BOTH_VALUES: Final = """
+SELECT m.value, s.value FROM layerstore_staged s JOIN metadata m ON m.namespace = s.namespace AND m.key = s.key
+WHERE s.ctid = %s::tid"""
+
+
+def load(session: Session, incoming: Iterable[Incoming], resolve: Resolve, *, is_held: bool) -> dict[int, Loaded]:
+    """Stage everything, then merge it; return what was done, by source. Inside a transaction.
+
+    What is unfit, and what PostgreSQL cannot hold, goes to quarantine; where an entry is there and differs, in its
+    value or its time, `resolve` says what to store.
+
+    Args:
+        session: in a transaction that has not locked the table yet, but for one of the caller's.
+        incoming: the entries.
+        resolve: says what to store.
+        is_held: whether the transaction is the caller's, and goes on behind this.
+    """
+    execute = session.connection.execute
+    execute(_STAGE.encode())
+    unordered, unfit = _stage(session, incoming)
+    for source in (source for source, is_unordered in unordered.items() if is_unordered):
+        execute(_ONCE, (source, source))
+    execute("ANALYZE layerstore_staged")
+    if not is_held:
+        session.trip([(statements.LOCK, ())])
+    done = {source: _merge(session, source, resolve) for source in sorted(unordered)}
+    for one in unfit:
+        session.trip(writing.setting_aside([one]))
+    if sum(one.added for one in done.values()) >= _ANALYZED:
+        execute("ANALYZE metadata, v2_metadata, diff_id_by_digest, v1_ids, blobs, locations")
+    if is_held:
+        execute(_UNSTAGE.encode())
+    return done
+
+
+def _stage(session: Session, incoming: Iterable[Incoming]) -> tuple[dict[int, bool], list[SetAside]]:
+    """Fill the temporary tables; return which sources there are and which come in no order, and what is unfit."""
+    unordered: dict[int, bool] = {}
+    unfit: list[SetAside] = []
+    number = 0
+    for one in incoming:
+        unordered.setdefault(one.source, not one.in_order)
+        unfit += (SetAside(*each) for each in one.unfit)
+        rows: list[tuple[object, ...]] = []
+        of_tables: dict[str, list[tuple[object, ...]]] = {table: [] for table in _DERIVED}
+        for namespace, key, value, modified_at_ns in one.records:
+            of_entry = list(writing.derivations(namespace, key, value))
+            reason = writing.why_not_held(namespace, key, of_entry)
+            if reason is not None:
+                unfit.append(SetAside(namespace, key, value, reason))
+                continue
+            number += 1
+            rows.append((one.source, number, namespace, key, value, modified_at_ns))
+            for table, row in of_entry:
+                of_tables[table].append((number, *row))
+        _copy(session, "staged", list(_STAGED.values()), rows)
+        for table, staged in of_tables.items():
+            _copy(session, table, ["int8", *_DERIVED[table][1].values()], staged)
+    return unordered, unfit
+
+
+def _copy(session: Session, table: str, types: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
+    if not rows:
+        return
+    statement = f"COPY layerstore_{table} FROM STDIN (FORMAT BINARY)"
+    with session.connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+        copy.set_types(types)
+        for row in rows:
+            copy.write_row(row)
+
+
+def _merge(session: Session, source: int, resolve: Resolve) -> Loaded:
+    execute = session.connection.execute
+    execute("TRUNCATE layerstore_new")
+    execute(_FIND_NEW, (source,))
+    execute("ANALYZE layerstore_new")
+    # Before what is new is there: it would be read for nothing.
+    updated = sum(_update(session, source, resolve))
+    added = execute(_ADD).rowcount
+    if added:
+        for forget, add in _DERIVE:
+            execute(forget.encode())
+            execute(add.encode())
+    return Loaded(added, updated)
+
+
+def _update(session: Session, source: int, resolve: Resolve) -> Iterator[int]:
+    """Settle what is there and differs, some at a time; yield how many values were changed."""
+    aside: list[SetAside] = []
+
+    def set_aside(record: Record, reason: str) -> None:
+        aside.append(SetAside(*record[:3], reason))
+
+    with session.connection.cursor("layerstore_differing", binary=True) as cursor:
+        cursor.execute(_DIFFERING, (source,))
+        while rows := cursor.fetchmany(_WINDOW):
+            calls: list[statements.Call] = []
+            for row, namespace, key, small, modified_at_ns, new_small, new_modified_at_ns in rows:
+                value, new_value = (small, new_small) if small is not None else _both(session, row)
+                existing = Record(namespace, key, value, modified_at_ns)
+                stored = resolve(source, existing, Record(namespace, key, new_value, new_modified_at_ns), set_aside)
+                calls += writing.setting_aside(aside)
+                aside.clear()
+                if stored is None or stored == existing:
+                    continue
+                if stored.value == value:
+                    calls.append((statements.SET_TIME, (namespace, key, stored.modified_at_ns)))
+                else:
+                    calls += writing.put(stored)
+                    yield 1
+                if len(value) >= _LARGE:
+                    session.trip(calls)
+                    calls = []
+            if calls:
+                session.trip(calls)
+
+
+def _both(session: Session, row: str) -> tuple[bytes, bytes]:
+    found = session.connection.cursor(binary=True).execute(_BOTH_VALUES, (row,)).fetchone()
+    assert found is not None
+    value, new_value = found
+    return value, new_value

@@ -1,0 +1,154 @@
+"""A reader's view of the whole store at one moment: a transaction of its own that only reads, and waits for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Final
+
+import psycopg
+
+from layerstore.collection import Fault, Note
+from layerstore.digest import is_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
+from layerstore.sql import derived
+from layerstore.sql.postgresql import statements
+from layerstore.sql.postgresql.sessions import Session
+from layerstore.sql.postgresql.statements import array
+from layerstore.sql.postgresql.writing import mapped
+
+_AT_ONCE: Final = 1000
+"""Rows that are fetched by one round trip."""
+_FEW: Final = 50
+"""The same, of rows with values of any size."""
+
+
+class Snapshot:
+    """What the store held when the transaction on the session began.
+
+    Args:
+        session: the session.
+        failing: turns what the driver raises into an error of our tree.
+    """
+
+    def __init__(self, session: Session, failing: Callable[[], AbstractContextManager[None]]) -> None:
+        self._session = session
+        self._failing = failing
+        self._cursors = 0
+
+    def count(self) -> int:
+        """Return how many entries there are."""
+        with self._failing():
+            return number(self._session.first(statements.COUNT, ()))
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Yield namespace and key of all entries, in the order of `records`."""
+        return self.stream(statements.NAMES)
+
+    def records(self, namespace: str | None = None) -> Iterator[Record]:
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key."""
+        found = (
+            self.stream(statements.RECORDS)
+            if namespace is None
+            else self.stream(statements.RECORDS_OF, (statements.checked(namespace),))
+        )
+        return map(Record._make, found)
+
+    scan = records
+
+    def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the values of the keys that are there."""
+        with self._failing():
+            return fetch_many(self._session, namespace, keys)
+
+    def get_records(self, namespace: str, keys: Sequence[str]) -> Iterator[Record]:
+        """Yield the entries of the keys that are there."""
+        with self._failing():
+            found = self._session.first(statements.GET_RECORDS, (namespace, array(keys)))
+        for row in range(found.ntuples):
+            yield Record(text(found, row, 0), text(found, row, 1), data(found, row, 2), number(found, row, 3))
+
+    def layers_of(self, digest: str) -> list[str]:
+        """Return the DiffIDs whose lists hold a digest."""
+        with self._failing():
+            found = self._session.first(statements.LAYERS_OF_DIGEST, (digest,))
+        return [text(found, row, 0) for row in range(found.ntuples)]
+
+    def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
+        """Yield the entries of blobs by the key of their layers, with what Docker maps each to."""
+        return self.stream(statements.BLOBS_BY_LAYER)
+
+    def noting(self, _note: Note | None) -> AbstractContextManager[None]:
+        """Go on behind the body where the database is damaged: a server that finds that reads nothing more."""
+        return nullcontext()
+
+    def faults(self, _note: Note | None) -> Iterator[Fault]:
+        """Yield the derived rows that are not what their entry says, and how much is in quarantine."""
+        for namespace, name in self._stale():
+            yield Fault("stale-rows", name, place=(namespace, name))
+        with self._failing():
+            quarantined = number(self._session.first(statements.COUNT_QUARANTINED, ()))
+        if quarantined:
+            yield Fault("quarantined", None, quarantined)
+
+    def _stale(self) -> Iterator[tuple[str, str]]:
+        """Yield the namespace of each such entry, and the digest that its rows are of; of a V1 ID, the key."""
+        for key, value, diff_id, rows in self.stream(statements.STALE_LISTS):
+            # A list whose key is no DiffID has no rows.
+            is_listed = key is not None and key_digest(key) is not None
+            entries = [e for e in derived.listed(value) if is_digest(e.digest)] if is_listed else []
+            if [tuple(row) for row in rows or ()] != derived.texts(entries):
+                yield V2_METADATA, diff_id or key.replace("/", ":")
+        for key, value, digest, diff_id in self.stream(statements.STALE_MAPPINGS):
+            wanted = None if key is None else mapped(DIFF_IDS, key, value)
+            if wanted != diff_id:
+                yield DIFF_IDS, digest or key.replace("/", ":")
+        for key, value, digest, is_there, *blob, names, times in self.stream(statements.STALE_BLOBS):
+            row, locations = (None, {}) if key is None or key_digest(key) is None else derived.blob(key, value)
+            found = tuple(blob) if is_there else None
+            if (found, dict(zip(names or (), times or (), strict=True))) != (row, locations):
+                yield BLOBS, digest or key.replace("/", ":")
+        for key, value, v1_key, diff_id in self.stream(statements.STALE_V1_IDS):
+            wanted = None if key is None else mapped(V1_IDS, key, value)
+            if wanted != diff_id:
+                yield V1_IDS, key or v1_key
+
+    def stream(self, query: str, parameters: Any = ()) -> Iterator[Any]:
+        """Yield the rows of a query as they are fetched, some at a time."""
+        self._cursors += 1
+        cursor = self._session.connection.cursor(f"layerstore_{id(self)}_{self._cursors}", binary=True)
+        cursor.itersize = _AT_ONCE if query == statements.NAMES else _FEW
+        try:
+            with self._failing():
+                cursor.execute(query.encode(), parameters)
+            while True:
+                with self._failing():
+                    rows = cursor.fetchmany(cursor.itersize)
+                if not rows:
+                    break
+                yield from rows
+        finally:
+            with suppress(psycopg.Error):  # whoever reads no further does not care, and a broken session has none
+                cursor.close()
+
+
+def fetch_many(session: Session, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
+    """Return the values of the keys that are there, by one statement."""
+    found = session.first(statements.GET_MANY, (namespace, array(keys)))
+    return {text(found, row, 0): data(found, row, 1) for row in range(found.ntuples)}
+
+
+def text(result: Any, row: int, column: int) -> str:
+    """Return a text of a result."""
+    return str(result.get_value(row, column), "utf-8")
+
+
+def data(result: Any, row: int, column: int) -> bytes:
+    """Return the bytes of a result."""
+    found: bytes = result.get_value(row, column)
+    return found
+
+
+def number(result: Any, row: int = 0, column: int = 0) -> int:
+    """Return a number of a result."""
+    return int.from_bytes(result.get_value(row, column), "big", signed=True)

@@ -1,0 +1,243 @@
+"""Transactions on PostgreSQL: what happens whole or not at all, and to whom it belongs.
+
+`transaction()` locks the table against all other writers from its beginning on, as SQLite's BEGIN IMMEDIATE does, so
+that what is read in it is still true when it is written; readers do not wait. It has one session, and belongs to the
+asyncio task that began it, or outside of a loop to the thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, NoReturn
+
+import psycopg
+
+from layerstore.errors import StoreError
+from layerstore.sql.postgresql import statements
+from layerstore.sql.postgresql.errors import FailedError
+from layerstore.sql.postgresql.sessions import Session, Sessions
+from layerstore.sql.postgresql.statements import Call
+
+_NEXT: Final = "put the whole transaction into one function, and run that with `asyncio.to_thread`"
+_OTHERS: Final = f"a transaction of another asyncio task is open in this thread: {_NEXT}"
+_ORDER: Final = (
+    "rolled back: a transaction was left while one that began inside it was still open, or by another task or thread"
+    f" than began it. Write it all again; in asyncio, {_NEXT}"
+)
+_ROLLED_BACK: Final = (
+    "rolled back, as a write in the transaction had failed or the store was closed: write it all again"
+)
+_PATIENCE_S: Final = 10
+"""How long the server waits between the two trips of one change, before it ends a client that has stopped there."""
+
+_inside: ContextVar[tuple[Held, ...]] = ContextVar("inside", default=())
+"""The transactions that this context is in: a thread that `asyncio.to_thread` starts inside one inherits it."""
+
+
+def _current_task() -> object | None:
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return None
+    task: object | None = asyncio.current_task()
+    return task
+
+
+class Held:
+    """The session of a transaction, and who may use it."""
+
+    def __init__(self, session: Session, shown: str) -> None:
+        self.session = session
+        self.open: list[Transaction] = []
+        self.broken = False
+        self._shown = shown
+        self._owner = _current_task()
+        self.pid = os.getpid()
+
+    def mine(self) -> Session:
+        """Return the session, if whoever asks may use it.
+
+        Raises:
+            StoreError: another task's transaction is open in this thread, it is the parent's of a forked process, or
+                transactions were left out of order.
+        """
+        if self.broken:
+            self.refuse(_ORDER)
+        if self.pid != os.getpid():
+            self.refuse("the transaction around this is the parent process's: leave it, then write again")
+        if not self.is_owners():
+            self.refuse(_OTHERS)
+        return self.session
+
+    def is_owners(self) -> bool:
+        """Tell whether the task or thread that began it asks."""
+        return _current_task() is self._owner
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise a StoreError."""
+        raise StoreError(why, self._shown)
+
+
+class _Local(threading.local):
+    held: Held | None = None
+
+
+class Transactions:
+    """Who has which session for a transaction, and how one begins.
+
+    Args:
+        sessions: where sessions come from.
+        durable: whether a commit waits for the disk.
+        timeout_s: seconds that a writer waits for the others.
+    """
+
+    def __init__(self, sessions: Sessions, *, durable: bool, timeout_s: float) -> None:
+        self.sessions = sessions
+        self._local = _Local()
+        # 0 would be no limit.
+        self._lock_timeout = f"{max(1, min(round(timeout_s * 1000), 2**31 - 1))}ms"
+        self._commit = "on" if durable else "off"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this thread is inside a transaction."""
+        return self._current() is not None
+
+    def _current(self) -> Held | None:
+        held = self._local.held
+        return held if held is not None and held.open else None  # another thread may have ended it
+
+    def own(self) -> Session | None:
+        """Return the session of the transaction around, if there is one."""
+        held = self._current()
+        return None if held is None else held.mine()
+
+    def begin(self, *, idle_s: int = _PATIENCE_S) -> list[Call]:
+        """Return what begins a transaction of one call, to be sent together with its first statements."""
+        self._refuse_to_be_waited_for()
+        return [(statements.BEGIN, ()), self._settings(idle_s)]
+
+    def _settings(self, idle_s: int) -> Call:
+        return statements.SETTINGS, (self._lock_timeout, self._commit, f"{idle_s}s")
+
+    @contextmanager
+    def together(self) -> Iterator[Session]:
+        """Hold the statements of the body in one transaction, or in a savepoint of the one around."""
+        with self.transaction():
+            session = self.own()
+            assert session is not None
+            try:
+                yield session
+            except (FailedError, psycopg.Error) as error:
+                raise self.sessions.error(error) from error
+
+    def transaction(self, *, deferred: bool = False) -> Transaction:
+        """Return a transaction, not begun yet."""
+        return Transaction(self, deferred=deferred)
+
+    def hold(self, *, deferred: bool) -> Held:
+        """Return what holds the session of this thread's transaction, which begins now if there is none."""
+        held = self._current()
+        if held is not None:
+            held.mine()
+            return held
+        if deferred:
+            begin = [(statements.BEGIN_SNAPSHOT, ()), self._settings(0)]
+        else:
+            begin = [*self.begin(idle_s=0), (statements.LOCK, ())]
+        session = self.sessions.take(sure=True)
+        try:
+            session.trip(begin)
+        except BaseException as error:
+            session.roll_back()
+            self.sessions.give_back(session)
+            if isinstance(error, FailedError):
+                raise self.sessions.error(error) from error
+            raise
+        held = self._local.held = Held(session, self.sessions.shown)
+        _inside.set((*_inside.get(), held))
+        return held
+
+    def let_go(self, held: Held) -> None:
+        """Give the session back, at the end of the outermost transaction."""
+        if held.open:
+            return
+        if self._local.held is held:
+            self._local.held = None
+        _inside.set(tuple(one for one in _inside.get() if one.open))
+        if held.pid == os.getpid():
+            held.session.roll_back()
+            self.sessions.give_back(held.session)
+
+    def abandon(self) -> None:
+        """End the session of this thread's transaction, if there is one: the store is closed."""
+        held = self._current()
+        if held is not None and held.pid == os.getpid():
+            held.session.close()
+
+    def _refuse_to_be_waited_for(self) -> None:
+        """Refuse a write of a thread that was started inside a transaction, and that it would wait for."""
+        for held in _inside.get():
+            if held.session in self.sessions.in_use and held.open and not held.broken and held.pid == os.getpid():
+                held.refuse(f"this thread was started inside a transaction, which its write would wait for: {_NEXT}")
+
+
+class Transaction:
+    """What `SQLMetadataStore.transaction` returns: a transaction, or a savepoint inside another."""
+
+    __slots__ = ("_deferred", "_depth", "_held", "_transactions")
+
+    def __init__(self, transactions: Transactions, *, deferred: bool) -> None:
+        self._transactions = transactions
+        self._deferred = deferred
+
+    def __enter__(self) -> None:
+        self._held = held = self._transactions.hold(deferred=self._deferred)
+        self._depth = len(held.open)
+        if self._depth:
+            self._say(f"SAVEPOINT layerstore_{self._depth}")
+        held.open.append(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        held = self._held
+        in_order = held.open[-1:] == [self] and held.is_owners()
+        if self in held.open:
+            held.open.remove(self)
+        try:
+            if held.pid != os.getpid():
+                stays = False
+            elif held.broken or not in_order:
+                held.broken = True
+                held.session.roll_back()
+                held.refuse(_ORDER)
+            else:
+                stays = self._end(commit=kind is None and not self._transactions.sessions.closed)
+        finally:
+            self._transactions.let_go(held)
+        if kind is None and not stays:
+            held.refuse(_ROLLED_BACK)
+
+    def _end(self, *, commit: bool) -> bool:
+        """End it; tell whether what was written stays."""
+        session = self._held.session
+        stays = commit and session.is_in_transaction
+        if self._depth:
+            name = f"layerstore_{self._depth}"
+            if not stays and session.is_open:
+                self._say(f"ROLLBACK TO {name}", f"RELEASE {name}")
+            elif stays:
+                self._say(f"RELEASE {name}")
+        elif stays:
+            self._say("COMMIT")
+        return stays
+
+    def _say(self, *texts: str) -> None:
+        sessions = self._transactions.sessions
+        try:
+            self._held.session.trip([(statements.Statement(text, text), ()) for text in texts])
+        except FailedError as error:
+            raise sessions.error(error) from error
