@@ -33,4 +33,4 @@ def backup(settings: Settings, path: str, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json({"path": absolute(path), "bytes": size})
     elif not quiet:
-        say(f"copied {settings.path} to {absolute(path)}: {size} bytes")
+        say(f"copied {settings.shown} to {absolute(path)}: {size} bytes")

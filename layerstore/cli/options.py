@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from layerstore.paths import absolute, kind, status
+from layerstore.sql.url import is_url, shown
 
 if TYPE_CHECKING:
     from layerstore import SQLMetadataStore
@@ -49,6 +50,11 @@ class Settings:
         return self.database
 
     @property
+    def shown(self) -> str:
+        """The database, as messages name it: without a password."""
+        return shown(self.path)
+
+    @property
     def place(self) -> str:
         """The database, for what works on archives too: a pipe or device is none, and would be read as one.
 
@@ -57,6 +63,8 @@ class Settings:
         """
         from layerstore.errors import StoreOpenError
 
+        if is_url(self.path):
+            return self.path
         path = absolute(self.path)
         with suppress(OSError):  # who opens it says what keeps it from being looked at
             found = status(path)
@@ -75,7 +83,7 @@ class Settings:
         from layerstore import SQLMetadataStore, StoreOpenError
         from layerstore.sql.sqlite.recognition import resolve
 
-        path = resolve(self.path)
+        path = None if is_url(self.path) else resolve(self.path)
         if not create and path is not None:
             with suppress(OSError):  # opening says what keeps it from being looked at
                 if status(path) is None:
@@ -112,7 +120,8 @@ def database_option(command: _Command) -> _Command:
         type=PATH,
         expose_value=False,
         callback=_remember,
-        help="The database. Default: LAYERSTORE_DB, else /var/lib/layerstore/layers.db for root and"
+        help="The database: a file, or a URL such as postgresql://host/name."
+        " Default: LAYERSTORE_DB, else /var/lib/layerstore/layers.db for root and"
         " $XDG_STATE_HOME/layerstore/layers.db for a user.",
     )(command)
 

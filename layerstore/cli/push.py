@@ -76,7 +76,7 @@ def candidates(
         whole = _whole(store, diff_id)
         if whole is None:
             click.echo(
-                printable(f"layerstore: no layer is known that begins with {diff_id!r} in {settings.path}"), err=True
+                printable(f"layerstore: no layer is known that begins with {diff_id!r} in {settings.shown}"), err=True
             )
             return 1
         if engine != "docker":

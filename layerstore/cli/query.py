@@ -15,9 +15,10 @@ from layerstore.cli.output import columns as print_columns
 from layerstore.cli.output import print_json, say
 from layerstore.cli.rows import FORMATS, print_rows
 from layerstore.errors import InvalidInputError
+from layerstore.sql.url import is_url
 
 if TYPE_CHECKING:
-    from layerstore.sql.sqlite.sandbox import Value
+    from layerstore.sql.query.answer import Value
 
 _LONGEST = 1024 * 1024
 
@@ -87,20 +88,23 @@ def query(  # noqa: PLR0917  # click gives them by name
             raise click.UsageError("--list takes no SQL")
         _list(form)
         return 0
-    sql, parameters, defaults = _what(arguments, file)
+    is_server = is_url(settings.path)
+    sql, parameters, defaults = _what(arguments, file, is_server=is_server)
     from layerstore.sql.query.parameters import given
     from layerstore.sql.query.query import ask
 
     values = given(sql, parameters, defaults)
     with ask(settings.path, sql, values, timeout_s=timeout_s, explain=explain) as answer:
         if explain and form == "table":
-            _show_plan(answer.rows)
+            (_show_plan_of_server if is_server else _show_plan)(answer.rows)
         else:
             print_rows(answer.columns, answer.rows, form)
     return 0
 
 
-def _what(arguments: Sequence[str], file: str | None) -> tuple[str, Sequence[str], Mapping[str, Value]]:
+def _what(
+    arguments: Sequence[str], file: str | None, *, is_server: bool
+) -> tuple[str, Sequence[str], Mapping[str, Value]]:
     """Return the SQL, what was said for its parameters, and what they are if nothing was said."""
     if file is not None:
         return _read(file), arguments, {}
@@ -113,7 +117,7 @@ def _what(arguments: Sequence[str], file: str | None) -> tuple[str, Sequence[str
         from layerstore.sql.query.questions import question
 
         found = question(first[1:])
-        return found.sql, rest, found.defaults
+        return found.on(server=is_server), rest, found.defaults
     return first, rest, {}
 
 
@@ -157,6 +161,12 @@ def _list(form: str) -> None:
         print_columns([(one.usage, one.question) for one in QUESTIONS])
     else:
         print_rows(("usage", "question", "sql"), ((one.usage, one.question, one.sql) for one in QUESTIONS), form)
+
+
+def _show_plan_of_server(rows: Iterator[Sequence[object]]) -> None:
+    """Print PostgreSQL's plan, and mark what reads a table from end to end."""
+    for (line,) in rows:
+        say(f"{line}{'   <- reads all of it' if 'Seq Scan on' in str(line) else ''}")
 
 
 def _show_plan(rows: Iterator[Sequence[object]]) -> None:

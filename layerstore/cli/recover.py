@@ -8,6 +8,7 @@ import click
 
 from layerstore.cli.options import PATH, json_option, quiet_option
 from layerstore.cli.output import progress, report_json, say
+from layerstore.sql.url import is_url, shown
 
 if TYPE_CHECKING:
     from layerstore.transfer.recovering import RecoverReport
@@ -30,7 +31,14 @@ def recover(path: str, new: str, quiet: bool, as_json: bool) -> int:
     BROKEN is read page by page, with its write-ahead log, and is not changed; stop what uses it first, and copy it away
     together with its -wal. NEW must not be there. Exits with 1 if a page or a value could not be read.
     """
+    from layerstore.errors import InvalidInputError
     from layerstore.transfer.recovering import recover as make
+
+    if is_url(path) or is_url(new):
+        raise InvalidInputError(
+            f"{shown(path if is_url(path) else new)}: `recover` is for files: a server's database is checked by"
+            " `pg_amcheck`, and restored from a backup"
+        )
 
     with progress("recovering", quiet=quiet) as bar:
         report = make(path, new, progress=bar)

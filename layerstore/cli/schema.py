@@ -7,13 +7,15 @@ import click
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, say
 from layerstore.paths import absolute
+from layerstore.sql.url import is_url
 
 
 @click.group()
 def schema() -> None:
     """Show or change the revision of the database's schema.
 
-    Opening an older file upgrades it by itself; to read only, it must be upgraded first.
+    Opening an older file upgrades it; to read only, it must be upgraded first. A database on a server is upgraded only
+    by `layerstore schema upgrade`.
     """
 
 
@@ -23,13 +25,18 @@ def schema() -> None:
 @settings_argument
 def current(settings: Settings, as_json: bool) -> None:
     """Print the database's revision, and the one that this version of layerstore works with."""
+    from layerstore.sql.revision import revision_of
     from layerstore.sql.schema import HEAD
-    from layerstore.sql.sqlite.opening import revision
 
-    path = absolute(settings.path)
-    found = revision(path)
+    found = revision_of(settings.path)
     if as_json:
-        print_json({"path": path, "revision": found, "head": HEAD})
+        print_json(
+            {
+                "path": settings.shown if is_url(settings.path) else absolute(settings.path),
+                "revision": found,
+                "head": HEAD,
+            }
+        )
     else:
         say(f"{found or 'empty'}{'' if found == HEAD else f' (this version of layerstore works with {HEAD})'}")
 
@@ -66,7 +73,7 @@ def history(as_json: bool) -> None:
 
 
 def _move(settings: Settings, revision: str) -> None:
-    from layerstore.sql.sqlite.opening import move_to
+    from layerstore.sql.revision import move_to
 
-    before, after = move_to(absolute(settings.path), revision)
-    say(f"{settings.path}: {before}" + (" already" if before == after else f" -> {after}"))
+    before, after = move_to(settings.path, revision)
+    say(f"{settings.shown}: {before}" + (" already" if before == after else f" -> {after}"))

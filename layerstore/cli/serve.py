@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from layerstore.cli.options import PATH, Settings, database_option, settings_arg
 from layerstore.cli.output import printable, say
 from layerstore.errors import LayerstoreError
 from layerstore.paths import absolute
+from layerstore.sql.url import is_url, shown
+from layerstore.words import utc
 
 
 @click.command(
@@ -48,7 +51,8 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
     """Show the store in a browser.
 
     Shows the database, or PATH: a database file, or Docker's directory, whose metadata is taken into a temporary
-    database. Only reads, whatever a request says. Reload a page to see new writes.
+    database, as is that of a database on a server. Only reads, whatever a request says. Reload a page to see
+    new writes.
     Prints the address when it answers, and stops at Ctrl-C. Needs the extra: pip install 'layerstore[web]'.
     """
     try:
@@ -86,8 +90,8 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
 
 @contextmanager
 def _database(path: str) -> Iterator[tuple[str, str | None]]:
-    """Give a database file; a directory's metadata is in a temporary one as long as the body runs."""
-    if not os.path.isdir(path):
+    """Give a database file; what is in a directory or on a server is in a temporary one as long as the body runs."""
+    if not (is_url(path) or os.path.isdir(path)):
         yield path, None
         return
     from layerstore import SQLMetadataStore, import_directory
@@ -96,8 +100,10 @@ def _database(path: str) -> Iterator[tuple[str, str | None]]:
     with temporary.folder("layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")
         with SQLMetadataStore(database) as store:
-            import_directory(store, path)
-        yield database, absolute(path)
+            import_directory(store, path, allow_empty=is_url(path))
+        if is_url(path):
+            say(f"shows a copy of {shown(path)} as it was at {utc(time.time_ns())}: start again to see new writes")
+        yield database, shown(path) if is_url(path) else absolute(path)
 
 
 def _open(address: str) -> None:

@@ -62,7 +62,7 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
         else:
             _show_repository(one)
     if not found:
-        click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.path}"), err=True)
+        click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.shown}"), err=True)
     return 0 if found else 1
 
 

@@ -95,7 +95,7 @@ def import_(
     if as_json:
         report_json(report)
     else:
-        _say_import(report, settings.path, quiet=quiet, dry_run=dry_run)
+        _say_import(report, settings.shown, quiet=quiet, dry_run=dry_run)
     return 0 if report.ok else 1
 
 
@@ -243,7 +243,7 @@ def export(
     if as_json:
         print_json({**dataclasses.asdict(report), "written": report.written, "ok": report.ok})
     else:
-        _say_export(report, settings.path, quiet=quiet)
+        _say_export(report, settings.shown, quiet=quiet)
     return 0 if report.ok else 1
 
 
@@ -320,7 +320,7 @@ def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool
     else:
         _say_skipped(skipped.count, skipped.first)
         if not quiet:
-            say(f"exported {settings.path} to {absolute(target)}: {written} written")
+            say(f"exported {settings.shown} to {absolute(target)}: {written} written")
     return 1 if skipped.count else 0
 
 

@@ -28,6 +28,7 @@ from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore
+from layerstore.sql.url import is_url, shown
 from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import engines
 from layerstore.transfer.batches import in_batches
@@ -37,7 +38,8 @@ Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""
 
 Place = Store | str | os.PathLike[str]
-"""A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin."""
+"""A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin. Or the
+URL of a database on a server; a file of such a name is `./postgresql:…`, or a `Path`."""
 
 STANDARD_INPUT = "-"
 _UNCHANGEABLE = "it can only be read, and cannot be changed: import it, then work on the store"
@@ -51,6 +53,8 @@ def name(place: Place) -> str:
     """Return what a report calls a store or path."""
     if not isinstance(place, str | os.PathLike):
         return getattr(place, "path", None) or ":memory:"
+    if is_url(place):
+        return shown(place)
     asked = engines.of_text(place) if isinstance(place, str) else None
     if asked is not None:
         return asked.name
@@ -233,13 +237,13 @@ class _Directory:
             yield store._collection()
 
 
-class _DatabaseFile:
-    """A database, opened when it is read."""
+class _Database:
+    """A database in a file or on a server, opened when it is read."""
 
     in_order = False
 
-    def __init__(self, path: str, *, may_be_empty: bool) -> None:
-        self.name, self._may_be_empty = path, may_be_empty
+    def __init__(self, path_or_url: str, *, may_be_empty: bool) -> None:
+        self.name, self._place, self._may_be_empty = shown(path_or_url), path_or_url, may_be_empty
 
     def count(self) -> int | None:
         with self.opened() as database:
@@ -255,7 +259,7 @@ class _DatabaseFile:
 
     @contextmanager
     def opened(self, *, write: bool = False) -> Iterator[Collection]:
-        with SQLMetadataStore(self.name, read_only=not write) as store:
+        with SQLMetadataStore(self._place, read_only=not write) as store:
             yield store._collection()
 
 
@@ -308,15 +312,22 @@ class _Archive:
             yield from tar.scan(file, self.name, force=self._force, allow_empty=self._allow_empty)
 
 
-_Place = _Directory | _DatabaseFile | _Archive | engines.Memory
+_Place = _Directory | _Database | _Archive | engines.Memory
+
+
+def _named(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> _Place | None:
+    """Return what a text stands for that is no path; `None` if it is one."""
+    if os.fspath(place) == STANDARD_INPUT:
+        return _Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)
+    if not isinstance(place, str):
+        return None
+    return _Database(place, may_be_empty=allow_empty) if is_url(place) else engines.of_text(place)
 
 
 def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> Sequence[_Place]:
-    if os.fspath(place) == STANDARD_INPUT:
-        return [_Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)]
-    asked = engines.of_text(place) if isinstance(place, str) else None
-    if asked is not None:
-        return [asked]
+    named = _named(place, force=force, allow_empty=allow_empty)
+    if named is not None:
+        return [named]
     path = absolute(place)
     there = _status(path)
     if stat.S_ISDIR(there.st_mode):
@@ -334,7 +345,7 @@ def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool
     if memory is not None:
         return [memory]
     if is_ours:
-        return [_DatabaseFile(path, may_be_empty=allow_empty)]
+        return [_Database(path, may_be_empty=allow_empty)]
     return [_Archive(path, lambda: open(path, "rb"), is_once=not is_file, force=force, allow_empty=allow_empty)]
 
 
