@@ -20,7 +20,7 @@ from layerstore import (
     compute_hmac,
     compute_hmac_key,
 )
-from tests.conftest import AnyStore
+from tests.conftest import AnyStore, sqlite_of
 from tests.support.strategies import sha256
 
 LISTS, DIFF_IDS = "v2metadata-by-diffid", "diffid-by-digest"
@@ -149,15 +149,15 @@ def test_unreadable_lists_are_begun_anew_with_a_warning_for_each(store: AnyStore
         ]
 
 
-def test_when_one_cannot_be_written_a_database_has_none(sql_store: SQLMetadataStore):
+def test_when_one_cannot_be_written_a_database_has_none(sqlite_store: SQLMetadataStore):
     """An entry of the batch is larger than SQLite is told to take."""
     limit = 20_000
-    sql_store._backend._connections.local.handle.connection.setlimit(0, limit)  # SQLITE_LIMIT_LENGTH
+    sqlite_of(sqlite_store)._connections.local.handle.connection.setlimit(0, limit)  # SQLITE_LIMIT_LENGTH
     with pytest.raises(InvalidInputError, match="larger than SQLite allows"):
-        V2MetadataService(sql_store).add_many([*IMAGE, (sha256(99), V2Metadata(sha256(98), "r" * limit))])
-    sql_store._backend._connections.local.handle.connection.setlimit(0, 1_000_000_000)
+        V2MetadataService(sqlite_store).add_many([*IMAGE, (sha256(99), V2Metadata(sha256(98), "r" * limit))])
+    sqlite_of(sqlite_store)._connections.local.handle.connection.setlimit(0, 1_000_000_000)
 
-    assert contents(sql_store) == {}
+    assert contents(sqlite_store) == {}
 
 
 def test_when_a_directory_fails_the_first_ones_stay(files: FSMetadataStore):
