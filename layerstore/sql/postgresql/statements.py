@@ -38,7 +38,7 @@ def encoded(parameters: Sequence[Parameter]) -> tuple[list[Any], list[int]]:
     for one in parameters:
         if isinstance(one, str):
             values.append(checked(one).encode())
-            formats.append(1)
+            formats.append(0 if isinstance(one, Array) else 1)
         elif one is None or isinstance(one, bytes):
             values.append(one)
             formats.append(1)
@@ -65,7 +65,13 @@ def checked(text: str) -> str:
     return text
 
 
-def array(values: Iterable[str]) -> str:
+class Array(str):
+    """An array as PostgreSQL reads it, in the text format: a cast of a text would be read anew for each row."""
+
+    __slots__ = ()
+
+
+def array(values: Iterable[str]) -> Array:
     """Return an array of texts as one parameter.
 
     Raises:
@@ -76,10 +82,9 @@ def array(values: Iterable[str]) -> str:
         if not isinstance(value, str):
             raise InvalidInputError(f"text is needed, not {type(value).__name__}")
         quoted.append('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"')
-    return "{" + ",".join(quoted) + "}"
+    return Array("{" + ",".join(quoted) + "}")
 
 
-# `FROM unnest($1::text::text[])`: the parameter itself is a text, so that it may go in the binary format.
 BEGIN: Final = Statement("begin", "BEGIN")
 BEGIN_SNAPSHOT: Final = Statement("begin_snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ")
 BEGIN_READING: Final = Statement("begin_reading", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -98,21 +103,21 @@ LOCK: Final = Statement("lock", "LOCK TABLE metadata IN SHARE ROW EXCLUSIVE MODE
 GET: Final = Statement("get", "SELECT value FROM metadata WHERE namespace = $1 AND key = $2")
 GET_TO_CHANGE: Final = Statement("get_to_change", f"{GET.text} FOR UPDATE")
 GET_MANY: Final = Statement(
-    "get_many", "SELECT key, value FROM metadata WHERE namespace = $1 AND key = ANY($2::text::text[])"
+    "get_many", "SELECT key, value FROM metadata WHERE namespace = $1 AND key = ANY($2::text[])"
 )
 KNOWN_LAYERS: Final = Statement(
     "known_layers",
-    f"SELECT key, value, NULL FROM metadata WHERE namespace = '{V2_METADATA}' AND key = ANY($1::text::text[])"
-    " UNION ALL SELECT diff_id, NULL, digest FROM diff_id_by_digest WHERE diff_id = ANY($2::text::text[])"
+    f"SELECT key, value, NULL FROM metadata WHERE namespace = '{V2_METADATA}' AND key = ANY($1::text[])"
+    " UNION ALL SELECT diff_id, NULL, digest FROM diff_id_by_digest WHERE diff_id = ANY($2::text[])"
     # What other engines know; which layer that is, they know, or else Docker's mapping.
     " UNION ALL SELECT b.diff_id, m.value, b.digest FROM blobs b"
     f" JOIN metadata m ON m.namespace = '{BLOBS}' AND m.key = replace(b.digest, ':', '/')"
-    " WHERE b.diff_id = ANY($2::text::text[]) AND NOT EXISTS"
+    " WHERE b.diff_id = ANY($2::text[]) AND NOT EXISTS"
     " (SELECT 1 FROM diff_id_by_digest d WHERE d.digest = b.digest AND d.diff_id <> b.diff_id)"
     " UNION ALL SELECT d.diff_id, m.value, b.digest FROM diff_id_by_digest d"
     " JOIN blobs b ON b.digest = d.digest AND b.diff_id IS NULL"
     f" JOIN metadata m ON m.namespace = '{BLOBS}' AND m.key = replace(b.digest, ':', '/')"
-    " WHERE d.diff_id = ANY($2::text::text[])",
+    " WHERE d.diff_id = ANY($2::text[])",
 )
 _INSERT: Final = "INSERT INTO metadata(namespace, key, value, modified_at_ns) VALUES ($1, $2, $3, $4)"
 ADD: Final = Statement("add", _INSERT)
@@ -137,11 +142,11 @@ ASSOCIATIONS: Final = Statement(
 ADD_ASSOCIATIONS: Final = Statement(
     "add_associations",
     "INSERT INTO v2_metadata(diff_id, position, digest, source_repository, hmac)"
-    " SELECT $1::text, * FROM unnest($2::text::bigint[], $3::text::text[], $4::text::text[], $5::text::text[])",
+    " SELECT $1::text, * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[])",
 )
 REMOVE_ASSOCIATIONS: Final = Statement("remove_associations", "DELETE FROM v2_metadata WHERE diff_id = $1")
 REMOVE_SOME_ASSOCIATIONS: Final = Statement(
-    "remove_some_associations", "DELETE FROM v2_metadata WHERE diff_id = $1 AND position = ANY($2::text::bigint[])"
+    "remove_some_associations", "DELETE FROM v2_metadata WHERE diff_id = $1 AND position = ANY($2::bigint[])"
 )
 LAYERS_OF_DIGEST: Final = Statement(
     "layers_of_digest", "SELECT DISTINCT diff_id FROM v2_metadata WHERE digest = $1 ORDER BY diff_id"
@@ -166,7 +171,7 @@ REMOVE_LOCATIONS: Final = Statement("remove_locations", "DELETE FROM locations W
 ADD_LOCATIONS: Final = Statement(
     "add_locations",
     "INSERT INTO locations(digest, source_repository, seen_at_ns)"
-    " SELECT $1::text, * FROM unnest($2::text::text[], $3::text::bigint[])",
+    " SELECT $1::text, * FROM unnest($2::text[], $3::bigint[])",
 )
 
 # What is derived goes with an entry only if that is gone: where there was none to lock, somebody may have just made it.
@@ -188,13 +193,13 @@ QUARANTINE: Final = Statement(
     " SELECT $1::text, $2::text, $3::bytea, $4::text, $5::bigint WHERE NOT EXISTS (SELECT 1 FROM quarantine"
     " WHERE namespace = $1::text AND key = $2::text AND value = $3::bytea AND reason = $4::text)",
 )
-DROP_QUARANTINED: Final = Statement("drop_quarantined", "DELETE FROM quarantine WHERE id = ANY($1::text::bigint[])")
+DROP_QUARANTINED: Final = Statement("drop_quarantined", "DELETE FROM quarantine WHERE id = ANY($1::bigint[])")
 COUNT_QUARANTINED: Final = Statement("count_quarantined", "SELECT count(*) FROM quarantine")
 COUNT: Final = Statement("count", "SELECT count(*) FROM metadata")
 GET_RECORDS: Final = Statement(
     "get_records",
     "SELECT namespace, key, value, modified_at_ns FROM metadata"
-    " WHERE namespace = $1 AND key = ANY($2::text::text[]) ORDER BY key",
+    " WHERE namespace = $1 AND key = ANY($2::text[]) ORDER BY key",
 )
 SIZE: Final = Statement(
     "size",

@@ -20,7 +20,7 @@ from layerstore.records import V2Metadata, why_unreadable
 from layerstore.sql import derived
 from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.sessions import Session
-from layerstore.sql.postgresql.statements import Call, Parameter, array
+from layerstore.sql.postgresql.statements import Array, Call, Parameter, array
 from layerstore.store import SetAside, Write
 
 LONGEST = 2000
@@ -168,8 +168,8 @@ def _adding(diff_id: str, rows: Rows) -> list[Call]:
     return [(statements.ADD_ASSOCIATIONS, parameters)]
 
 
-def _numbers(numbers: Iterable[int | None]) -> str:
-    return "{" + ",".join("NULL" if number is None else str(number) for number in numbers) + "}"
+def _numbers(numbers: Iterable[int | None]) -> Array:
+    return Array("{" + ",".join("NULL" if number is None else str(number) for number in numbers) + "}")
 
 
 _FORGET: Final = {
