@@ -83,7 +83,7 @@ class _Outputs:
     "--into",
     "markdown_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Put the table between its marks in this file, such as README.md.",
+    help="Put the table between its marks in this file, such as docs/speed.md.",
 )
 def command(
     *,
@@ -103,7 +103,7 @@ def command(
 
     \b
     python -m benchmarks --quick
-    python -m benchmarks --json figures.json --plot benchmarks/cost.svg --into README.md
+    python -m benchmarks --json figures.json --plot benchmarks/cost.svg --into docs/speed.md
     python -m benchmarks --part reads --part writes --layers 100000
     """
     scale = QUICK if quick else FULL

@@ -43,7 +43,7 @@ class Report:
         return [row.what for row, result in measured if row.at_most is not None and result.value > row.at_most]
 
     def markdown(self) -> str:
-        """Return the table, ready for README: the machine, a row each, the ratios of the peers beside ours."""
+        """Return the table, ready for docs/speed.md: the machine, a row each, the ratios of the peers beside ours."""
         head = ("what", OURS, "at most", *PEERS, "1 × is")
         rows = [_cells(row, self.results[row.name]) for row in ROWS if row.name in self.results]
         lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]

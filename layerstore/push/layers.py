@@ -11,6 +11,7 @@ from itertools import takewhile
 from operator import eq
 from typing import Any
 
+from layerstore.arguments import several
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError
 from layerstore.hmac import check_hmac
@@ -114,7 +115,7 @@ def known_layers(store: Store, diff_ids: Iterable[str]) -> dict[str, KnownLayer]
         InvalidDigestError: one is not a DiffID.
         StoreError: the store failed.
     """
-    wanted = list(dict.fromkeys(map(DiffID.parse, diff_ids)))
+    wanted = list(dict.fromkeys(map(DiffID.parse, several(diff_ids, "DiffIDs"))))
     lookup: Callable[[list[DiffID]], _ListsAndDigests] | None = getattr(store, "known_layers", None)
     if lookup is not None:
         lists, digests = lookup(wanted)

@@ -1,4 +1,4 @@
-"""README's table of speed has the rows that the benchmarks have, as they print them."""
+"""docs/speed.md has the rows that the benchmarks have, as they print them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.rows import OURS, PEERS, ROWS, Result
 from benchmarks.scale import QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "speed.md"
 MACHINE = Machine("2026-01-31", "A processor", 2, 8, "6.1", "ext4", "3.11.1", "3.40.1", "2.1.9", "5.6.3")
 
 
@@ -28,11 +28,11 @@ def table(markdown: str) -> list[list[str]]:
 
 
 def shown() -> str:
-    before, after = around_the_table(README)
-    return README.read_text()[len(before) : -len(after)]
+    before, after = around_the_table(PAGE)
+    return PAGE.read_text()[len(before) : -len(after)]
 
 
-def test_readme_has_every_row_with_what_it_may_reach_and_what_it_is_compared_with():
+def test_the_page_has_every_row_with_what_it_may_reach_and_what_it_is_compared_with():
     head, _, *rows = table(shown())
 
     assert head == ["what", OURS, "at most", *PEERS, "1 × is"]
@@ -43,10 +43,10 @@ def test_readme_has_every_row_with_what_it_may_reach_and_what_it_is_compared_wit
         assert float(cells[1].removesuffix(" MB")) > 0
 
 
-def test_readme_says_when_and_on_what_it_was_measured_and_the_picture_says_the_same():
+def test_the_page_says_when_and_on_what_it_was_measured_and_the_picture_says_the_same():
     machine = shown().splitlines()[1].partition(";")[0]
     assert re.match(r"20\d\d-\d\d-\d\d, .+ cores, \d+ GB, Linux .+, Python 3\.\d+\.\d+, SQLite 3\.", machine)
-    [picture] = re.findall(r"^!\[.+\]\((benchmarks/.+)\)$", README.read_text(), re.MULTILINE)
+    [picture] = re.findall(r"^!\[.+\]\(\.\./(benchmarks/.+)\)$", PAGE.read_text(), re.MULTILINE)
     drawn = (ROOT / picture).read_text()
 
     assert drawn.startswith("<?xml")

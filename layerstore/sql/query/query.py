@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final
@@ -14,16 +15,21 @@ TIMEOUT_S: Final = 60.0
 
 
 @contextmanager
-def ask(
-    path: str, sql: str, parameters: Parameters = (), *, timeout_s: float = TIMEOUT_S, explain: bool = False
+def query(
+    store_or_path: SQLMetadataStore | str | os.PathLike[str],
+    sql: str,
+    parameters: Parameters = (),
+    *,
+    timeout_s: float = TIMEOUT_S,
+    explain: bool = False,
 ) -> Iterator[Answer]:
-    """Run a query on a database file; the rows can be read in the body, as many as one wants.
+    """Run a query on a database; its rows can be read in the body, in any number.
 
-    One snapshot, which writers do not wait for. It runs in a process of its own, whose memory does not grow with the
-    number of rows.
+    It reads one snapshot, and writers do not wait. It runs in its own process, whose memory does not grow with the
+    number of rows. It sees what was committed, and not what an open transaction has written.
 
     Args:
-        path: the file.
+        store_or_path: a store on a file, or the file.
         sql: one statement that reads.
         parameters: for `?` in their order, or for `:name` by their names.
         timeout_s: seconds that SQLite may work; the time that the reader of the rows takes does not count.
@@ -36,8 +42,11 @@ def ask(
         QueryStoppedError: it took longer than `timeout_s`, in the body too.
         StoreError: the file cannot be opened or read.
     """
-    with SQLMetadataStore(path, read_only=True) as store:
+    if not isinstance(sql, str):
+        raise InvalidInputError(f"SQL is text, not {type(sql).__name__}")
+    path = store_or_path.path if isinstance(store_or_path, SQLMetadataStore) else store_or_path
+    with SQLMetadataStore(":memory:" if path is None else path, read_only=path is not None) as store:
         if store.path is None:
-            raise InvalidInputError("a store in memory is this process's alone: give a file")
+            raise InvalidInputError("no other process can read a store in memory: give a file")
         with closing(Sandbox(store.path)) as sandbox:
             yield sandbox.ask(f"EXPLAIN QUERY PLAN {sql}" if explain else sql, parameters, timeout_s=timeout_s)

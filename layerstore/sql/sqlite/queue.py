@@ -34,6 +34,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from layerstore.errors import StoreBusyError
+from layerstore.warnings import tell
 
 
 def _lock(kind: int, first: int, count: int) -> bytes:
@@ -101,6 +102,7 @@ class Queue:
             StoreBusyError: it did not come in time. The writer is still in line.
         """
         began = time.monotonic()
+        is_told = False
         while not self._is_turn_of(ready):
             left = began + self._timeout_s - time.monotonic()
             if left <= 0:
@@ -108,6 +110,9 @@ class Queue:
                     f"other writers did not end within {self._timeout_s:g} s (timeout_s): try again", self._path
                 )
             ready.acquire(timeout=min(left, _LOOK_AGAIN_S))
+            if not is_told and time.monotonic() - began >= _LOOK_AGAIN_S:
+                is_told = True
+                tell("waiting for another writer of %s, for up to %g s", self._path or "the store", self._timeout_s)
         return time.monotonic() - began
 
     def leave(self, ready: LockType) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
-from layerstore.sql.query.query import ask
+from layerstore.sql.query.query import query as ask
 from layerstore.sql.sqlite.sandbox import Parameters
 from tests.conftest import assert_sound
 from tests.support.strategies import sha256
