@@ -13,7 +13,7 @@ from benchmarks.machine import this_machine
 from benchmarks.report import Report, around_the_table
 from benchmarks.scale import FULL, QUICK
 
-PARTS = ("reads", "writes", "sizes", "transfers", "startup")
+PARTS = ("reads", "writes", "contended", "sizes", "transfers", "startup")
 
 
 def _sizes(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class _Outputs:
 
     def write(self, report: Report) -> None:
         for what in report.too_high():
-            click.echo(f"above what it may reach: {what}", err=True)
+            click.echo(f"beyond what it may reach: {what}", err=True)
         if self.json is not None:
             report.write_json(self.json)
         if self.plot is not None:

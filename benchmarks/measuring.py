@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import large, reads, sizes, startup, transfers, writes
+from benchmarks import contended, large, reads, sizes, startup, transfers, writes
 from benchmarks.report import Report
 from benchmarks.rounds import Times
 from benchmarks.rows import OURS, Result
@@ -24,6 +24,10 @@ def measure(report: Report, parts: Iterable[str], folder: Path) -> None:
         _on_one_store(report, chosen, _new(folder, "one"))
     if "sizes" in chosen:
         _by_size(report, _new(folder, "sizes"))
+    if "contended" in chosen:
+        with _saying("writers at once"):
+            scale, rounds = report.scale, report.scale.contended_rounds
+            report.contended = contended.measure(_new(folder, "contended"), scale.layers, rounds, scale.contended_s)
     if "transfers" in chosen:
         with _saying("import and export"):
             report.take(transfers.measure(_new(folder, "transfers"), report.scale))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks import contended
 from benchmarks.machine import Machine
 from benchmarks.rounds import Times
 from benchmarks.rows import OURS, PEERS, ROWS, Result, Row
@@ -23,6 +24,7 @@ class Report:
         results: by the row's name.
         rounds: the seconds of one operation in each round, by the row's name and by the side.
         costs: the median seconds of one operation, by what it is and by the number of layers.
+        contended: what many writers at once did, by their number.
     """
 
     machine: Machine
@@ -30,6 +32,7 @@ class Report:
     results: dict[str, Result] = field(default_factory=dict)
     rounds: dict[str, Times] = field(default_factory=dict)
     costs: dict[str, dict[int, float]] = field(default_factory=dict)
+    contended: list[contended.Contended] = field(default_factory=list)
 
     def take(self, measured: Mapping[str, tuple[Result, Times]]) -> None:
         """Add what a part of the run has measured."""
@@ -40,7 +43,8 @@ class Report:
     def too_high(self) -> list[str]:
         """Name the rows that are above what they may reach."""
         measured = [(row, self.results[row.name]) for row in ROWS if row.name in self.results]
-        return [row.what for row, result in measured if row.at_most is not None and result.value > row.at_most]
+        rows = [row.what for row, result in measured if row.at_most is not None and result.value > row.at_most]
+        return rows + [what for one in self.contended for what in one.too_much()]
 
     def markdown(self) -> str:
         """Return the table, ready for docs/speed.md: the machine, a row each, the ratios of the peers beside ours."""
@@ -48,7 +52,10 @@ class Report:
         rows = [_cells(row, self.results[row.name]) for row in ROWS if row.name in self.results]
         lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
         lines.insert(1, "|" + "---|" * len(head))
-        return f"{self.machine}; {self.scale}.\n\n" + "\n".join(lines)
+        tables = ["\n".join(lines)] if rows else []
+        if self.contended:
+            tables.append(contended.markdown(self.contended))
+        return "\n\n".join([f"{self.machine}; {self.scale}.", *tables])
 
     def write_json(self, path: Path) -> None:
         """Write everything to a file."""
@@ -61,6 +68,7 @@ class Report:
                 if row.name in self.results
             ],
             "costs_s": self.costs,
+            "contended": [asdict(one) for one in self.contended],
         }
         path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -26,6 +26,8 @@ class Scale:
     import_rounds: int = 6
     export_rounds: int = 4
     starts: int = 14
+    contended_rounds: int = 3
+    contended_s: float = 5
 
     def __str__(self) -> str:
         sizes = " and ".join(f"{layers:,}" for layers in (self.sizes[0], self.sizes[-1]))
@@ -48,4 +50,6 @@ QUICK = Scale(
     import_rounds=4,
     export_rounds=2,
     starts=6,
+    contended_rounds=1,
+    contended_s=1,
 )

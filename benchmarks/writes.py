@@ -103,11 +103,14 @@ def in_long_log(store: SQLMetadataStore, bare: sqlite3.Connection, rounds: int, 
     """Measure the same of a program that goes on and on: its log is as long as it gets, and is moved into the file."""
     for at in range(_LONG_LOG):
         bare.execute(_UPSERT, (f"to make the log long {at}".encode(),))
-    # An add writes two pages or more.
-    fill = additions(1, 1, _LONG_LOG // 2, first=1_000_000)
-    adds(store, fill)(0)
+    adds(store, full_log())(0)
     added = additions(1, rounds, count, first=rounds + 1)
     return in_turn({BARE: upserts(bare, count), OURS: adds(store, added)}, rounds)
+
+
+def full_log() -> list[list[Added]]:
+    """Return, as one round, what makes the log as long as it gets: an add writes two pages or more."""
+    return additions(1, 1, _LONG_LOG // 2, first=1_000_000)
 
 
 def upserts(connection: sqlite3.Connection, count: int) -> Side:

@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from layerstore.store import SetAside as SetAside
     from layerstore.store import Store as Store
     from layerstore.store import Write as Write
+    from layerstore.transfer.diffing import BlobDifference as BlobDifference
     from layerstore.transfer.diffing import DiffReport as DiffReport
     from layerstore.transfer.diffing import Entry as Entry
     from layerstore.transfer.diffing import LayerDifference as LayerDifference
@@ -160,7 +161,7 @@ _MODULES = {
     "sql.store": ("SQLMetadataStore",),
     "sql.tables": ("schema",),
     "store": ("Change", "SetAside", "Store", "Write"),
-    "transfer.diffing": ("DiffReport", "Entry", "LayerDifference", "diff"),
+    "transfer.diffing": ("BlobDifference", "DiffReport", "Entry", "LayerDifference", "diff"),
     "transfer.exporting": ("ExportReport", "export_directory"),
     "transfer.findings": ("Finding", "VerifyReport"),
     "transfer.importing": (

@@ -29,7 +29,8 @@ _KEPT_LENGTH: Final = 1024
 _WARNINGS: Final = 100
 """Names that are warned of, so that neither the log nor memory fills when every name is another wrong one."""
 
-_canonical: set[str] = set()
+found_canonical: set[str] = set()
+"""Names that `warn_if_not_canonical` has found to be canonical: it need not be asked again."""
 _warned: set[str] = set()
 
 _LEGACY_DOMAIN = "index.docker.io"
@@ -167,13 +168,13 @@ def _kept_why_not(name: str) -> str | None:
 
 def warn_if_not_canonical(name: str) -> None:
     """Log a warning of a source repository that no push would mount from: once for a name, of 100 names at most."""
-    if name in _canonical or name in _warned or len(_warned) >= _WARNINGS:
+    if name in found_canonical or name in _warned or len(_warned) >= _WARNINGS:
         return
     reason = why_not_canonical(name)
     kept = name[:_KEPT_LENGTH]
     if reason is None:
-        if len(_canonical) < _KEPT_NAMES and kept == name:
-            _canonical.add(name)
+        if len(found_canonical) < _KEPT_NAMES and kept == name:
+            found_canonical.add(name)
         return
     if kept in _warned:
         return

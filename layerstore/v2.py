@@ -7,11 +7,11 @@ Source: Docker's distribution/metadata/v2_metadata_service.go.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import msgspec
 
-from layerstore.arguments import a_store, several
-from layerstore.blobs import BlobRecord, decode, encode
+from layerstore.arguments import a_store, instance, several
 from layerstore.digest import DiffID, Digest, are_sha256, is_sha256, match_digest
 from layerstore.errors import (
     CorruptRecordError,
@@ -23,7 +23,7 @@ from layerstore.errors import (
 from layerstore.hmac import compute_hmac
 from layerstore.keys import BLOBS, DIFF_IDS, V2_METADATA, digest_key, key_digest
 from layerstore.records import MAX_METADATA, V2Metadata, decode_diff_id, decode_list, encode_list
-from layerstore.repository import warn_if_not_canonical
+from layerstore.repository import found_canonical, warn_if_not_canonical
 from layerstore.store import (
     MAX_SEGMENT,
     Address,
@@ -165,28 +165,67 @@ class V2MetadataService:
         """
         if self._change is None:
             return
-        DiffID.check(diff_id)
-        _check(metadata)
-        warn_if_not_canonical(metadata.source_repository)
-        layer, blob = (V2_METADATA, digest_key(diff_id)), (DIFF_IDS, digest_key(metadata.digest))
-        if len(diff_id) + len(metadata.digest) > MAX_SEGMENT:  # no two of SHA-256 are
-            check_key(*layer)
-            check_key(*blob)
+        layer, blob = _places(diff_id, metadata)
         mapped = diff_id.encode()
         known: bytes | None = None
 
         def add(found: dict[Address, bytes]) -> Change:
             nonlocal known
             known = found.get(blob)
-            entries, aside = _list_or_nothing(layer, found.get(layer))
-            entries = [entry for entry in entries if entry != metadata]
-            entries.append(metadata)
-            del entries[:-MAX_METADATA]
+            aside: list[SetAside] = []
+            entries = _list_or_nothing(layer, found.get(layer), aside)
+            _append(entries, metadata)
             return Change((Write(*layer, encode_list(entries), entries), Write(*blob, mapped)), aside)
 
-        self._warn_of_unreadable(self._change((layer, blob), add))
+        done = self._change((layer, blob), add)
+        if done.aside:
+            self._warn_of_unreadable(done)
         if known is not None and known != mapped:
             _warn_of_another_layer(metadata.digest, known, diff_id)
+
+    def add_many(self, associations: Iterable[tuple[str, V2Metadata]], *, hmac_key: bytes | None = None) -> None:
+        """`add` many associations, in their order, such as the layers of an image that was pulled or pushed.
+
+        One transaction on a store that has them: all are recorded, or none; other writers wait for all of it. On
+        other stores they are added one by one, and the first ones stay when the store fails.
+
+        Args:
+            associations: DiffIDs, each with an association.
+            hmac_key: tags each association, as `tag_and_add` does; `None` takes them as they are.
+
+        Raises: as `add`; for what is wrong with any of them before anything is written.
+        """
+        if self._change is None:
+            return
+        pairs = list(tuples(associations, 2, "associations"))
+        if hmac_key is not None:
+            pairs = [(diff_id, _tagged(metadata, hmac_key)) for diff_id, metadata in pairs]
+        places = [_places(diff_id, metadata) for diff_id, metadata in pairs]
+        addresses = list(dict.fromkeys(chain.from_iterable(places)))
+        moved: list[tuple[str, bytes, str]] = []
+
+        def add(found: dict[Address, bytes]) -> Change:
+            moved.clear()
+            aside: list[SetAside] = []
+            lists: dict[Address, list[V2Metadata]] = {}
+            mapped = dict(found)
+            for (layer, blob), (diff_id, metadata) in zip(places, pairs, strict=True):
+                if layer not in lists:
+                    lists[layer] = _list_or_nothing(layer, found.get(layer), aside)
+                _append(lists[layer], metadata)
+                before, mapped[blob] = mapped.get(blob), diff_id.encode()
+                if before is not None and before != mapped[blob]:
+                    moved.append((metadata.digest, before, diff_id))
+            writes = []
+            for address in addresses:
+                listed = lists.get(address)
+                writes.append(Write(*address, mapped[address] if listed is None else encode_list(listed), listed))
+            return Change(writes, aside)
+
+        if addresses:
+            self._warn_of_unreadable(self._change(addresses, add))
+        for digest, before, diff_id in moved:
+            _warn_of_another_layer(digest, before, diff_id)
 
     def tag_and_add(self, diff_id: str, hmac_key: bytes | None, metadata: V2Metadata) -> None:
         """Set the association's HMAC by `hmac_key` (`""` without one), then `add` it.
@@ -195,8 +234,7 @@ class V2MetadataService:
 
         Source: Docker's `TagAndAdd`.
         """
-        _check(metadata)
-        self.add(diff_id, msgspec.structs.replace(metadata, hmac=compute_hmac(hmac_key, metadata)))
+        self.add(diff_id, _tagged(metadata, hmac_key))
 
     def remove(self, metadata: V2Metadata) -> None:
         """Forget one association, found through the layer that its digest maps to now.
@@ -218,7 +256,8 @@ class V2MetadataService:
         """
         if self._change is None:
             return
-        _check(metadata)
+        instance(metadata, V2Metadata, "an association")
+        Digest.check(metadata.digest)
         key = digest_key(metadata.digest)
         blob, others = (DIFF_IDS, key), (BLOBS, key)
         layer: Address | None = None
@@ -233,7 +272,8 @@ class V2MetadataService:
                 if not forgotten:
                     raise NotFoundError(*(layer or blob))
                 return Change(forgotten)
-            entries, aside = _list_or_nothing(layer, found[layer])
+            aside: list[SetAside] = []
+            entries = _list_or_nothing(layer, found[layer], aside)
             entries = [entry for entry in entries if entry != metadata]
             ours = Write(*layer, encode_list(entries), entries) if entries else Write(*layer, None)
             place = (metadata.digest, metadata.source_repository)
@@ -254,18 +294,21 @@ class V2MetadataService:
             )
 
 
-def _list_or_nothing(layer: Address, value: bytes | None) -> tuple[list[V2Metadata], tuple[SetAside, ...]]:
-    """Return the list that a write starts from, and what of it cannot be read and is to be set aside."""
+def _list_or_nothing(layer: Address, value: bytes | None, aside: list[SetAside]) -> list[V2Metadata]:
+    """Return the list that a write starts from; what cannot be read is to be set aside."""
     if value is None:
-        return [], ()
+        return []
     try:
-        return decode_list(value), ()
+        return decode_list(value)
     except ValueError as error:
-        return [], (SetAside(*layer, value, str(error)),)
+        aside.append(SetAside(*layer, value, str(error)))
+        return []
 
 
 def _forgotten(address: Address, value: bytes | None, repository: str) -> tuple[Write, ...]:
     """Return what other engines know of a blob without a repository; nothing to write if they do not know that."""
+    from layerstore.blobs import BlobRecord, decode, encode  # an `add` need not wait for it
+
     try:
         known = BlobRecord() if value is None else decode(value, address[1])
     except CorruptRecordError:
@@ -275,6 +318,15 @@ def _forgotten(address: Address, value: bytes | None, repository: str) -> tuple[
     rest = known.without([repository])
     kept = None if rest == BlobRecord() else encode(rest)
     return (Write(*address, kept, modified_at_ns=rest.modified_at_ns),)
+
+
+def _append(entries: list[V2Metadata], metadata: V2Metadata) -> None:
+    """Make an association the newest of a list."""
+    if metadata in entries:
+        entries[:] = [entry for entry in entries if entry != metadata]
+    entries.append(metadata)
+    if len(entries) > MAX_METADATA:
+        del entries[:-MAX_METADATA]
 
 
 def _warn_of_another_layer(digest: str, known: bytes, diff_id: str) -> None:
@@ -303,18 +355,41 @@ class _NoStore:
         self.get(_namespace, _key)
 
 
-def _check(metadata: V2Metadata) -> None:
-    if not isinstance(metadata, V2Metadata):
-        raise InvalidInputError(f"an association is a V2Metadata, not {type(metadata).__name__}: {metadata!r}")
-    Digest.check(metadata.digest)
-    for field, value, error in (
-        ("source repository", metadata.source_repository, InvalidRepositoryError),
-        ("HMAC", metadata.hmac, InvalidInputError),
-    ):
-        if not isinstance(value, str):
-            raise error(f"the {field} must be text, not {type(value).__name__}")
-        if not (value.isascii() or is_utf8(value)):
-            raise error(f"the {field} {value!r} cannot be written as UTF-8")
+def _tagged(metadata: V2Metadata, hmac_key: bytes | None) -> V2Metadata:
+    instance(metadata, V2Metadata, "an association")
+    return msgspec.structs.replace(metadata, hmac=compute_hmac(hmac_key, metadata))
+
+
+def _places(diff_id: str, metadata: V2Metadata) -> tuple[Address, Address]:
+    """Return where an association is kept: in its layer's list, and in its digest's mapping.
+
+    Raises: as `V2MetadataService.add`, for what is wrong with it.
+    """
+    if type(metadata) is not V2Metadata:
+        instance(metadata, V2Metadata, "an association")
+    digest, repository = metadata.digest, metadata.source_repository
+    # Written out, as in `get_diff_id`.
+    if not isinstance(diff_id, str) or match_digest(diff_id) is None:
+        DiffID.check(diff_id)
+    if not isinstance(digest, str) or match_digest(digest) is None:
+        Digest.check(digest)
+    if metadata.hmac != "":
+        _check_text("HMAC", metadata.hmac, InvalidInputError)
+    if not isinstance(repository, str) or repository not in found_canonical:
+        _check_text("source repository", repository, InvalidRepositoryError)
+        warn_if_not_canonical(repository)
+    layer, blob = (V2_METADATA, diff_id.replace(":", "/", 1)), (DIFF_IDS, digest.replace(":", "/", 1))
+    if len(diff_id) + len(digest) > MAX_SEGMENT:  # no two of SHA-256 are
+        check_key(*layer)
+        check_key(*blob)
+    return layer, blob
+
+
+def _check_text(field: str, value: object, error: type[InvalidInputError]) -> None:
+    if not isinstance(value, str):
+        raise error(f"the {field} must be text, not {type(value).__name__}")
+    if not (value.isascii() or is_utf8(value)):
+        raise error(f"the {field} {value!r} cannot be written as UTF-8")
 
 
 def _keys(digests: Iterable[str], kind: type[Digest]) -> dict[str, str]:

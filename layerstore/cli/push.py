@@ -41,12 +41,28 @@ Examples:
     help="Of the layer's files, uncompressed: a larger layer is worth more questions. Default: as for"
     " 100 KiB to 10 MiB.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["docker", "containerd", "containers"]),
+    default="docker",
+    show_default=True,
+    help="Whose rule: Docker's with a storage driver; containerd's, as of Docker with containerd's store and nerdctl;"
+    " or that of Podman, Skopeo, Buildah and CRI-O.",
+)
 @_config_option
 @json_option
 @database_option
 @settings_argument
 def candidates(
-    settings: Settings, /, *, diff_id: str, target: str, size: int | None, config: str | None, as_json: bool
+    settings: Settings,
+    /,
+    *,
+    diff_id: str,
+    target: str,
+    size: int | None,
+    engine: str,
+    config: str | None,
+    as_json: bool,
 ) -> int:
     """Explain from which repositories a push would mount a layer.
 
@@ -63,6 +79,8 @@ def candidates(
         whole = _whole(store, diff_id)
         if whole is None:
             return fail(_no_layer(store, diff_id, settings.path), 1)
+        if engine != "docker":
+            return _of_engine(store, whole, repository, engine, as_json=as_json)
         found = layer_candidates(store, whole, repository, hmac_key=_hmac_key(repository, config), size=size)
     if as_json:
         print_json(document(found))
@@ -165,6 +183,33 @@ def _hmac_key(repository: str, config: str | None) -> bytes | None:
     from layerstore.repository import parse_normalized
 
     return compute_hmac_key(docker_credentials(parse_normalized(repository).domain, config=config))
+
+
+def _of_engine(store: SQLMetadataStore, diff_id: str, repository: str, engine: str, *, as_json: bool) -> int:
+    """Say what another engine than Docker would ask."""
+    from layerstore.push.engines import engine_candidates, unused
+    from layerstore.push.layers import known_layers
+    from layerstore.repository import canonical_repository
+
+    known = known_layers(store, [diff_id])[diff_id]
+    steps = engine_candidates(known, repository, engine)
+    left_out = unused(known, engine)
+    if as_json:
+        named = [dataclasses.asdict(step) for step in steps]
+        target = canonical_repository(repository)
+        print_json(
+            {"diff_id": diff_id, "target_repository": target, "engine": engine, "steps": named, "unused": left_out}
+        )
+        return 0 if steps else 1
+    say(f"layer {diff_id} to {canonical_repository(repository)}, by {engine}")
+    if steps:
+        columns([_step(number, *dataclasses.astuple(one)) for number, one in enumerate(steps, 1)], indent="    ")
+    else:
+        say("  nothing to ask: it would be uploaded")
+    if left_out:
+        say("  never used, as their compression is not known:")
+        columns([(digest,) for digest in left_out], indent="    ")
+    return 0 if steps else 1
 
 
 def _say_candidates(found: LayerCandidates) -> None:

@@ -14,7 +14,7 @@ from layerstore.cli.output import columns, print_json, printable, say
 from layerstore.words import counted, utc
 
 if TYPE_CHECKING:
-    from layerstore.sql.reading.layers import Association, Blob, Layer, V1Image
+    from layerstore.sql.reading.layers import Association, Blob, KnownBlob, Layer, V1Image
     from layerstore.sql.reading.repositories import Held, Repository
     from layerstore.sql.reading.search import Found
 
@@ -134,6 +134,9 @@ def _show_layer(layer: Layer) -> None:
     if unlisted:
         say(f"  blobs of this layer that are not in its list ({len(unlisted)}):")
         columns([(digest,) for digest in unlisted], indent="    ")
+    for known in layer.blobs:
+        say(f"  other engines know it as {known.digest} ({known.compression or 'compression not known'}):")
+        _show_locations(known)
     if layer.v1_ids:
         say(f"  {'V1 image' if len(layer.v1_ids) == 1 else 'V1 images'}:")
         columns([(v1_id, f"at {registry}") for registry, v1_id in layer.v1_ids], indent="    ")
@@ -141,7 +144,9 @@ def _show_layer(layer: Layer) -> None:
 
 def _show_blob(blob: Blob) -> None:
     say(f"blob {blob.digest}")
-    say(f"  is layer {blob.diff_id}" if blob.diff_id else "  maps to no layer")
+    known = blob.known
+    diff_id = blob.diff_id or (known and known.diff_id)
+    say(f"  is layer {diff_id}" if diff_id else "  maps to no layer")
     if blob.associations:
         say(f"  available from ({len(blob.associations)}):")
         columns(
@@ -151,6 +156,22 @@ def _show_blob(blob: Blob) -> None:
             ],
             indent="    ",
         )
+
+    if known is not None:
+        say(f"  other engines know it ({known.compression or 'compression not known'}):")
+        for field, values in known.conflicts:
+            say(f"    sources disagree: {field} is {' or '.join(values)}")
+        _show_locations(known)
+
+
+def _show_locations(known: KnownBlob) -> None:
+    columns(
+        [
+            (at.source_repository, f"seen {utc(at.seen_at_ns)}" if at.seen_at_ns is not None else "")
+            for at in known.locations
+        ],
+        indent="    ",
+    )
 
 
 def _show_v1_image(image: V1Image) -> None:
@@ -163,6 +184,9 @@ def _show_repository(repository: Repository) -> None:
     layers, associations = counted(repository.layers, "layer"), counted(repository.associations, "association")
     say(f"  has {layers} in {associations} (layer, blob):")
     columns([(held.diff_id, held.digest, _credentials(held)) for held in repository.held], indent="    ")
+    if repository.located:
+        say("  other engines have seen there (blob, layer):")
+        columns([(one.digest, one.diff_id or "layer not known") for one in repository.located], indent="    ")
 
 
 def _repository(association: Association) -> str:

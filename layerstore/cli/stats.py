@@ -52,6 +52,7 @@ def _show(found: Stats) -> None:
             ("digests", f"{found.digests:,}"),
             ("repositories", f"{found.repositories:,} in {counted(found.registries, 'registry', 'registries')}"),
             ("V1 IDs", f"{found.v1_ids:,}"),
+            ("other engines", f"{found.blobs:,} blobs in {found.locations:,} locations"),
             ("oldest list", utc(found.oldest_ns)),
             ("newest list", utc(found.newest_ns)),
             ("file", f"{size(found.file_bytes)}, and {size(found.wal_bytes)} of write-ahead log{ratio}"),

@@ -111,6 +111,7 @@ def distributions(path: str, *, may_be_none: bool = False) -> list[str]:
     if may_be_none:
         return found
     if not found and (every or _is_directory(os.path.join(base, "image"))):
+        refuse_containerds(base)
         raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", base)
     if not found:
         refuse_above_a_distribution(base)

@@ -104,7 +104,7 @@ name, time, transport and scope."""
 
 def is_cache(path: str) -> bool:
     """Tell whether an SQLite database is such a cache. Raises TransferError if it cannot be read."""
-    with _mapping(path), closing(_open(path, "ro")) as connection:
+    with _mapping(path), closing(_readable(path)) as connection:
         return _LOCATIONS in _tables(connection)
 
 
@@ -249,6 +249,22 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
     return _guarded(sqlite3.connect(f"file:{name}?mode={mode}", uri=True, timeout=_TIMEOUT_S, isolation_level=None))
 
 
+def _readable(path: str) -> sqlite3.Connection:
+    """Open a cache to be read. What a program that was killed left half written is undone, as its next reader would."""
+    connection = _open(path, "ro")
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+        return _open(path, "rw")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _guarded(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
@@ -269,7 +285,7 @@ def _copied(path: str) -> sqlite3.Connection:
             raise TransferError(_LOCKED, path)
 
     try:
-        with closing(_open(path, "ro")) as connection:
+        with closing(_readable(path)) as connection:
             connection.backup(copy, pages=_PAGES, progress=watch, sleep=0.05)
         _check(copy, path)
     except BaseException:

@@ -5,24 +5,26 @@ The choice itself is `layerstore.push.candidates`'s; this module reads the store
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from operator import eq
 from typing import Any
 
 from layerstore.arguments import several
+from layerstore.blobs import BlobRecord, decode, merge
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError
 from layerstore.hmac import check_hmac
-from layerstore.keys import V2_METADATA, digest_key
+from layerstore.keys import BLOBS, V2_METADATA, digest_key
 from layerstore.push.candidates import PushAttempts, existence_candidates, mount_candidates, push_attempts
-from layerstore.records import V2Metadata, decode_list
+from layerstore.push.lists import filled, why_not_for_docker
+from layerstore.records import V2Metadata, decode_list, digests_of
 from layerstore.repository import Repository, canonical_domain, parse_normalized
 from layerstore.store import Store, get_many
 
-_ListsAndDigests = tuple[dict[str, bytes], dict[str, list[str]]]
-"""Layers' lists by their keys, and the digests that map to each layer."""
+_Known = tuple[dict[str, bytes], dict[str, list[str]], dict[str, dict[str, bytes]]]
+"""Layers' lists by their keys, and by layer the digests that map to it, and what other engines know of its blobs."""
 
 CHECK = "check"
 """Ask whether the target has a digest (`HEAD`)."""
@@ -36,16 +38,20 @@ class KnownLayer:
 
     Attributes:
         diff_id: the layer.
-        entries: its associations, the oldest first.
-        unlisted: digests that map to the layer and are in none of its associations, sorted: other compressions of
-            it, which the list has lost. Only a store that can look them up has any.
+        entries: its associations, the oldest first: those of Docker's list, and in front of them places of gzip blobs
+            that other engines know, up to 50 in all, as an export for Docker would have them.
+        unlisted: digests that are the layer and are in none of its associations, sorted: other compressions of
+            it, or such as the list has lost. Only a store that can look them up has any.
         unreadable: why its list cannot be read; `None` if it can, or if there is none.
+        blobs: what other engines know of blobs that are the layer, by digest; without those on which sources disagree.
+            A store that cannot look them up has those that are in the list.
     """
 
     diff_id: str
     entries: tuple[V2Metadata, ...] = ()
     unlisted: tuple[str, ...] = ()
     unreadable: str | None = None
+    blobs: Mapping[str, BlobRecord] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,34 +114,56 @@ class LayerCandidates:
 def known_layers(store: Store, diff_ids: Iterable[str]) -> dict[str, KnownLayer]:
     """Return what a store has of each layer, those of which it has nothing included. One lookup.
 
-    A store that has `known_layers` is asked for lists and digests in one statement. Another one is asked for the
-    lists alone, since Docker's directory leads from a digest to its layer and not back: then `unlisted` is empty.
+    A store that has `known_layers` is asked for all of it in one statement. Another one is asked for the lists and for
+    what other engines know of their digests, since Docker's directory leads from a digest to its layer and not back:
+    then `unlisted` is empty.
 
     Raises:
         InvalidDigestError: one is not a DiffID.
         StoreError: the store failed.
     """
     wanted = list(dict.fromkeys(map(DiffID.parse, several(diff_ids, "DiffIDs"))))
-    lookup: Callable[[list[DiffID]], _ListsAndDigests] | None = getattr(store, "known_layers", None)
+    lookup: Callable[[list[DiffID]], _Known] | None = getattr(store, "known_layers", None)
     if lookup is not None:
-        lists, digests = lookup(wanted)
+        lists, digests, blobs = lookup(wanted)
     else:
         lists, digests = get_many(store, V2_METADATA, map(digest_key, wanted)), {}
+        blobs = {diff_id: _blobs_of(store, lists.get(digest_key(diff_id), b"")) for diff_id in wanted}
     return {
-        str(diff_id): _known_layer(str(diff_id), lists.get(digest_key(diff_id)), digests.get(diff_id, []))
+        str(diff_id): _known_layer(
+            str(diff_id), lists.get(digest_key(diff_id)), digests.get(diff_id, []), blobs.get(diff_id, {})
+        )
         for diff_id in wanted
     }
 
 
-def _known_layer(diff_id: str, value: bytes | None, digests: list[str]) -> KnownLayer:
+def _blobs_of(store: Store, value: bytes) -> dict[str, bytes]:
+    digests = {digest_key(digest): digest for digest in digests_of(value)}
+    return {digests[key]: found for key, found in get_many(store, BLOBS, digests).items()}
+
+
+def _known_layer(diff_id: str, value: bytes | None, digests: list[str], blobs: Mapping[str, bytes]) -> KnownLayer:
     unreadable = None
     entries: list[V2Metadata] = []
     try:
         entries = decode_list(value) if value is not None else []
     except ValueError as error:
         unreadable = str(error)
-    unlisted = set(digests) - {entry.digest for entry in entries}
-    return KnownLayer(diff_id, tuple(entries), tuple(sorted(unlisted)), unreadable)
+    known = {digest: _blob(diff_id, digest, found) for digest, found in blobs.items()}
+    agreed = {digest: blob for digest, blob in known.items() if blob is not None}
+    if unreadable is None:
+        entries = filled(entries, [(digest, one) for digest, one in agreed.items() if why_not_for_docker(one) is None])
+    unlisted = {*digests, *agreed} - {entry.digest for entry in entries}
+    return KnownLayer(diff_id, tuple(entries), tuple(sorted(unlisted)), unreadable, agreed)
+
+
+def _blob(diff_id: str, digest: str, value: bytes) -> BlobRecord | None:
+    """Return what is known of a blob of this layer; `None` if that cannot be read, or sources disagree."""
+    try:
+        blob = merge(decode(value, digest_key(digest)), BlobRecord(diff_id=diff_id))
+    except CorruptRecordError:
+        return None
+    return None if blob.conflicts else blob
 
 
 def layer_candidates(

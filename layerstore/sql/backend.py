@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.collection import Doomed, Incoming, Loaded, Resolve
 from layerstore.store import Address, Change, Compute, SetAside
@@ -20,8 +20,17 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffID
     from layerstore.sql.sqlite.snapshot import Snapshot
 
-Known = tuple[dict[str, bytes], dict[str, list[str]]]
-"""Layers' lists, by key, and all digests that map to a layer, by DiffID."""
+
+class Known(NamedTuple):
+    """What is known of layers."""
+
+    lists: dict[str, bytes]
+    """Docker's lists, by key."""
+    digests: dict[str, list[str]]
+    """All digests that map to a layer, by DiffID."""
+    blobs: dict[str, dict[str, bytes]]
+    """What other engines know of a layer's blobs, by DiffID and digest. One that Docker maps to another layer is left
+    out."""
 
 
 @dataclass(frozen=True, slots=True)

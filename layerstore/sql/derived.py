@@ -8,12 +8,10 @@ written here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from msgspec.structs import astuple
 
-from layerstore.blobs import BlobRecord, decode
-from layerstore.digest import is_digest
+from layerstore.digest import is_digest, match_digest
 from layerstore.errors import CorruptRecordError
 from layerstore.keys import key_digest
 from layerstore.records import Association, V2Metadata, associations, decode_list
@@ -22,12 +20,8 @@ Row = tuple[int, str, str, str]
 """Position, digest, source repository, HMAC."""
 
 
-class Difference(NamedTuple):
-    """What makes the rows of a layer those that its list wants."""
-
-    stale: list[int]
-    """Positions of rows that go."""
-    new: list[Row]
+Difference = tuple[list[int], list[Row]]
+"""What makes the rows of a layer those that its list wants: positions of rows that go, and rows that come."""
 
 
 def wanted(key: str, value: bytes) -> tuple[str | None, list[V2Metadata]]:
@@ -52,17 +46,26 @@ def difference(there: Sequence[Row], entries: Sequence[V2Metadata]) -> Differenc
     What stays is the longest beginning of the new list that the old one has in the same order; so an append, a move
     to the end and an eviction cost a row or two each.
     """
-    # A digest that has a row was found to be one when that was written.
-    known = {row[1] for row in there}
-    texts_wanted = texts([entry for entry in entries if entry.digest in known or is_digest(entry.digest)])
-    kept, stale = 0, []
-    for row in there:
-        if kept < len(texts_wanted) and row[1:] == texts_wanted[kept]:
-            kept += 1
-        else:
-            stale.append(row[0])
-    last = there[-1][0] if there else 0
-    return Difference(stale, [(last + at, *new) for at, new in enumerate(texts_wanted[kept:], 1)])
+    new, kept, stale = texts(entries), len(there), []
+    if [row[1:] for row in there] == new[:kept]:  # an append, as nearly always
+        new = [one for one in new[kept:] if match_digest(one[0])]
+    else:
+        # A digest that has a row was found to be one when that was written.
+        known = {row[1] for row in there}
+        new = [one for one in new if one[0] in known or match_digest(one[0])]
+        kept = 0
+        for row in there:
+            if kept < len(new) and row[1:] == new[kept]:
+                kept += 1
+            else:
+                stale.append(row[0])
+        del new[:kept]
+    at = there[-1][0] if there else 0
+    rows_to_come = []
+    for digest, source_repository, hmac in new:
+        at += 1
+        rows_to_come.append((at, digest, source_repository, hmac))
+    return stale, rows_to_come
 
 
 def listed(value: bytes) -> list[V2Metadata]:
@@ -84,8 +87,10 @@ BlobRow = tuple[str | None, str | None, str | None]
 
 def blob(key: str, value: bytes) -> tuple[BlobRow | None, dict[str, int | None]]:
     """Return what the row of a blob holds behind its digest, and its locations; of what cannot be read, nothing."""
+    from layerstore.blobs import decode  # an `add` need not wait for it
+
     try:
-        found: BlobRecord = decode(value, key)
+        found = decode(value, key)
     except CorruptRecordError:
         return None, {}
     return (found.diff_id, found.compression, found.toc), dict(found.locations)

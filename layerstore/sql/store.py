@@ -227,7 +227,8 @@ class SQLMetadataStore:
         return found
 
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
-        """Return layers' lists, by key, and all digests that map to them, by DiffID. One statement, one moment.
+        """Return what Docker and other engines know of layers: `layerstore.push.layers.known_layers` reads it. One
+        statement, one moment.
 
         Raises:
             StoreError: the store failed or was closed.

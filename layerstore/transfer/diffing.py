@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from layerstore.keys import V2_METADATA, Record, key_digest
+from layerstore.blobs import decode, time_text
+from layerstore.errors import CorruptRecordError
+from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import V2Metadata, decode_list
 from layerstore.reports import Report
 from layerstore.transfer import summaries
@@ -39,6 +41,21 @@ class LayerDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobDifference:
+    """How differs what other engines know of a blob.
+
+    Attributes:
+        digest: the blob.
+        only_left: what the right side does not know, such as `Compression gzip`, `localhost:5000/a seen 2026-11-26T…`.
+        only_right: what the left side does not know.
+    """
+
+    digest: str
+    only_left: tuple[str, ...]
+    only_right: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DiffReport(Report):
     """How two stores differ.
 
@@ -49,6 +66,7 @@ class DiffReport(Report):
         only_right: entries that the left one does not have.
         differing: entries with other bytes on each side.
         layers: what that means for the layers, where both sides can be read.
+        blobs: the same for what other engines know of blobs.
         equal: how many entries have the same bytes.
         times_differ: how many of those were modified at other times; that alone is no difference.
     """
@@ -59,6 +77,7 @@ class DiffReport(Report):
     only_right: tuple[Entry, ...]
     differing: tuple[Entry, ...]
     layers: tuple[LayerDifference, ...]
+    blobs: tuple[BlobDifference, ...]
     equal: int
     times_differ: int
 
@@ -104,6 +123,7 @@ def diff(left: Place, right: Place, *, force: bool = False) -> DiffReport:
         tuple(found.only_right),
         tuple(found.differing),
         tuple(found.layers),
+        tuple(found.blobs),
         found.equal,
         found.times_differ,
     )
@@ -115,6 +135,7 @@ class _Found:
         self.only_right: list[Entry] = []
         self.differing: list[Entry] = []
         self.layers: list[LayerDifference] = []
+        self.blobs: list[BlobDifference] = []
         self.equal = self.times_differ = 0
 
     def add(self, mine: Record | None, yours: Record | None) -> None:
@@ -127,9 +148,23 @@ class _Found:
         assert there is not None
         side = self.only_right if mine is None else self.only_left if yours is None else self.differing
         side.append(Entry(there.namespace, there.key))
-        diff_id = key_digest(there.key) if there.namespace == V2_METADATA else None
-        if diff_id is not None:
-            self._add_layer(diff_id, mine, yours)
+        digest = key_digest(there.key)
+        if digest is None:
+            return
+        if there.namespace == V2_METADATA:
+            self._add_layer(digest, mine, yours)
+        elif there.namespace == BLOBS:
+            self._add_blob(digest, mine, yours)
+
+    def _add_blob(self, digest: str, mine: Record | None, yours: Record | None) -> None:
+        try:
+            ours, theirs = _facts(mine), _facts(yours)
+        except CorruptRecordError:
+            return
+        only_left = tuple(fact for fact in ours if fact not in theirs)
+        only_right = tuple(fact for fact in theirs if fact not in ours)
+        if only_left or only_right:
+            self.blobs.append(BlobDifference(digest, only_left, only_right))
 
     def _add_layer(self, diff_id: str, mine: Record | None, yours: Record | None) -> None:
         try:
@@ -145,6 +180,21 @@ class _Found:
 
 def _entries(record: Record | None) -> list[V2Metadata]:
     return [] if record is None else decode_list(record.value)
+
+
+def _facts(record: Record | None) -> list[str]:
+    """Return what a blob's entry says, in words."""
+    if record is None:
+        return []
+    blob = decode(record.value, record.key)
+    known = {"DiffID": blob.diff_id, "Compression": blob.compression, "Variant": blob.variant, "TOC": blob.toc}
+    facts = [f"{name} {value}" for name, value in known.items() if value is not None]
+    facts += [f"{name} is {' or '.join(values)}" for name, values in blob.conflicts.items()]
+    facts += [f"{name} {value}" for name, value in sorted(blob.annotations.items())]
+    facts += [f"{name} {value.decode()}" for name, value in sorted(blob.extra.items())]
+    return facts + [
+        name if seen is None else f"{name} seen {time_text(seen)}" for name, seen in sorted(blob.locations.items())
+    ]
 
 
 def _shown(entry: V2Metadata) -> str:

@@ -110,7 +110,12 @@ def of_diff(report: DiffReport, *, quiet: bool) -> Iterator[str]:
             yield f"  only in right: {association}"
         if layer.reordered:
             yield "  the associations that both have are in another order"
+    for blob in report.blobs:
+        yield f"blob {blob.digest}"
+        yield from (f"  only in left: {one}" for one in blob.only_left)
+        yield from (f"  only in right: {one}" for one in blob.only_right)
     told = {("v2metadata-by-diffid", layer.diff_id.replace(":", "/", 1)) for layer in report.layers}
+    told |= {("blob-by-digest", blob.digest.replace(":", "/", 1)) for blob in report.blobs}
     for what, entries in (
         ("only in left", report.only_left),
         ("only in right", report.only_right),

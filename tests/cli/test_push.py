@@ -294,3 +294,28 @@ def test_control_characters_of_a_data_root_do_not_reach_the_terminal(run: Run, w
     assert result.code == BAD
     assert "\x1b" not in result.err
     assert with_sources.exists()
+
+
+def test_candidates_of_another_engine_are_by_its_rule(run: Run, with_sources: Path):
+    """containerd has one try for each blob; Podman never uses a blob whose compression is not known."""
+    shown = run("candidates", FIRST, f"{HOST}/team/app", "--engine", "containerd").out.splitlines()
+    assert shown[0] == f"layer {FIRST} to {HOST}/team/app, by containerd"
+    assert [line.split()[1:4] for line in shown[1:]] == [
+        ["mount", BLOB, f"{HOST}/far/app"],
+        ["mount", NEWER, f"{HOST}/team/base"],
+    ]
+
+    result = run("candidates", FIRST, f"{HOST}/team/app", "--engine", "containers")
+    assert result.code == FOUND
+    assert result.out.splitlines()[1:3] == [
+        "  nothing to ask: it would be uploaded",
+        "  never used, as their compression is not known:",
+    ]
+    found = run("candidates", FIRST, "team/app", "--engine", "containers", "--json").json
+    assert found == {
+        "diff_id": FIRST,
+        "target_repository": "docker.io/team/app",
+        "engine": "containers",
+        "steps": [],
+        "unused": sorted([BLOB, NEWER, LOST]),
+    }

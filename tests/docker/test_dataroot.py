@@ -152,6 +152,14 @@ def test_an_export_into_a_data_root_of_containerds_store_is_refused(
         assert not (root / "v2metadata-by-diffid").exists()
 
 
+def test_an_import_of_a_data_root_of_containerds_store_says_where_its_memory_is(
+    tmp_path: Path, sql_file: SQLMetadataStore
+):
+    """Without a containerd of its own, as Docker 29 is packaged: the content is in /var/lib/containerd."""
+    with pytest.raises(TransferError, match=r"containerd\.sock\?namespace=moby"):
+        import_directory(sql_file, fresh_docker_29(tmp_path / "docker"))
+
+
 def test_metadata_alone_does_not_make_a_graph_driver(tmp_path: Path):
     """As an export before the first start leaves it: Docker 29 then takes containerd's store."""
     root = fresh_docker_29(tmp_path / "docker")

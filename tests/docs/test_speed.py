@@ -23,7 +23,9 @@ MACHINE = Machine("2026-01-31", "A processor", 2, 8, "6.1", "ext4", "3.11.1", "3
 
 
 def table(markdown: str) -> list[list[str]]:
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    """Return the cells of the first table."""
+    first = markdown[markdown.index("|") :].partition("\n\n")[0]
+    lines = [line for line in first.splitlines() if line.startswith("|")]
     return [re.split(r" *(?<!\\)\| *", line)[1:-1] for line in lines]
 
 

@@ -17,11 +17,19 @@ from tests.conftest import AnyStore, UndoError, assert_sound
 KEYS = st.sampled_from(
     ["a", "b-c", "b/x", "b/y/z", "b0", "B", "é", "\uffff", "\U00010000", f"sha256/{1:064x}", f"sha256/{2:064x}"]
 )
-NAMESPACES = st.sampled_from(["v2metadata-by-diffid", "diffid-by-digest", "v1id", "n", "n-"])
+NAMESPACES = st.sampled_from(["v2metadata-by-diffid", "diffid-by-digest", "blob-by-digest", "v1id", "n", "n-"])
 VALUES = st.one_of(
     st.binary(max_size=40),
     st.sampled_from(
-        [b"[]", b"null", b"[{}]", b'[{"Digest":"a:b"},{"Digest":"a:b"}]', b'[{"Digest":"c:d"},{"Digest":"a:b"}]']
+        [
+            b'{"Locations":[{"Repository":"h.io/a"},{"Repository":"h.io/b","SeenAt":"2026-11-26T21:43:11Z"}]}',
+            b'{"DiffID":"sha256:%064x","Compression":"zstd","Locations":[{"Repository":"h.io/b"}]}' % 9,
+            b"[]",
+            b"null",
+            b"[{}]",
+            b'[{"Digest":"a:b"},{"Digest":"a:b"}]',
+            b'[{"Digest":"c:d"},{"Digest":"a:b"}]',
+        ]
     ),
 )
 

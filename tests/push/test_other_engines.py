@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from layerstore import V2Metadata
-from layerstore.blobs import BlobRecord
+from layerstore import InvalidInputError, SQLMetadataStore, V2Metadata, V2MetadataService
+from layerstore.blobs import BlobRecord, encode
+from layerstore.keys import BLOBS, digest_key
 from layerstore.push.candidates import containers_candidates
+from layerstore.push.engines import engine_candidates
+from layerstore.push.layers import known_layers
 
 LAYER, ONE, TWO, THREE = (f"sha256:{number:064x}" for number in range(4))
 
@@ -65,3 +68,45 @@ def test_a_manifest_that_must_not_change_takes_the_exact_blob_only():
     blobs = {ONE: blob(a=1), TWO: blob(b=2)}
 
     assert choose(blobs, asked=ONE, diff_id=None) == [(ONE, "h:1/a")]
+
+
+# Of a layer that a store knows
+
+
+@pytest.fixture
+def store(sql_file: SQLMetadataStore) -> SQLMetadataStore:
+    """A store that knows three blobs of a layer: by Docker, by others, and by both."""
+    v2 = V2MetadataService(sql_file)
+    v2.add(LAYER, V2Metadata(ONE, "h:1/docker/old"))
+    v2.add(LAYER, V2Metadata(ONE, "h:1/docker/new"))
+    v2.add(LAYER, V2Metadata(TWO, "h:1/both"))
+    for digest, locations in ((TWO, {"h:1/both": 5, "h:1/team/others": 7}), (THREE, {"other:1/team/app": 9})):
+        record = BlobRecord(diff_id=LAYER, compression="zstd", locations=locations)
+        sql_file.set(BLOBS, digest_key(digest), encode(record))
+    return sql_file
+
+
+def steps(store: SQLMetadataStore, engine: str, target: str = "h:1/team/app") -> list[tuple[str, str, str]]:
+    known = known_layers(store, [LAYER])[LAYER]
+    return [(one.action, one.digest, one.source_repository) for one in engine_candidates(known, target, engine)]
+
+
+def test_containerd_tries_one_name_for_each_blob(store: SQLMetadataStore):
+    assert steps(store, "containerd") == [("mount", ONE, "h:1/docker/old"), ("mount", TWO, "h:1/team/others")]
+    assert steps(store, "containerd", "other:1/x") == [("mount", THREE, "other:1/team/app")]
+    assert steps(store, "containerd", "nowhere:1/x") == []
+
+
+def test_podman_tries_what_has_a_compression(store: SQLMetadataStore):
+    assert steps(store, "containers") == [
+        ("mount", TWO, "h:1/team/others"),
+        ("mount", TWO, "h:1/both"),
+        ("check", THREE, ""),
+    ]
+    store.set(BLOBS, digest_key(ONE), encode(BlobRecord(compression="gzip")))
+    assert steps(store, "containers")[2:4] == [("mount", ONE, "h:1/docker/new"), ("mount", ONE, "h:1/docker/old")]
+
+
+def test_another_engine_is_refused(store: SQLMetadataStore):
+    with pytest.raises(InvalidInputError, match="engine is one of docker, containerd, containers"):
+        steps(store, "rkt")

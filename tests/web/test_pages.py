@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
+from layerstore.blobs import BlobRecord, encode
 from layerstore.web.pages import PAGES
 from tests.support.strategies import sha256
 from tests.web.conftest import (
@@ -421,3 +422,20 @@ def test_what_the_store_cannot_answer_is_a_page_that_says_why(sample: Path, show
 
     assert "this store was closed" in words(site.text("/-/layers", 503))
     assert "this store was closed" in site.json("/-/repositories.json", 503)["error"]
+
+
+def test_what_other_engines_know_is_on_the_pages_of_a_layer_and_of_a_repository(tmp_path: Path, show: Show):
+    blob = BlobRecord(
+        diff_id=sha256(9), compression="zstd", locations={"h.io/a": 1_700_000_000 * 10**9, "h.io/b": None}
+    )
+    with SQLMetadataStore(tmp_path / "others.db") as store:
+        store.set("blob-by-digest", sha256(1).replace(":", "/"), encode(blob))
+        store.set("blob-by-digest", sha256(2).replace(":", "/"), encode(BlobRecord(locations={"h.io/a": None})))
+    site = show(tmp_path / "others.db")
+
+    layer = site.text(f"/-/layer/{sha256(9)}")
+    assert "What other engines know" in layer
+    assert all(text in layer for text in ("zstd", "h.io/a", "h.io/b", sha256(1)))
+    repository = site.text("/-/repository?name=h.io/a")
+    assert all(text in repository for text in (sha256(1), sha256(2), "not known"))
+    assert [one["digest"] for one in site.json("/-/repository.json?name=h.io/a")["located"]] == [sha256(1), sha256(2)]

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from layerstore.digest import is_digest
-from layerstore.keys import DIFF_IDS, V2_METADATA, digest_key
+from layerstore.blobs import decode
+from layerstore.digest import DiffID, is_digest
+from layerstore.errors import CorruptRecordError
+from layerstore.keys import BLOBS, DIFF_IDS, V2_METADATA, digest_key
 from layerstore.records import decode_list
 from layerstore.sql.store import SQLMetadataStore
 
@@ -72,6 +74,33 @@ class LayerDigest:
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """A repository in which another engine has seen a blob, and when last; `None` if that is not known."""
+
+    source_repository: str
+    seen_at_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBlob:
+    """What other engines know of a blob.
+
+    Attributes:
+        digest: the blob.
+        diff_id: the layer that it is; `None` if no engine has verified one, or sources disagree.
+        compression: `gzip`, `zstd`, `bzip2`, `xz` or `uncompressed`; `None` if not known, or sources disagree.
+        conflicts: on what sources disagree, each with all values.
+        locations: the last seen first.
+    """
+
+    digest: str
+    diff_id: str | None
+    compression: str | None
+    conflicts: tuple[tuple[str, tuple[str, ...]], ...]
+    locations: tuple[Location, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One layer.
 
@@ -82,6 +111,7 @@ class Layer:
         associations: its list, the newest first.
         digests: what maps to it, the last written first.
         v1_ids: registry and V1 ID of images that are it.
+        blobs: what other engines know of blobs that are it, by digest.
     """
 
     diff_id: str
@@ -90,15 +120,17 @@ class Layer:
     associations: tuple[Association, ...]
     digests: tuple[LayerDigest, ...]
     v1_ids: tuple[tuple[str, str], ...]
+    blobs: tuple[KnownBlob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob: the layer that its digest maps to, and every list that holds it."""
+    """A blob: the layer that its digest maps to, every list that holds it, and what other engines know of it."""
 
     digest: str
     diff_id: str | None
     associations: tuple[Association, ...]
+    known: KnownBlob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +226,9 @@ def layer(store: SQLMetadataStore, diff_id: str, *, most: int | None = MOST) -> 
             _associations(store, "diff_id", diff_id),
             tuple(LayerDigest(*row) for row in store._run(_DIGESTS, values)),
             tuple(store._run(_V1_IDS, values)),
+            _blobs_of(store, DiffID(diff_id)),
         )
-    known = found.modified_at_ns is not None or found.digests or found.v1_ids
+    known = found.modified_at_ns is not None or found.digests or found.v1_ids or found.blobs
     return found if known else None
 
 
@@ -208,8 +241,32 @@ def blob(store: SQLMetadataStore, digest: str) -> Blob | None:
     with store.transaction(deferred=True):
         mapped = store._run("SELECT diff_id FROM diff_id_by_digest WHERE digest = :digest", {"digest": digest})
         associations = _associations(store, "digest", digest)
+        values = store.get_many(BLOBS, [digest_key(digest)]) if is_digest(digest) else {}
     diff_id = mapped[0][0] if mapped else None
-    return Blob(digest, diff_id, associations) if diff_id is not None or associations else None
+    known = next((_known(digest, value) for value in values.values()), None)
+    return Blob(digest, diff_id, associations, known) if diff_id is not None or associations or known else None
+
+
+def _blobs_of(store: SQLMetadataStore, diff_id: DiffID) -> tuple[KnownBlob, ...]:
+    found = store.known_layers([diff_id]).blobs.get(diff_id, {})
+    known = [_known(digest, value) for digest, value in sorted(found.items())]
+    return tuple(one for one in known if one is not None)
+
+
+def _known(digest: str, value: bytes) -> KnownBlob | None:
+    """Return what other engines know of a blob, or `None` if it cannot be read."""
+    try:
+        found = decode(value, digest_key(digest))
+    except CorruptRecordError:
+        return None
+    places = sorted(found.locations.items(), key=lambda place: (-1 if place[1] is None else place[1], place[0]))
+    return KnownBlob(
+        digest,
+        found.diff_id,
+        found.compression,
+        tuple(found.conflicts.items()),
+        tuple(Location(*place) for place in reversed(places)),
+    )
 
 
 def v1_image(store: SQLMetadataStore, v1_id: str) -> V1Image | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from layerstore.keys import V2_METADATA
-from layerstore.sql.reading.layers import PAGE, Key
+from layerstore.sql.reading.layers import MOST, PAGE, Key
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 
@@ -44,6 +44,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Located:
+    """A blob that another engine has seen in a repository: its layer, and when it was seen, if that is known."""
+
+    digest: str
+    diff_id: str | None
+    seen_at_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Repository:
     """A repository and a page of its layers, or all: the newest first, or by DiffID where they are too many to sort."""
 
@@ -53,6 +62,8 @@ class Repository:
     newest_first: bool
     held: tuple[Held, ...]
     next: Key | None
+    located: tuple[Located, ...] = ()
+    """Blobs that other engines have seen there, by digest; the first 500."""
 
 
 def repositories(
@@ -99,6 +110,12 @@ _HELD = f"""
 """
 
 
+_LOCATED = """
+    SELECT l.digest, b.diff_id, l.seen_at_ns FROM locations l JOIN blobs b ON b.digest = l.digest
+    WHERE l.source_repository = :name ORDER BY l.digest LIMIT :most
+"""
+
+
 def repository(
     store: SQLMetadataStore, name: str, *, after: Key | None = None, size: int | None = PAGE
 ) -> Repository | None:
@@ -120,7 +137,8 @@ def repository(
             "SELECT count(*), count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name",
             {"name": name},
         )
-        if not associations:
+        located = tuple(Located(*row) for row in store._run(_LOCATED, {"name": name, "most": MOST}))
+        if not (associations or located):
             return None
         newest_first = size is not None and associations <= ORDERED_BY_TIME
         values: dict[str, object] = {"name": name, "size": -1 if size is None else size + 1}
@@ -139,4 +157,4 @@ def repository(
         cut = held[size].diff_id
         held = [one for one in held[:size] if one.diff_id != cut] or held[:size]
         following = (held[-1].modified_at_ns or 0, held[-1].diff_id)
-    return Repository(name, layers, associations, newest_first, tuple(held), following)
+    return Repository(name, layers, associations, newest_first, tuple(held), following, located)

@@ -22,6 +22,7 @@ from layerstore.store import is_utf8
 MOST: Final = 50
 """How many matches of each kind are found."""
 _LOOKED_UP_FROM: Final = 12  # hex digits
+_IN_RANGE: Final = "source_repository >= :low AND source_repository < :high"
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _hexadecimal = re.compile(r"(?:(sha256|sha384|sha512):)?([0-9a-f]+)").fullmatch
 
@@ -135,7 +136,7 @@ def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
 
 def _layers(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     names: set[str] = set()
-    for table in ("v2_metadata", "diff_id_by_digest", "v1_ids"):
+    for table in ("v2_metadata", "diff_id_by_digest", "v1_ids", "blobs"):
         names.update(_names(store, table, "diff_id", low, high))
     # A layer whose list cannot be read is in no derived row.
     keys = _names(store, "metadata", "key", low.replace(":", "/", 1), high.replace(":", "/", 1))
@@ -145,7 +146,8 @@ def _layers(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
 
 def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     layers: dict[str, str | None] = {}
-    for table in ("v2_metadata", "diff_id_by_digest"):  # what a digest maps to counts more than whose list has it
+    # What a digest maps to counts most, then whose list has it.
+    for table in ("blobs", "v2_metadata", "diff_id_by_digest"):
         condition = "digest = :low" if low == high else "digest >= :low AND digest < :high"
         query = f"SELECT digest, diff_id FROM {table} WHERE {condition} ORDER BY digest LIMIT :most"
         layers.update(store._run(query, {"low": low, "high": high, "most": MOST}))
@@ -160,23 +162,19 @@ def _names(store: SQLMetadataStore, table: str, column: str, low: str, high: str
 
 
 def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:
-    exact = "SELECT 1 FROM v2_metadata WHERE source_repository = :name LIMIT 1"
     # Behind the last slash, a colon begins a tag; before it, a port.
     without_tag = re.sub(r"(@[^/]*|:[^/:]*)$", "", term) if "/" in term else term
     for name in dict.fromkeys((term, without_tag)):
-        if store._run(exact, {"name": name}):
-            return [Match("repository", name)]
-    # The view walks from name to name by the index. A range finds what begins with the text, without reading more.
-    low, high = without_tag, f"{without_tag}\U0010ffff"
-    found = store._run(
-        "SELECT source_repository FROM repositories WHERE source_repository >= :low AND source_repository < :high"
-        " LIMIT :most",
-        {"low": low, "high": high, "most": MOST},
-    )
-    if len(found) < MOST:
+        for table in ("v2_metadata", "locations"):
+            if store._run(f"SELECT 1 FROM {table} WHERE source_repository = :name LIMIT 1", {"name": name}):
+                return [Match("repository", name)]
+    # A range of an index finds what begins with the text. What contains it is looked for only if there is room left.
+    found: list[tuple[str]] = []
+    for condition in (_IN_RANGE, f"instr(source_repository, :low) > 0 AND NOT ({_IN_RANGE})"):
         found += store._run(
-            "SELECT source_repository FROM repositories WHERE instr(source_repository, :low) > 0"
-            " AND NOT (source_repository >= :low AND source_repository < :high) LIMIT :most",
-            {"low": low, "high": high, "most": MOST - len(found)},
+            f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {condition} LIMIT :most)"
+            f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {condition} LIMIT :most)"
+            " ORDER BY 1 LIMIT :most",
+            {"low": without_tag, "high": f"{without_tag}\U0010ffff", "most": MOST - len(found)},
         )
     return [Match("repository", name) for (name,) in found]

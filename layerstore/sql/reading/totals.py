@@ -38,6 +38,8 @@ _COUNTS: Final = {
     "v1_ids": "SELECT count(*) FROM metadata WHERE namespace = 'v1id'",
     "registries": "SELECT count(*) FROM (SELECT registry FROM registries)",
     "quarantined": "SELECT count(*) FROM quarantine",
+    "blobs": "SELECT count(*) FROM blobs",
+    "locations": "SELECT count(*) FROM locations",
 }
 _LISTS = "FROM metadata WHERE namespace = 'v2metadata-by-diffid'"
 # What another program wrote as a time need not be a number.
@@ -78,7 +80,8 @@ class Stats:
     """A store in numbers.
 
     `layers` are those with a list that can be read; `oldest_ns` and `newest_ns` are the times of lists, `None` without
-    one. `largest` has up to ten repositories with their layers, the largest first. The sizes are 0 in memory.
+    one. `blobs` are those that other engines know, with their `locations`. `largest` has up to ten repositories with
+    their layers, the largest first. The sizes are 0 in memory.
     """
 
     path: str | None
@@ -89,6 +92,8 @@ class Stats:
     repositories: int
     registries: int
     quarantined: int
+    blobs: int
+    locations: int
     oldest_ns: int | None
     newest_ns: int | None
     file_bytes: int

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from layerstore.keys import V2_METADATA, digest_key
+from layerstore.keys import BLOBS, V2_METADATA, digest_key
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
 from layerstore.sql.sqlite.connections import Connections
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # In SQL, as Core has no CROSS JOIN: it keeps SQLite from walking all digests and looking for each in the array. The
 # namespace is no parameter: a bound value that decides whether a partial index can serve makes SQLite prepare the
 # statement anew at each run, which takes ten times as long as running it.
-# A list's row has no digest, a digest's has no value.
+# A list's row has no digest, a digest's has no value, and what other engines know has both. Which layer that is, they
+# know, or else Docker's mapping.
 KNOWN_LAYERS: Final = f"""\
 SELECT key, CAST(value AS BLOB), NULL
 FROM metadata
@@ -37,7 +38,19 @@ WHERE namespace = '{V2_METADATA}' AND key IN (SELECT CAST(value AS TEXT) FROM js
 UNION ALL
 SELECT mapping.diff_id, NULL, mapping.digest
 FROM json_each(?) AS wanted
-CROSS JOIN diff_id_by_digest AS mapping ON mapping.diff_id = CAST(wanted.value AS TEXT)"""
+CROSS JOIN diff_id_by_digest AS mapping ON mapping.diff_id = CAST(wanted.value AS TEXT)
+UNION ALL
+SELECT b.diff_id, CAST(m.value AS BLOB), b.digest
+FROM json_each(?) AS wanted
+CROSS JOIN blobs AS b ON b.diff_id = CAST(wanted.value AS TEXT)
+CROSS JOIN metadata AS m ON m.namespace = '{BLOBS}' AND m.key = CAST(replace(b.digest, ':', '/') AS TEXT)
+WHERE NOT EXISTS (SELECT 1 FROM diff_id_by_digest WHERE digest = b.digest AND diff_id <> b.diff_id)
+UNION ALL
+SELECT mapping.diff_id, CAST(m.value AS BLOB), b.digest
+FROM json_each(?) AS wanted
+CROSS JOIN diff_id_by_digest AS mapping ON mapping.diff_id = CAST(wanted.value AS TEXT)
+CROSS JOIN blobs AS b ON b.digest = mapping.digest AND +b.diff_id IS NULL
+CROSS JOIN metadata AS m ON m.namespace = '{BLOBS}' AND m.key = CAST(replace(b.digest, ':', '/') AS TEXT)"""
 
 
 class SQLite:
@@ -78,17 +91,23 @@ class SQLite:
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
         import json  # one lookup need not wait for it
 
+        from layerstore.sql.backend import Known
+
         wanted = list(dict.fromkeys(diff_ids))
         keys = [digest_key(diff_id) for diff_id in wanted]
         lists: dict[str, bytes] = {}
         digests: dict[str, list[str]] = {}
-        rows = self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), json.dumps(wanted)))
+        blobs: dict[str, dict[str, bytes]] = {}
+        layers = json.dumps(wanted)
+        rows = self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), layers, layers, layers))
         for name, value, digest in rows:
             if digest is None:
                 lists[name] = value
-            else:
+            elif value is None:
                 digests.setdefault(name, []).append(digest)
-        return lists, digests
+            else:
+                blobs.setdefault(name, {})[digest] = value
+        return Known(lists, digests, blobs)
 
     def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
         return writing.change(self._connections.local.handle, addresses, compute)

@@ -27,6 +27,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    union_all,
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
@@ -108,6 +109,14 @@ _set_aside = (
 
 STATEMENTS: Final[Mapping[str, Statement | dict[str, str]]] = {
     "GET": _sql(select(_value).where(_here)),
+    "GET_TWO": _sql(
+        union_all(
+            select(literal_column("0"), _value).where(_here),
+            select(literal_column("1"), _value).where(
+                metadata.c.namespace == bindparam("namespace_2"), metadata.c.key == bindparam("key_2")
+            ),
+        )
+    ),
     "GET_RECORD": _sql(select(*_record).where(_here)),
     "GET_MANY": Statement(_get_many.format(namespace="?"), ("keys", "namespace")),
     # A bound namespace decides whether a partial index can serve: SQLite prepares the statement anew at each run.

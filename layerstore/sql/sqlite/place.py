@@ -157,7 +157,8 @@ class Place:
         """
         if identity(self.path) != self.identity:
             raise changed(self.path)
-        sides = tuple(map(identity, self._sides))
+        log, index = self._sides
+        sides = identity(log), identity(index)
         if sides != self._known:
             if self._known is not None:
                 raise self._lost(sides)

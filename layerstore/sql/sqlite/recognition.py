@@ -215,8 +215,11 @@ def is_database(path: str) -> bool:
     try:
         connections.local.handle.execute("PRAGMA schema_version")
     except StoreError as error:
-        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        code = getattr(error.__cause__, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_NOTADB:
             return False
+        if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+            return True  # one that a killed program left half written, which its next writer rolls back
         explain(error, path, read_only=True)
         raise
     finally:

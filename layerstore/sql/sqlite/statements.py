@@ -13,6 +13,14 @@ SELECT CAST(metadata.value AS BLOB) AS value
 FROM metadata
 WHERE metadata.namespace = ? AND metadata."key" = ?"""
 
+# Parameters: namespace, key, namespace_2, key_2.
+GET_TWO: Final = """\
+SELECT 0, CAST(metadata.value AS BLOB) AS value
+FROM metadata
+WHERE metadata.namespace = ? AND metadata."key" = ? UNION ALL SELECT 1, CAST(metadata.value AS BLOB) AS value
+FROM metadata
+WHERE metadata.namespace = ? AND metadata."key" = ?"""
+
 # Parameters: namespace, key.
 GET_RECORD: Final = """\
 SELECT CAST(metadata.namespace AS TEXT) AS namespace, CAST(metadata."key" AS TEXT) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from layerstore.store import Address, Change, Compute, SetAside
 
 
+_TWO = 2
+
+
 @contextmanager
 def together(handle: AnyHandle, *, deferred: bool = False) -> Iterator[None]:
     """Hold all statements of the body in one transaction, or in a savepoint of the one that is open."""
@@ -37,10 +40,7 @@ def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) ->
     try:
         found: dict[Address, bytes] = {}
         while True:
-            for address in addresses:
-                row = handle.first(statements.GET, address)
-                if row is not None:
-                    found[address] = row[0]
+            _read(handle, addresses, found)
             wanted = compute(found)
             if not wanted.more:
                 break
@@ -59,6 +59,17 @@ def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) ->
         raise
     handle.commit()
     return wanted
+
+
+def _read(handle: AnyHandle, addresses: Sequence[Address], found: dict[Address, bytes]) -> None:
+    if len(addresses) == _TWO:  # as of an `add`
+        for number, value in handle.execute(statements.GET_TWO, (*addresses[0], *addresses[1])):
+            found[addresses[number]] = value
+        return
+    for address in addresses:
+        row = handle.first(statements.GET, address)
+        if row is not None:
+            found[address] = row[0]
 
 
 def write(handle: AnyHandle, record: tuple[str, str, bytes, int | None]) -> None:
@@ -126,19 +137,26 @@ def set_aside(handle: AnyHandle, entries: Iterable[SetAside]) -> None:
 
 
 def _derive(
-    handle: AnyHandle, namespace: str, key: str, value: bytes, listed: Sequence[V2Metadata] | None = None
+    handle: AnyHandle, namespace: str, key: str, value: bytes, entries: Sequence[V2Metadata] | None = None
 ) -> None:
     """Write the difference between the rows that are there and those that an entry wants."""
-    from layerstore.sql import derived  # reads JSON; whoever writes what nothing is derived from need not wait for it
-
-    digest = key_digest(key) if namespace in DERIVED_FROM else None
+    if namespace not in DERIVED_FROM:
+        return
+    # Whoever has made a list knows that its key is a digest's.
+    digest = key_digest(key) if entries is None else key.replace("/", ":", 1)
     if digest is None:
         return
+    # It reads JSON, which whoever writes something else need not wait for. Its names are imported, and not the module,
+    # for which Python would look each time.
     if namespace == BLOBS:
-        _derive_blob(handle, digest, *derived.blob(key, value))
+        from layerstore.sql.derived import blob
+
+        _derive_blob(handle, digest, *blob(key, value))
         return
+    from layerstore.sql.derived import difference, listed
+
     there: list[Any] = handle.execute(statements.ASSOCIATIONS, (digest,))
-    stale, new = derived.difference(there, derived.listed(value) if listed is None else listed)
+    stale, new = difference(there, listed(value) if entries is None else entries)
     for position in stale:
         handle.execute(statements.REMOVE_ASSOCIATION, (digest, position))
     for row in new:
