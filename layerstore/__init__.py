@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerstore.blobs import BlobRecord as BlobRecord
     from layerstore.collection import Odd as Odd
     from layerstore.collection import Source as Source
     from layerstore.digest import DiffID as DiffID
@@ -66,15 +67,19 @@ if TYPE_CHECKING:
     from layerstore.records import V2Metadata as V2Metadata
     from layerstore.reports import Report as Report
     from layerstore.repository import canonical_repository as canonical_repository
+    from layerstore.sql.backend import Known as Known
     from layerstore.sql.backend import Quarantined as Quarantined
     from layerstore.sql.query.query import query as query
     from layerstore.sql.reading.layers import Association as Association
     from layerstore.sql.reading.layers import Blob as Blob
+    from layerstore.sql.reading.layers import KnownBlob as KnownBlob
     from layerstore.sql.reading.layers import Layer as Layer
     from layerstore.sql.reading.layers import LayerDigest as LayerDigest
+    from layerstore.sql.reading.layers import Location as Location
     from layerstore.sql.reading.layers import V1Image as V1Image
     from layerstore.sql.reading.repositories import Held as Held
     from layerstore.sql.reading.repositories import ListedRepository as ListedRepository
+    from layerstore.sql.reading.repositories import Located as Located
     from layerstore.sql.reading.repositories import Repository as Repository
     from layerstore.sql.reading.search import look_up as look_up
     from layerstore.sql.reading.totals import DirectorySize as DirectorySize
@@ -116,6 +121,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "blobs": ("BlobRecord",),
     "collection": ("Odd", "Source"),
     "digest": ("DiffID", "Digest"),
     "docker.images": ("Image", "find_image", "layer_sizes"),
@@ -151,10 +157,10 @@ _MODULES = {
     "records": ("V2Metadata",),
     "reports": ("Report",),
     "repository": ("canonical_repository",),
-    "sql.backend": ("Quarantined",),
+    "sql.backend": ("Known", "Quarantined"),
     "sql.query.query": ("query",),
-    "sql.reading.layers": ("Association", "Blob", "Layer", "LayerDigest", "V1Image"),
-    "sql.reading.repositories": ("Held", "ListedRepository", "Repository"),
+    "sql.reading.layers": ("Association", "Blob", "KnownBlob", "Layer", "LayerDigest", "Location", "V1Image"),
+    "sql.reading.repositories": ("Held", "ListedRepository", "Located", "Repository"),
     "sql.reading.search": ("look_up",),
     "sql.reading.totals": ("DirectorySize", "Stats", "stats"),
     "sql.sqlite.sandbox": ("Answer",),

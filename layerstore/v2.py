@@ -11,7 +11,7 @@ from itertools import chain
 
 import msgspec
 
-from layerstore.arguments import a_store, instance, several
+from layerstore.arguments import a_store, instance, several, tuples
 from layerstore.digest import DiffID, Digest, are_sha256, is_sha256, match_digest
 from layerstore.errors import (
     CorruptRecordError,

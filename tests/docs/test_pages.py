@@ -75,7 +75,15 @@ def test_every_option_that_a_page_names_exists(page: Path):
         if isinstance(parameter, click.Option)
         for option in parameter.opts
     }
-    others = {"--without-pip", "--python", "--help", "--ignore-freelist", "--store", *(f"--{one}" for one in HOW_MUCH)}
+    others = {
+        "--without-pip",
+        "--python",
+        "--help",
+        "--ignore-freelist",
+        "--store",
+        "--input",
+        *(f"--{one}" for one in HOW_MUCH),
+    }
 
     assert set(re.findall(r"(?<=[` ])--[a-z][a-z-]*", page.read_text())) - others <= known
 
