@@ -60,7 +60,7 @@ def test_the_page_says_when_and_on_what_it_was_measured_and_the_picture_says_the
 
 
 def test_the_benchmarks_own_readme_explains_every_row():
-    section = (ROOT / "benchmarks/PAGE.md").read_text().split("## The rows\n")[1].split("\n## ")[0]
+    section = (ROOT / "benchmarks/README.md").read_text().split("## The rows\n")[1].split("\n## ")[0]
     _, _, *rows = table(section)
 
     assert [row[0] for row in rows] == [f"`{row.name}`" for row in ROWS]
