@@ -113,6 +113,8 @@ def opened(place: Place, *, write: bool = False, force: bool = False) -> Iterato
         yield _of_store(place)
         return
     found = _sources_of(place, force=force, allow_empty=force)
+    # What other engines have beside Docker's directory, in a data root, is imported only.
+    found = [source for source in found if not isinstance(source, engines.Memory)] or found
     if len(found) != 1:
         names = ", ".join(source.name for source in found)
         what = f"several metadata directories: give one of {names}" if found else "it has no metadata"
