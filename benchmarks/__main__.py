@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks import godriver
 from benchmarks.machine import this_machine
 from benchmarks.report import Report, around_the_table
 from benchmarks.scale import FULL, QUICK
@@ -83,7 +84,13 @@ class _Outputs:
     "--into",
     "markdown_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Put the table between its marks in this file, such as README.md.",
+    help="Put the table between its marks in this file, such as docs/speed.md.",
+)
+@click.option(
+    "--go",
+    "go_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Figures of Docker's Go driver, for a column of their own: JSON, see benchmarks/godriver.py.",
 )
 def command(
     *,
@@ -95,6 +102,7 @@ def command(
     json_file: Path | None,
     plot_file: Path | None,
     markdown_file: Path | None,
+    go_file: Path | None,
 ) -> None:
     """Measure what layerstore costs, beside what is below it and beside others, and print a table of ratios.
 
@@ -103,7 +111,7 @@ def command(
 
     \b
     python -m benchmarks --quick
-    python -m benchmarks --json figures.json --plot benchmarks/cost.svg --into README.md
+    python -m benchmarks --json figures.json --plot benchmarks/cost.svg --into docs/speed.md
     python -m benchmarks --part reads --part writes --layers 100000
     """
     scale = QUICK if quick else FULL
@@ -112,12 +120,16 @@ def command(
     outputs = _Outputs(json_file, plot_file, markdown_file)
     outputs.check(chosen)
     try:
+        go = None if go_file is None else godriver.read(go_file)
+    except ValueError as error:
+        raise click.UsageError(f"{go_file}: {error}") from error
+    try:
         # Not above: --help does without the extra.
         from benchmarks.measuring import measure
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}: pip install '.[bench]'") from error
     with tempfile.TemporaryDirectory(prefix="layerstore-benchmarks-") as folder:
-        report = Report(this_machine(Path(folder)), scale)
+        report = Report(this_machine(Path(folder)), scale, go=go)
         try:
             measure(report, chosen, Path(folder))
         finally:

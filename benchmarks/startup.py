@@ -1,20 +1,23 @@
-"""How soon the command answers, beside what cannot start sooner."""
+"""What a process costs that starts, does one thing, and ends: processor time, beside what cannot start sooner."""
 
 from __future__ import annotations
 
+import compileall
+import os
+import resource
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
+import layerstore
 from benchmarks import large
 from benchmarks.rounds import Side, Times, in_turn
 from benchmarks.rows import OURS, Result
 from layerstore.keys import DIFF_IDS, digest_key
 
 BARE_CLICK = "bare click program"
-SQLALCHEMY = "import sqlalchemy"
+IMPORTS = "import sqlite3, click"
 _PROGRAM = """#!{python}
 import click
 
@@ -28,31 +31,50 @@ def main(name: str) -> None:
 
 main()
 """
+_LIBRARY = """
+import sys
+from layerstore import SQLMetadataStore
+SQLMetadataStore(sys.argv[1]).get(*sys.argv[2:])
+"""
 
 
 def measure(database: Path, folder: Path, rounds: int) -> dict[str, tuple[Result, Times]]:
-    """Measure both, in pairs."""
+    """Measure all, in turn. The seconds are the processor's, of the process and of those that it started."""
+    # As pip does when it installs: without, each process would compile the package anew where it may not be written to.
+    compileall.compile_dir(os.path.dirname(str(layerstore.__file__)), quiet=2)
     program = folder / "bare"
     program.write_text(_PROGRAM.format(python=sys.executable))
     program.chmod(0o755)
     # As it is installed: what pip writes for it imports less than `python -m`.
-    command = str(Path(sysconfig.get_path("scripts")) / "layerstore")
-    key = digest_key(large.digest("blob 1"))
-    get = [command, "--db", str(database), "get", DIFF_IDS, key]
-    times = {
-        "help": in_turn({OURS: _runs([command, "--help"]), BARE_CLICK: _runs([str(program), "--help"])}, rounds),
-        "get_command": in_turn(
-            {OURS: _runs(get), SQLALCHEMY: _runs([sys.executable, "-c", "import sqlalchemy"])}, rounds
-        ),
+    command = [str(Path(sysconfig.get_path("scripts")) / "layerstore")]
+    there = [*command, "--db", str(database)]
+    digest = large.digest("blob 1")
+    few = folder / "few.db"
+    subprocess.run([*command, "--db", str(few), "set", "n", "k", "v"], check=True)
+    starts = {
+        "start_get": [*there, "get", DIFF_IDS, digest_key(digest)],
+        "start_set": [*there, "set", DIFF_IDS, digest_key(large.digest("set by a command")), digest],
+        "start_list": [*command, "--db", str(few), "list"],
+        "start_query": [*there, "query", "@digest", digest],
+        "start_show": [*there, "show", digest],
+        "start_library": [sys.executable, "-c", _LIBRARY, str(database), DIFF_IDS, digest_key(digest)],
     }
-    bases = {"help": BARE_CLICK, "get_command": SQLALCHEMY}
-    return {row: (Result(each.ratio(OURS, bases[row]), each.median(bases[row])), each) for row, each in times.items()}
+    sides = {row: _runs(line) for row, line in starts.items()}
+    together = in_turn({IMPORTS: _runs([sys.executable, "-c", IMPORTS]), **sides}, rounds)
+    helped = in_turn({OURS: _runs([*command, "--help"]), BARE_CLICK: _runs([str(program), "--help"])}, rounds)
+    measured = {row: (Result(together.ratio(row, IMPORTS), together.median(IMPORTS)), together) for row in starts}
+    return {"help": (Result(helped.ratio(OURS, BARE_CLICK), helped.median(BARE_CLICK)), helped), **measured}
 
 
 def _runs(command: list[str]) -> Side:
     def side(_number: int) -> float:
-        start = time.perf_counter()
+        before = _used_s()
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - start
+        return _used_s() - before
 
     return side
+
+
+def _used_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
-import diskcache
 from sqlalchemy import Column, Connection, LargeBinary, MetaData, Table, Text, create_engine, select
 from sqlalchemy.dialects.sqlite import insert
 
@@ -87,6 +86,8 @@ class DiskcacheStore:
     """`diskcache.Cache` with its own defaults: a commit is not synced, so a power cut may cost the last ones."""
 
     def __init__(self, path: Path) -> None:
+        import diskcache  # the table is made without it, too
+
         self._cache = diskcache.Cache(str(path))
 
     def get(self, namespace: str, key: str, /) -> bytes:

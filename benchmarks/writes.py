@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ LENGTHS = (1, 3, MAX_METADATA)
 """
 _TYPICAL = 3
 _FULL_LISTS = 20
+_IMAGE = 20  # layers
+_ONE_BY_ONE = "one by one"
 _LONG_LOG = 1200
 """Commits behind which SQLite has begun a log anew, as it does behind 1,000 pages: it gets no longer."""
 _UPSERT = "INSERT INTO t VALUES ('k', ?) ON CONFLICT DO UPDATE SET v = excluded.v"
@@ -78,7 +80,7 @@ def adds(store: Store, added: Sequence[Sequence[Added]]) -> Side:
 
 
 def in_new_log(side: Side, store: object) -> Side:
-    """Return a side that begins each round with an empty log, as a program does that has just opened its store.
+    """Return a side that begins each round with an empty log, as that of a program which has just opened its store.
 
     A log that grows costs more to sync than one that has been as long before, so both must be in the same state. The
     stores that have another log, or none, stay as they are.
@@ -99,13 +101,28 @@ def _behind(side: Side, run: Callable[[str], list[Any]]) -> Side:
     return both
 
 
-def in_long_log(store: SQLMetadataStore, bare: sqlite3.Connection, rounds: int, count: int) -> Times:
-    """Measure the same of a program that goes on and on: its log is as long as it gets, and is moved into the file."""
+def lengthen_logs(stores: Iterable[Store], bare: sqlite3.Connection) -> None:
+    """Write until every log is as long as it gets, and is moved into its file, as of a program that goes on and on."""
     for at in range(_LONG_LOG):
         bare.execute(_UPSERT, (f"to make the log long {at}".encode(),))
-    adds(store, full_log())(0)
-    added = additions(1, rounds, count, first=rounds + 1)
-    return in_turn({BARE: upserts(bare, count), OURS: adds(store, added)}, rounds)
+    for store in stores:
+        if isinstance(store, SQLMetadataStore):
+            adds(store, full_log())(0)
+
+
+def many_adds(store: Store, rounds: int) -> Times:
+    """Measure `add_many` of the layers of an image beside an `add` of each; the images are new ones."""
+    one_by_one = additions(1, rounds, _IMAGE, first=2_000_000)
+    at_once = additions(1, rounds, _IMAGE, first=3_000_000)
+    add_many = V2MetadataService(store).add_many
+
+    def side(number: int) -> float:
+        os.sync()
+        start = time.perf_counter()
+        add_many(at_once[number])
+        return (time.perf_counter() - start) / _IMAGE
+
+    return in_turn({_ONE_BY_ONE: adds(store, one_by_one), OURS: side}, rounds)
 
 
 def full_log() -> list[list[Added]]:
@@ -130,15 +147,18 @@ def measure(stores: Mapping[str, Store], folder: Path, rounds: int, count: int) 
     """Measure `add` on lists of each length, of each peer."""
     times: dict[str, Times] = {}
     with bare_writer(folder / "bare.db") as bare, without_collector():
+        added = additions(1, rounds, count, first=rounds + 1)
+        sides = {BARE: in_new_log(upserts(bare, count), bare)}
+        sides |= {name: in_new_log(adds(store, added), store) for name, store in stores.items()}
+        times["add_new_log"] = in_turn(sides, rounds)
+        lengthen_logs(stores.values(), bare)
         for length in LENGTHS:
             added = additions(length, rounds, count)
-            sides = {BARE: in_new_log(upserts(bare, count), bare)}
-            sides |= {name: in_new_log(adds(store, added), store) for name, store in stores.items()}
+            sides = {BARE: upserts(bare, count), **{name: adds(store, added) for name, store in stores.items()}}
             times[f"add_{length}"] = in_turn(sides, rounds)
-        ours = stores[OURS]
-        assert isinstance(ours, SQLMetadataStore)
-        times["add_long_log"] = in_long_log(ours, bare, rounds, count)
+        many = many_adds(stores[OURS], rounds)
     measured = {row: (compared(each, BARE), each) for row, each in times.items()}
+    measured["add_many"] = Result(many.ratio(OURS, _ONE_BY_ONE), many.median(_ONE_BY_ONE) * _IMAGE), many
     typical = times[f"add_{_TYPICAL}"]
     for row, side in {"add_full": OURS, "add_normal": NORMAL}.items():
         measured[row] = Result(typical.ratio(side, FILES), typical.median(FILES)), typical

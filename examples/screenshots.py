@@ -1,4 +1,4 @@
-"""Take the pictures of `layerstore serve` that README shows: a made-up store of 20,000 layers, in a real browser.
+"""Take the pictures of `layerstore serve` in docs/browser.md: a made-up store of 20,000 layers, in a real browser.
 
     python -m examples.screenshots [FOLDER]        # after: pip install -e '.[test]', apt-get install chromium
 
@@ -22,16 +22,18 @@ from layerstore.sql.reading import layers as reading_layers
 
 LAYERS = 20_000
 WIDTH = 1040
+PHONE = 390
 FLAGS = ["--no-sandbox", "--disable-lcd-text"]  # text in shades of grey: half the bytes
 
 
 class Shot(NamedTuple):
-    """A picture: its name, the page, how much of it is seen, and by which light."""
+    """A picture: its name, the page, how much of it is seen, by which light, and how wide the window is."""
 
     name: str
     url: str
     height: int
     scheme: Literal["light", "dark"]
+    width: int = WIDTH
 
 
 def shots(path: Path) -> list[Shot]:
@@ -45,12 +47,13 @@ def shots(path: Path) -> list[Shot]:
         Shot("home", "/", 1000, "light"),
         Shot("repository", f"/-/repository?{urlencode({'name': repository})}", 660, "light"),
         Shot("layer", f"/-/layer/{layer.diff_id}?{urlencode({'target': target})}", 790, "dark"),
+        Shot("phone", f"/-/layer/{layer.diff_id}", 800, "light", PHONE),
     ]
 
 
 def take(browser: Browser, address: str, shot: Shot, folder: Path) -> None:
     """Save one picture."""
-    page = browser.new_page(viewport={"width": WIDTH, "height": shot.height}, color_scheme=shot.scheme)
+    page = browser.new_page(viewport={"width": shot.width, "height": shot.height}, color_scheme=shot.scheme)
     page.goto(address + shot.url)
     while shot.url == "/" and page.get_by_text("Checked").count() == 0:  # counted, and `verify` has ended
         page.wait_for_timeout(500)

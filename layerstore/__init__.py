@@ -16,6 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerstore.blobs import BlobRecord as BlobRecord
+    from layerstore.collection import Odd as Odd
+    from layerstore.collection import Source as Source
     from layerstore.digest import DiffID as DiffID
     from layerstore.digest import Digest as Digest
     from layerstore.docker.images import Image as Image
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from layerstore.hmac import check_hmac as check_hmac
     from layerstore.hmac import compute_hmac as compute_hmac
     from layerstore.hmac import compute_hmac_key as compute_hmac_key
+    from layerstore.keys import Record as Record
     from layerstore.push.candidates import PushAttempts as PushAttempts
     from layerstore.push.candidates import existence_candidates as existence_candidates
     from layerstore.push.candidates import mount_candidates as mount_candidates
@@ -54,24 +58,62 @@ if TYPE_CHECKING:
     from layerstore.push.credentials import docker_credentials as docker_credentials
     from layerstore.push.layers import KnownLayer as KnownLayer
     from layerstore.push.layers import LayerCandidates as LayerCandidates
+    from layerstore.push.layers import LeftOut as LeftOut
+    from layerstore.push.layers import Step as Step
     from layerstore.push.layers import known_layers as known_layers
     from layerstore.push.layers import layer_candidates as layer_candidates
+    from layerstore.push.plan import PlannedLayer as PlannedLayer
     from layerstore.push.plan import PushPlan as PushPlan
     from layerstore.push.plan import plan_push as plan_push
     from layerstore.records import V2Metadata as V2Metadata
+    from layerstore.reports import Report as Report
     from layerstore.repository import canonical_repository as canonical_repository
+    from layerstore.sql.backend import Known as Known
+    from layerstore.sql.backend import Quarantined as Quarantined
+    from layerstore.sql.query.answer import Answer as Answer
+    from layerstore.sql.query.query import query as query
+    from layerstore.sql.reading.layers import Association as Association
+    from layerstore.sql.reading.layers import Blob as Blob
+    from layerstore.sql.reading.layers import KnownBlob as KnownBlob
+    from layerstore.sql.reading.layers import Layer as Layer
+    from layerstore.sql.reading.layers import LayerDigest as LayerDigest
+    from layerstore.sql.reading.layers import Location as Location
+    from layerstore.sql.reading.layers import V1Image as V1Image
+    from layerstore.sql.reading.repositories import Held as Held
+    from layerstore.sql.reading.repositories import ListedRepository as ListedRepository
+    from layerstore.sql.reading.repositories import Located as Located
+    from layerstore.sql.reading.repositories import Repository as Repository
+    from layerstore.sql.reading.search import look_up as look_up
+    from layerstore.sql.reading.totals import DirectorySize as DirectorySize
+    from layerstore.sql.reading.totals import Stats as Stats
+    from layerstore.sql.reading.totals import stats as stats
     from layerstore.sql.store import SQLMetadataStore as SQLMetadataStore
+    from layerstore.sql.tables import schema as schema
+    from layerstore.store import Change as Change
+    from layerstore.store import SetAside as SetAside
     from layerstore.store import Store as Store
+    from layerstore.store import Write as Write
+    from layerstore.transfer.diffing import BlobDifference as BlobDifference
     from layerstore.transfer.diffing import DiffReport as DiffReport
+    from layerstore.transfer.diffing import Entry as Entry
+    from layerstore.transfer.diffing import LayerDifference as LayerDifference
     from layerstore.transfer.diffing import diff as diff
     from layerstore.transfer.exporting import ExportReport as ExportReport
     from layerstore.transfer.exporting import export_directory as export_directory
+    from layerstore.transfer.findings import Finding as Finding
     from layerstore.transfer.findings import VerifyReport as VerifyReport
     from layerstore.transfer.importing import ImportReport as ImportReport
+    from layerstore.transfer.importing import QuarantinedEntry as QuarantinedEntry
+    from layerstore.transfer.importing import Skipped as Skipped
+    from layerstore.transfer.importing import SourceReport as SourceReport
     from layerstore.transfer.importing import import_directory as import_directory
     from layerstore.transfer.importing import import_layers as import_layers
+    from layerstore.transfer.merging import Conflict as Conflict
+    from layerstore.transfer.merging import Eviction as Eviction
     from layerstore.transfer.pruning import PruneReport as PruneReport
     from layerstore.transfer.pruning import prune as prune
+    from layerstore.transfer.recovering import RecoverReport as RecoverReport
+    from layerstore.transfer.recovering import recover as recover
     from layerstore.transfer.targets import export_layers as export_layers
     from layerstore.transfer.verifying import verify as verify
     from layerstore.v1 import V1IDService as V1IDService
@@ -80,9 +122,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "push.layers": ("KnownLayer", "LayerCandidates", "known_layers", "layer_candidates"),
-    "push.credentials": ("docker_credentials",),
+    "blobs": ("BlobRecord",),
+    "collection": ("Odd", "Source"),
     "digest": ("DiffID", "Digest"),
+    "docker.images": ("Image", "find_image", "layer_sizes"),
     "errors": (
         "CorruptRecordError",
         "ImageNotFoundError",
@@ -108,22 +151,42 @@ _MODULES = {
     ),
     "files.store": ("FSMetadataStore",),
     "hmac": ("AuthConfig", "check_hmac", "compute_hmac", "compute_hmac_key"),
-    "docker.images": ("Image", "find_image", "layer_sizes"),
-    "push.plan": ("PushPlan", "plan_push"),
+    "keys": ("Record",),
     "push.candidates": ("PushAttempts", "existence_candidates", "mount_candidates", "push_attempts"),
+    "push.credentials": ("docker_credentials",),
+    "push.layers": ("KnownLayer", "LayerCandidates", "LeftOut", "Step", "known_layers", "layer_candidates"),
+    "push.plan": ("PlannedLayer", "PushPlan", "plan_push"),
     "records": ("V2Metadata",),
+    "reports": ("Report",),
     "repository": ("canonical_repository",),
+    "sql.backend": ("Known", "Quarantined"),
+    "sql.query.query": ("query",),
+    "sql.reading.layers": ("Association", "Blob", "KnownBlob", "Layer", "LayerDigest", "Location", "V1Image"),
+    "sql.reading.repositories": ("Held", "ListedRepository", "Located", "Repository"),
+    "sql.reading.search": ("look_up",),
+    "sql.reading.totals": ("DirectorySize", "Stats", "stats"),
+    "sql.query.answer": ("Answer",),
     "sql.store": ("SQLMetadataStore",),
-    "store": ("Store",),
-    "transfer.diffing": ("DiffReport", "diff"),
+    "sql.tables": ("schema",),
+    "store": ("Change", "SetAside", "Store", "Write"),
+    "transfer.diffing": ("BlobDifference", "DiffReport", "Entry", "LayerDifference", "diff"),
     "transfer.exporting": ("ExportReport", "export_directory"),
-    "transfer.importing": ("ImportReport", "import_directory", "import_layers"),
+    "transfer.findings": ("Finding", "VerifyReport"),
+    "transfer.importing": (
+        "ImportReport",
+        "QuarantinedEntry",
+        "Skipped",
+        "SourceReport",
+        "import_directory",
+        "import_layers",
+    ),
+    "transfer.merging": ("Conflict", "Eviction"),
     "transfer.pruning": ("PruneReport", "prune"),
+    "transfer.recovering": ("RecoverReport", "recover"),
     "transfer.targets": ("export_layers",),
+    "transfer.verifying": ("verify",),
     "v1": ("V1IDService",),
     "v2": ("V2MetadataService",),
-    "transfer.findings": ("VerifyReport",),
-    "transfer.verifying": ("verify",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

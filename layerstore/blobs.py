@@ -73,7 +73,7 @@ class BlobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
-        """All DiffIDs that somebody has verified: none, one, or in a conflict several."""
+        """All DiffIDs that an engine has verified: none, one, or in a conflict several."""
         return _values(self, "DiffID", "diff_id")
 
     def without(self, repositories: Container[str]) -> Self:

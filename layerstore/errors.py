@@ -55,8 +55,17 @@ __all__ = [
 ]
 
 
+def _what(namespace: str, key: str) -> str | None:
+    """Return what an entry of Docker's is about, in the words of who looks it up; `None` for another entry."""
+    if namespace == "v1id" and "," in key:
+        registry, _, v1_id = key.rpartition(",")
+        return f"V1 image {v1_id} at {registry}"
+    noun = {"v2metadata-by-diffid": "layer", "diffid-by-digest": "digest"}.get(namespace)
+    return f"{noun} {key.replace('/', ':', 1)}" if noun and "/" in key else None
+
+
 class LayerstoreError(Exception):
-    """The root: `except LayerstoreError` catches whatever this package raises on purpose."""
+    """The root: `except LayerstoreError` catches every error that this package raises on purpose."""
 
 
 class NotFoundError(LayerstoreError, KeyError):
@@ -73,7 +82,9 @@ class NotFoundError(LayerstoreError, KeyError):
         self.key = key
 
     def __str__(self) -> str:
-        return f"no entry {self.key!r} in namespace {self.namespace!r}"
+        entry = f"no entry {self.key!r} in namespace {self.namespace!r}"
+        what = _what(self.namespace, self.key)
+        return f"nothing is known about {what} ({entry})" if what else entry
 
 
 class ImageNotFoundError(NotFoundError):
@@ -81,15 +92,21 @@ class ImageNotFoundError(NotFoundError):
 
     Attributes:
         namespace: the path of the data root.
-        key: the name that was looked for.
+        key: the name that was looked for. The message may ask whether another one was meant.
     """
 
+    def __init__(self, namespace: str, key: str, hint: str = "") -> None:
+        super().__init__(namespace, key)
+        if hint:
+            self.args = (namespace, key, hint)  # by which it is made again in another process
+
     def __str__(self) -> str:
-        return f"{self.namespace}: no image {self.key!r} (`docker image ls` lists them)"
+        hint = "".join(self.args[2:])
+        return f"{self.namespace}: no image {self.key!r}{hint} (`docker image ls` lists them)"
 
 
 class InvalidInputError(LayerstoreError, ValueError):
-    """An argument cannot be what it is given for; nothing was read or written."""
+    """An argument is invalid; nothing was read or written."""
 
 
 class InvalidKeyError(InvalidInputError):
@@ -113,7 +130,7 @@ class QueryError(InvalidInputError):
 
 
 class CorruptRecordError(LayerstoreError):
-    """An entry is there, but its value cannot be what its namespace says.
+    """An entry exists, but its value is invalid for its namespace.
 
     Attributes:
         namespace: where the entry is.
@@ -128,10 +145,10 @@ class CorruptRecordError(LayerstoreError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return (
-            f"unreadable entry {self.key!r} in namespace {self.namespace!r}: {self.reason}"
-            " (`layerstore verify` lists all such entries)"
-        )
+        entry = f"entry {self.key!r} in namespace {self.namespace!r}"
+        what = _what(self.namespace, self.key)
+        named = f"what is stored about {what} is unreadable ({entry})" if what else f"unreadable {entry}"
+        return f"{named}: {self.reason}; `layerstore verify` lists all such entries"
 
 
 class _PathError(LayerstoreError):

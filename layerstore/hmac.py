@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 from layerstore import gojson
+from layerstore.arguments import instance
 from layerstore.records import V2Metadata
 
 _is_hex = re.compile("(?:[0-9a-fA-F]{2})*").fullmatch
@@ -42,6 +43,7 @@ def compute_hmac_key(auth_config: AuthConfig | None) -> bytes | None:
     """
     if auth_config is None:
         return None
+    instance(auth_config, AuthConfig, "credentials")
     fields = (
         ("username", auth_config.username),
         ("password", auth_config.password),
@@ -49,6 +51,8 @@ def compute_hmac_key(auth_config: AuthConfig | None) -> bytes | None:
         ("identitytoken", auth_config.identity_token),
         ("registrytoken", auth_config.registry_token),
     )
+    for name, value in fields:
+        instance(value, str, name)
     members = (f'"{name}":{gojson.quote(value)}' for name, value in fields if value)
     document = f"{{{','.join(members)}}}".encode()
     return f"sha256:{hashlib.sha256(document).hexdigest()}".encode()
@@ -59,6 +63,7 @@ def compute_hmac(key: bytes | None, metadata: V2Metadata) -> str:
 
     Source: Docker's `ComputeV2MetadataHMAC`.
     """
+    _check(key, metadata)
     return _mac(key, metadata).hex() if key else ""
 
 
@@ -70,11 +75,17 @@ def check_hmac(metadata: V2Metadata, key: bytes | None) -> bool:
 
     Source: Docker's `CheckV2MetadataHMAC`.
     """
+    _check(key, metadata)
     if not metadata.hmac or not key:
         return not metadata.hmac and not key
     if _is_hex(metadata.hmac) is None:
         return False
     return hmac.compare_digest(bytes.fromhex(metadata.hmac), _mac(key, metadata))
+
+
+def _check(key: object, metadata: object) -> None:
+    instance(metadata, V2Metadata, "an association")
+    instance(key, (bytes, type(None)), "an HMAC key")
 
 
 def _mac(key: bytes, metadata: V2Metadata) -> bytes:

@@ -12,10 +12,10 @@ from layerstore.digest import is_digest
 V1_IDS: Final = "v1id"
 V2_METADATA: Final = "v2metadata-by-diffid"
 DIFF_IDS: Final = "diffid-by-digest"
+BLOBS: Final = "blob-by-digest"
+"""What other engines know of a blob; `layerstore.blobs`."""
 KNOWN_NAMESPACES: Final = (DIFF_IDS, V1_IDS, V2_METADATA)
 """Docker's."""
-BLOBS: Final = "blob-by-digest"
-"""What other engines know of blobs. Read by `layerstore.blobs`."""
 DERIVED_FROM: Final = (V2_METADATA, BLOBS)
 """The namespaces from which a database derives rows."""
 

@@ -34,14 +34,19 @@ def absolute(path: str | os.PathLike[str]) -> str:
     Bytes that are not UTF-8 stand in it as `os.fsdecode` gives them.
 
     Raises:
-        InvalidInputError: it is empty, no text, too long, holds a NUL character or a character that no path can hold;
-            or it is relative, and the working directory was removed.
+        InvalidInputError: it is empty, no text, too long, begins with a `~` that no directory here has, or holds a NUL
+            character or one that no path can hold; or it is relative, and the working directory was removed.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
         raise InvalidInputError(f"a path is text or a pathlib.Path, not {type(text).__name__}: {text!r}")
     if not text:
         raise InvalidInputError("an empty path: is a variable unset?")
+    first = text.partition("/")[0]
+    if first.startswith("~") and not os.path.lexists(first):
+        raise InvalidInputError(
+            f"{text!r}: `~` stands for a home directory in a shell only: use os.path.expanduser in Python, or $HOME"
+        )
     if "\0" in text:
         raise InvalidInputError(f"a path cannot hold a NUL character: {text!r}")
     try:

@@ -195,6 +195,8 @@ def v1_key(v1_id: str, registry: str) -> str:
     """
     if not isinstance(v1_id, str) or _is_v1_id(v1_id) is None:
         raise InvalidV1IDError(f"not a V1 image ID: {v1_id!r}: 64 lower-case hex digits are needed")
+    if not isinstance(registry, str):
+        raise InvalidV1IDError(f"a registry is text, not {type(registry).__name__}: {registry!r}")
     return f"{registry},{v1_id}"
 
 

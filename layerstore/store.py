@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from layerstore.errors import InvalidKeyError, NotFoundError, StoreError
+from layerstore.errors import InvalidInputError, InvalidKeyError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
     from layerstore.records import V2Metadata
@@ -90,6 +90,22 @@ Changing = Callable[[Sequence[Address], Compute], Change]
 
 # For stores that bring neither a transaction nor a lock: their read-modify-writes take turns in this process.
 _turns = threading.RLock()
+
+
+def contains(store: Store, entry: object) -> bool:
+    """Tell whether a store has an entry, given as namespace and key.
+
+    Raises:
+        InvalidInputError: `entry` is not a namespace and a key.
+    """
+    match entry:
+        case (str(namespace), str(key)):
+            try:
+                store.get(namespace, key)
+            except NotFoundError:
+                return False
+            return True
+    raise InvalidInputError(f"ask for a namespace and a key, as `(namespace, key) in store`, not {entry!r}")
 
 
 def changing(store: Store) -> Changing:

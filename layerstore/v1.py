@@ -5,6 +5,7 @@ Source: Docker's distribution/metadata/v1_id_service.go.
 
 from __future__ import annotations
 
+from layerstore.arguments import a_store
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError, LayerstoreError
 from layerstore.keys import V1_IDS
@@ -21,6 +22,8 @@ class V1IDService:
     """
 
     def __init__(self, store: Store | None) -> None:
+        if store is not None:
+            a_store(store)
         self._store = store
 
     def get(self, v1_id: str, registry: str) -> DiffID:

@@ -1,4 +1,4 @@
-"""Digests and DiffIDs of the V2 protocol: which blob is which layer, and where each can be had. Knows only `Store`.
+"""Digests and DiffIDs of the V2 protocol: which blob is which layer, and who has it. Knows only `Store`.
 
 Two entries make an association: the list of a DiffID holds it, and the digest maps back to the DiffID.
 Source: Docker's distribution/metadata/v2_metadata_service.go.
@@ -6,11 +6,12 @@ Source: Docker's distribution/metadata/v2_metadata_service.go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import msgspec
 
+from layerstore.arguments import a_store, instance, several, tuples
 from layerstore.digest import DiffID, Digest, are_sha256, is_sha256, match_digest
 from layerstore.errors import (
     CorruptRecordError,
@@ -49,6 +50,8 @@ class V2MetadataService:
     """
 
     def __init__(self, store: Store | None) -> None:
+        if store is not None:
+            a_store(store)
         self._store = _NoStore() if store is None else store
         self._change = None if store is None else changing(store)
 
@@ -109,8 +112,38 @@ class V2MetadataService:
             return dict(zip(map(keys.__getitem__, values), map(DiffID, texts), strict=True))
         return {keys[key]: _read_diff_id(key, value) for key, value in values.items()}
 
+    def layers(self) -> Iterator[DiffID]:
+        """Yield the layers that have a list, by DiffID. Reads all lists, of a database in one snapshot.
+
+        Raises:
+            LayerstoreError: the service has no store, or one that cannot list its entries.
+            StoreError: the store failed.
+        """
+        for key, _ in self._lists():
+            yield DiffID(key_digest(key))
+
+    def repositories(self) -> Iterator[str]:
+        """Yield the names of the repositories that the lists name, sorted. Reads all lists before the first name.
+
+        Of a large database, `store.engine` answers faster: `SELECT source_repository FROM repositories`.
+
+        Raises:
+            CorruptRecordError: a list cannot be read.
+            LayerstoreError: the service has no store, or one that cannot list its entries.
+            StoreError: the store failed.
+        """
+        found = {entry.source_repository for key, value in self._lists() for entry in _read_list(key, value)}
+        yield from sorted(found - {""})
+
+    def _lists(self) -> Iterator[tuple[str, bytes]]:
+        """Yield key and value of the lists of layers."""
+        entries: Callable[[str], Iterable[tuple[str, str, bytes]]] | None = getattr(self._store, "entries", None)
+        if entries is None:
+            raise LayerstoreError(f"{type(self._store).__name__} cannot list its entries: it has no method `entries`")
+        return ((key, value) for _, key, value in entries(V2_METADATA) if key_digest(key) is not None)
+
     def add(self, diff_id: str, metadata: V2Metadata) -> None:
-        """Record that a layer is this blob, and where it can be had.
+        """Record that a layer is this blob, and which repository has it.
 
         The association becomes the newest of the layer's list; an equal one is moved. The list keeps the newest
         50; the digests of older ones still resolve. The digest maps to this layer from now on; where it was
@@ -164,7 +197,7 @@ class V2MetadataService:
         """
         if self._change is None:
             return
-        pairs = list(associations)
+        pairs = list(tuples(associations, 2, "associations"))
         if hmac_key is not None:
             pairs = [(diff_id, _tagged(metadata, hmac_key)) for diff_id, metadata in pairs]
         places = [_places(diff_id, metadata) for diff_id, metadata in pairs]
@@ -223,6 +256,7 @@ class V2MetadataService:
         """
         if self._change is None:
             return
+        instance(metadata, V2Metadata, "an association")
         Digest.check(metadata.digest)
         key = digest_key(metadata.digest)
         blob, others = (DIFF_IDS, key), (BLOBS, key)
@@ -307,6 +341,10 @@ def _warn_of_another_layer(digest: str, known: bytes, diff_id: str) -> None:
 class _NoStore:
     """What `V2MetadataService(None)` looks up in."""
 
+    def entries(self, _namespace: str) -> Iterator[tuple[str, str, bytes]]:
+        self.get("", "")
+        return iter(())
+
     def get(self, _namespace: str, _key: str, /) -> bytes:
         raise LayerstoreError("this V2MetadataService has no store")
 
@@ -318,6 +356,7 @@ class _NoStore:
 
 
 def _tagged(metadata: V2Metadata, hmac_key: bytes | None) -> V2Metadata:
+    instance(metadata, V2Metadata, "an association")
     return msgspec.structs.replace(metadata, hmac=compute_hmac(hmac_key, metadata))
 
 
@@ -326,6 +365,8 @@ def _places(diff_id: str, metadata: V2Metadata) -> tuple[Address, Address]:
 
     Raises: as `V2MetadataService.add`, for what is wrong with it.
     """
+    if type(metadata) is not V2Metadata:
+        instance(metadata, V2Metadata, "an association")
     digest, repository = metadata.digest, metadata.source_repository
     # Written out, as in `get_diff_id`.
     if not isinstance(diff_id, str) or match_digest(diff_id) is None:
@@ -357,7 +398,7 @@ def _keys(digests: Iterable[str], kind: type[Digest]) -> dict[str, str]:
     Raises:
         InvalidDigestError: one of them is none.
     """
-    texts = list(digests)
+    texts = list(several(digests, f"{kind.__name__}s"))
     if not (all(isinstance(text, str) for text in texts) and are_sha256(texts)):
         for text in texts:
             kind.check(text)

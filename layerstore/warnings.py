@@ -18,6 +18,12 @@ def told_to(listener: Callable[[str], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+def tell(text: str, *values: object) -> None:
+    """Tell a person who waits what is going on; a program, which has no listener, is told nothing."""
+    if _listeners:
+        _listeners[-1](text % values)
+
+
 def warn(text: str, *values: object) -> None:
     """Warn of something, formatted as `logging` does."""
     if _listeners:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 _SHOWN = 12
 
@@ -41,3 +43,33 @@ def short_hmac(hmac: str) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """Return a number with its noun."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time that passes, in the unit that it fills."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
+
+
+def near(name: str, known: Iterable[str], mark: str = "") -> str:
+    """Return what to add to an error about an unknown name: `; did you mean …?`, or nothing if none is like it."""
+    from difflib import get_close_matches  # noqa: PLC0415  # for who has mistyped only
+
+    found = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {mark}{found[0]}?" if found else ""
+
+
+def readable(value: Any) -> Any:
+    """Return a value without bytes: a BLOB is its text, or `x'…'` in hex if it is none.
+
+    Text is UTF-8 without control characters other than the ends of lines and tabs.
+    """
+    if not isinstance(value, bytes):
+        return value
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return f"x'{value.hex()}'"
+    is_text = all(character >= " " or character in "\t\n\r" for character in text) and "\x7f" not in text
+    return text if is_text else f"x'{value.hex()}'"

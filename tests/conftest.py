@@ -42,7 +42,7 @@ SLOW = (
     "cli/test_terminal.py",
     "sql/test_derived.py",
     "engines/",
-    "docs/test_readme.py",
+    "docs/test_pages.py",
     "migrations/test_next_revision.py",
     "packaging/",
     "property/",

@@ -1,4 +1,4 @@
-"""`python -m tests.promise`: run what tries to break the promises of README, and print the table with the counts.
+"""`python -m tests.promise`: run what tries to break the promises of docs/promises.md, and print the counts.
 
 Arguments go to pytest: `python -m tests.promise --kills 3000 --cuts 30000 --load-seconds 60`.
 """

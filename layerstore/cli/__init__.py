@@ -38,7 +38,7 @@ Exit codes: 0 done; 1 findings, or not found; 2 wrong usage; 3 bad input or stor
 def command(context: click.Context) -> None:
     """Keep what a container engine remembers about its image layers in one SQLite file.
 
-    Which compressed blob (digest) is which layer (DiffID), and from which repositories each blob can be had.
+    Which compressed blob (digest) is which layer (DiffID), and which repositories have each blob.
     """
     from layerstore.cli.output import print_warning
 

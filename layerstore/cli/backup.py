@@ -23,13 +23,11 @@ Examples:
 def backup(settings: Settings, path: str, quiet: bool, as_json: bool) -> None:
     """Copy the store to a new file.
 
-    As it is at this moment, while others write. The copy is one file that can also be read where nothing can be
-    written; it is made 0600.
+    The copy has the store as it is at this moment, while others write. It is one file, has mode 0600, and can also be
+    read where nothing can be written.
     """
-    from layerstore.sql.sqlite.backup import backup as copy
-
     with settings.reading() as store:
-        size = copy(store, path)
+        size = store.backup(path)
     if as_json:
         print_json({"path": absolute(path), "bytes": size})
     elif not quiet:

@@ -6,8 +6,9 @@ import sys
 
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, settings_argument
-from layerstore.cli.output import json_text, print_value, printable
+from layerstore.cli.options import Settings, database_option, json_option, settings_argument, timeout_option
+from layerstore.cli.output import fail, is_typed, json_text, print_value, printable
+from layerstore.errors import NotFoundError
 from layerstore.words import utc
 
 _NAMESPACES = ("blob-by-digest", "diffid-by-digest", "v1id", "v2metadata-by-diffid")
@@ -39,14 +40,20 @@ Examples:
 @json_option
 @database_option
 @settings_argument
-def list_(settings: Settings, namespace: str | None, as_json: bool) -> None:
+def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
     """List entries.
 
-    All of them, or those of NAMESPACE: when each was modified, how many bytes its value has, its place.
+    All of them, or those of NAMESPACE: time of modification, bytes of the value, place. Exits with 1 if NAMESPACE has
+    none.
     """
+    from layerstore.reports import with_iso_times
+    from layerstore.words import near
+
+    is_empty = True
     with settings.reading() as store:
         separator = "["
         for record in store._records(namespace):
+            is_empty = False
             if not as_json:
                 place = printable(f"{record.namespace}/{record.key}")
                 click.echo(f"{utc(record.modified_at_ns)}  {len(record.value):>6}  {place}")
@@ -57,10 +64,14 @@ def list_(settings: Settings, namespace: str | None, as_json: bool) -> None:
                 "value": record.value.decode("utf-8", "backslashreplace"),
                 "modified_at_ns": record.modified_at_ns,
             }
-            click.echo(f"{separator}\n  {json_text(entry)}", nl=False)
+            click.echo(f"{separator}\n  {json_text(with_iso_times(entry))}", nl=False)
             separator = ","
         if as_json:
             click.echo("[]" if separator == "[" else "\n]")
+    if is_empty and namespace is not None:
+        like = "" if namespace in _NAMESPACES else near(namespace, _NAMESPACES)
+        return fail(f"no entry in namespace {namespace!r} of {settings.path}{like}", 1)
+    return 0
 
 
 @click.command(
@@ -72,14 +83,26 @@ Example:
 @click.argument("key")
 @database_option
 @settings_argument
-def get(settings: Settings, namespace: str, key: str) -> None:
+def get(settings: Settings, namespace: str, key: str) -> int:
     """Print an entry.
 
     Its bytes as they are; on a terminal, control characters are escaped. Exits with 1 if there is none.
     """
     with settings.reading() as store:
-        value = store.get(namespace, key)
+        try:
+            value = store.get(namespace, key)
+        except NotFoundError as error:
+            return _not_found(error)
     print_value(value)
+    if not value and is_typed(sys.stdout):
+        click.echo("layerstore: the value is empty", err=True)
+    return 0
+
+
+def _not_found(error: NotFoundError) -> int:
+    """Say that there is no entry, and how its key is written if it was written as a digest."""
+    hint = f"; a key is written with a slash: {error.key.replace(':', '/', 1)}" if ":" in error.key else ""
+    return fail(f"{error}{hint}", 1)
 
 
 @click.command(
@@ -92,14 +115,20 @@ Examples:
 @_namespace
 @click.argument("key")
 @click.argument("value", required=False)
-@click.option("--force", is_flag=True, help="Store also what cannot be what its namespace says.")
+@click.option("--force", is_flag=True, help="Store the value even if it is invalid for its namespace.")
+@timeout_option
 @database_option
 @settings_argument
 def set_(settings: Settings, namespace: str, key: str, value: str | None, force: bool) -> None:
     """Store an entry.
 
-    VALUE, or the bytes of standard input, in place of what was there.
+    VALUE, or the bytes of standard input, replaces what was there. Without VALUE, standard input must not be a
+    terminal.
     """
+    if value is None and is_typed(sys.stdin):
+        raise click.UsageError(
+            "standard input is a terminal: give VALUE, or pipe it into the command; - reads it anyway"
+        )
     from layerstore.store import check_key
 
     data = sys.stdin.buffer.read() if value is None or value == "-" else value.encode("utf-8", "surrogateescape")
@@ -116,7 +145,8 @@ def _refuse_unreadable(namespace: str, key: str, value: bytes) -> None:
 
     reason = why_unreadable(namespace, key, value)
     if reason is not None:
-        raise InvalidInputError(f"{namespace}/{key}: {reason}: nothing was stored; --force stores it all the same")
+        hint = f"; a key is written with a slash: {key.replace(':', '/', 1)}" if ":" in key else ""
+        raise InvalidInputError(f"{namespace}/{key}: {reason}{hint}; nothing was stored (--force stores it anyway)")
 
 
 @click.command(
@@ -126,12 +156,17 @@ Example:
 )
 @_namespace
 @click.argument("key")
+@timeout_option
 @database_option
 @settings_argument
-def delete(settings: Settings, namespace: str, key: str) -> None:
+def delete(settings: Settings, namespace: str, key: str) -> int:
     """Remove an entry.
 
     Exits with 1 if there is none.
     """
     with settings.writing() as store:
-        store.delete(namespace, key)
+        try:
+            store.delete(namespace, key)
+        except NotFoundError as error:
+            return _not_found(error)
+    return 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from layerstore.cli.output import set_no_trunc
 from layerstore.paths import absolute, kind, status
 from layerstore.sql.url import is_url, shown
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from layerstore import SQLMetadataStore
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_TIMEOUT_S = 30.0
 
 
 class _Path(click.Path):
@@ -38,6 +41,7 @@ class Settings:
 
     def __init__(self) -> None:
         self.database: str | None = None
+        self.timeout_s = _TIMEOUT_S
 
     @property
     def path(self) -> str:
@@ -78,6 +82,19 @@ class Settings:
 
         return SQLMetadataStore(self.path, read_only=True)
 
+    @contextmanager
+    def changing(self, path: str | None) -> Iterator[str | SQLMetadataStore]:
+        """Give what a command changes, the database or what PATH names: a file opened with the `--timeout`."""
+        from layerstore import SQLMetadataStore
+        from layerstore.sql.sqlite.recognition import is_database
+
+        place = self.place if path is None else path
+        if not (os.path.isfile(place) and os.path.getsize(place) and is_database(absolute(place))):
+            yield place
+            return
+        with SQLMetadataStore(place, timeout_s=self.timeout_s) as store:
+            yield store
+
     def writing(self, *, create: bool = False) -> SQLMetadataStore:
         """Open the database to write; with `create`, make it if it is not there."""
         from layerstore import SQLMetadataStore, StoreOpenError
@@ -88,7 +105,7 @@ class Settings:
             with suppress(OSError):  # opening says what keeps it from being looked at
                 if status(path) is None:
                     raise StoreOpenError("there is no such file: `layerstore import` makes one, or give --db", path)
-        return SQLMetadataStore(self.path)
+        return SQLMetadataStore(self.path, timeout_s=self.timeout_s)
 
     def trying(self) -> SQLMetadataStore:
         """Open the database for what will be undone; an empty one in memory if it is not there."""
@@ -126,9 +143,51 @@ def database_option(command: _Command) -> _Command:
     )(command)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def json_option(command: _Command) -> _Command:
+    """Add `--json`, and `--no-trunc` for who reads."""
+    command = click.option(
+        "--no-trunc",
+        is_flag=True,
+        expose_value=False,
+        callback=set_no_trunc,
+        help="Print digests in full on a terminal, and tables wider than it.",
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def _remember_timeout(context: click.Context, _parameter: click.Parameter, value: float) -> None:
+    context.find_root().ensure_object(Settings).timeout_s = value
+
+
+def timeout_option(command: _Command) -> _Command:
+    """Add `--timeout`: how long a command that writes waits for other writers."""
+    return click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0),
+        default=_TIMEOUT_S,
+        show_default=True,
+        expose_value=False,
+        callback=_remember_timeout,
+        help="Wait so long for other writers.",
+    )(command)
+
+
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but findings and errors.")
 settings_argument = click.make_pass_decorator(Settings, ensure=True)
+
+
+def drivers_there(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the storage drivers of the data root that was given."""
+    from layerstore.docker.dataroot import drivers
+    from layerstore.errors import LayerstoreError
+
+    root = context.params.get("data_root")
+    try:
+        names = sorted({one.name for one in drivers(root)}) if root else []
+    except LayerstoreError:
+        return []  # the command itself will say why
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def data_root_options(*, required: bool) -> Callable[[_Command], _Command]:
@@ -138,14 +197,15 @@ def data_root_options(*, required: bool) -> Callable[[_Command], _Command]:
         command = click.option(
             "--driver",
             metavar="NAME",
-            help="Look at the images of this storage driver only; needed when several have the name.",
+            shell_complete=drivers_there,
+            help="Look at the images of this storage driver only. Needed if several drivers have the image.",
         )(command)
         return click.option(
             "--data-root",
             metavar="DIR",
             type=DIRECTORY,
             required=required,
-            help="Where a Docker daemon keeps its images, such as /var/lib/docker. Only read.",
+            help="A Docker daemon's data root, such as /var/lib/docker. Only read.",
         )(command)
 
     return add

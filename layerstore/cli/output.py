@@ -1,22 +1,31 @@
-"""How answers look: lines for people, JSON for programs, a progress bar on a terminal."""
+"""How answers look: lines and tables for people, JSON for programs. Progress is `layerstore.cli.progress`'s."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import IO, TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    from layerstore.reports import Report
+
+_ZEROS = re.compile("\0{8,}")
+_DIGEST = re.compile(r"(?<![0-9A-Za-z/,_-])(?:sha256:)?([0-9a-f]{12})[0-9a-f]{52}(?![0-9A-Za-z])")
+_NARROWEST = 12
+"""Characters that a column keeps on a narrow terminal."""
+_WRAPPED = 24
+"""Characters that a column that wraps keeps."""
+_NO_TRUNC = "layerstore.no_trunc"
 
 
 def printable(text: str) -> str:
-    """Return text from a file or database without characters that would steer a terminal."""
+    """Return text from a file or database without characters that would steer a terminal; zero bytes as a number."""
     if text.isprintable():
         return text
+    text = _ZEROS.sub(lambda run: f"[{len(run[0])} zero bytes]", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -31,18 +40,68 @@ def print_warning(text: str) -> None:
     click.echo(f"layerstore: warning: {printable(text)}", err=True)
 
 
+def is_typed(stream: IO[str] | None) -> bool:
+    """Tell whether standard input or output is a terminal; whoever started this may have closed it."""
+    return stream is not None and stream.isatty()
+
+
+def set_no_trunc(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    """Remember `--no-trunc`."""
+    context.meta[_NO_TRUNC] = context.meta.get(_NO_TRUNC, False) or value
+
+
+def is_cut() -> bool:
+    """Tell whether digests are short and tables fit: on a terminal, unless `--no-trunc` was given."""
+    context = click.get_current_context(silent=True)
+    return is_typed(sys.stdout) and not (context is not None and context.meta.get(_NO_TRUNC, False))
+
+
+def cut(text: str) -> str:
+    """Return text with the 12 first digits of each digest and V1 ID in it, where `is_cut`."""
+    return _DIGEST.sub(r"\1", text) if is_cut() else text
+
+
 def say(text: str = "") -> None:
     """Print one line for people."""
-    click.echo(printable(text))
+    click.echo(cut(printable(text)))
 
 
 def columns(rows: Iterable[Sequence[str]], *, indent: str = "") -> None:
-    """Print rows with their columns aligned; the last one is never padded or cut."""
-    texts = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo((indent + "  ".join(padded)).rstrip())
+    """Print rows with their columns aligned; on a terminal the last one wraps, and the others are cut to fit."""
+    import textwrap
+
+    texts = [[cut(printable(cell)) for cell in row] for row in rows]
+    widths = fitting([max(map(len, column)) for column in zip(*texts, strict=True)], len(indent), wraps=True)
+    for *row, last in texts:
+        cells = [shortened(cell, width).ljust(width) for cell, width in zip(row, widths, strict=False)]
+        first, *rest = textwrap.wrap(last, widths[-1]) if len(last) > widths[-1] else [last]
+        before = "".join(f"{cell}  " for cell in cells)
+        click.echo((indent + before + first).rstrip())
+        for more in rest:
+            click.echo(indent + " " * len(before) + more)
+
+
+def fitting(widths: Sequence[int], indent: int = 0, *, wraps: bool = False) -> list[int]:
+    """Return the widths of columns, two blanks apart, narrowed until a terminal holds them.
+
+    The widest ones are narrowed; but first the last one, if it wraps.
+    """
+    fitted = list(widths)
+    if not is_cut():
+        return fitted
+    import shutil
+
+    room = shutil.get_terminal_size().columns - indent - 2 * (len(fitted) - 1)
+    if wraps:
+        fitted[-1] = max(min(fitted[-1], _WRAPPED), fitted[-1] - max(0, sum(fitted) - room))
+    while sum(fitted) > room and max(fitted) > _NARROWEST:
+        fitted[fitted.index(max(fitted))] -= 1
+    return fitted
+
+
+def shortened(text: str, width: int) -> str:
+    """Return text that a column of this width holds, its end left out if it must be."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
@@ -59,8 +118,10 @@ def json_text(value: object, *, indent: int | None = None) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document."""
-    click.echo(json_text(value, indent=2))
+    """Print one JSON document, with each time in nanoseconds as ISO text too."""
+    from layerstore.reports import with_iso_times
+
+    click.echo(json_text(with_iso_times(value), indent=2))
 
 
 def print_value(value: bytes) -> None:
@@ -73,25 +134,13 @@ def print_value(value: bytes) -> None:
     sys.stdout.flush()
 
 
-def report_json(report: DataclassInstance) -> None:
-    """Print a report's fields, and whether it is `ok`."""
-    import dataclasses
+def print_report(report: Report, *, as_json: bool, quiet: bool = False, store: str = "") -> int:
+    """Print a report; return the exit code: 1 if it is not `ok`."""
+    if as_json:
+        from layerstore.reports import document
 
-    print_json({**dataclasses.asdict(report), "ok": getattr(report, "ok")})  # noqa: B009  # reports have it, dataclasses not
-
-
-@contextmanager
-def progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
-    """Show a bar on a terminal; in a pipe, or when it shall be quiet, show nothing and ask for no calls."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    with click.progressbar(length=1, label=label, file=sys.stderr, update_min_steps=1) as bar:
-        bar_any: Any = bar
-
-        def show(done: int, total: int | None) -> None:
-            if done % 256 == 0 or done == total:
-                bar_any.length = total or done
-                bar_any.update(done - bar_any.pos)
-
-        yield show
+        print_json(document(report))
+    else:
+        for line in report.lines(quiet=quiet, store=store):
+            say(line)
+    return 0 if report.ok else 1

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from layerstore.cli import offers
 from layerstore.cli.options import PATH, Settings, data_root_options, database_option, json_option, settings_argument
-from layerstore.cli.output import columns, print_json, printable, say
+from layerstore.cli.output import columns, fail, print_json, printable, say
+from layerstore.paths import absolute, status
+from layerstore.words import counted
 
 if TYPE_CHECKING:
     from layerstore import FSMetadataStore, Image, LayerCandidates, PushPlan, SQLMetadataStore
@@ -29,8 +32,8 @@ Examples:
   layerstore candidates 15a6e8a8ae10 localhost:5000/new/app
   layerstore candidates --size 20000000 15a6e8a8ae10 busybox --json"""
 )
-@click.argument("diff_id", metavar="DIFFID")
-@click.argument("target")
+@click.argument("diff_id", metavar="DIFFID", shell_complete=offers.known)
+@click.argument("target", shell_complete=offers.known)
 @click.option(
     "--size",
     metavar="BYTES",
@@ -61,11 +64,11 @@ def candidates(
     config: str | None,
     as_json: bool,
 ) -> int:
-    """Say from where a push would mount a layer, and why.
+    """Explain from which repositories a push would mount a layer.
 
-    What Docker's push would ask the registry about the layer DIFFID, of which 12 or more hex digits are enough, on
-    its way to the repository TARGET: in its order, with the reason for each place and for each association that is
-    left out. TARGET may leave out docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
+    Prints what Docker's push of the layer DIFFID to the repository TARGET would ask the registry, in order, with
+    reasons, and which associations it would leave out. 12 or more hex digits of DIFFID are enough. TARGET may leave out
+    docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
     from layerstore import layer_candidates
     from layerstore.push.layers import document
@@ -75,10 +78,7 @@ def candidates(
     with settings.reading() as store:
         whole = _whole(store, diff_id)
         if whole is None:
-            click.echo(
-                printable(f"layerstore: no layer is known that begins with {diff_id!r} in {settings.shown}"), err=True
-            )
-            return 1
+            return fail(_no_layer(store, diff_id, settings.shown), 1)
         if engine != "docker":
             return _of_engine(store, whole, repository, engine, as_json=as_json)
         found = layer_candidates(store, whole, repository, hmac_key=_hmac_key(repository, config), size=size)
@@ -97,12 +97,12 @@ Examples:
   layerstore plan 4ab179cadfdc docker.io/team/app --data-root /var/lib/docker --driver overlay2 --json"""
 )
 @click.argument("image")
-@click.argument("target")
+@click.argument("target", shell_complete=offers.known)
 @data_root_options(required=True)
 @click.option(
     "--as-daemon",
     is_flag=True,
-    help="Use the metadata in the data root, which is what its daemon knows, and not the database.",
+    help="Use the metadata in the data root, as its daemon does, and not the database. The default without a database.",
 )
 @_config_option
 @json_option
@@ -120,12 +120,12 @@ def plan(
     config: str | None,
     as_json: bool,
 ) -> int:
-    """Say what a push of an image would do, layer by layer.
+    """Predict a push of an image, layer by layer.
 
-    IMAGE is a name or ID in the data root, TARGET the repository to push to: which layers it has already, which are
-    mounted from where, and which are uploaded. Predicted from the metadata alone, as no registry is asked: what the
-    registry has lost, or got from others, cannot be known. Sizes are of the files, uncompressed. Exits with 1 if
-    there is no such image.
+    IMAGE is a name or ID in the data root, and TARGET the repository to push to. Prints which layers TARGET has
+    already, which are mounted and from which repository, and which are uploaded. No registry is asked, so what the
+    registry has lost, or received from other clients, cannot be known. Sizes are those of the files, uncompressed.
+    Exits with 1 if there is no such image.
     """
     from layerstore import find_image, layer_sizes, plan_push
     from layerstore.repository import split_reference
@@ -133,6 +133,9 @@ def plan(
     repository = split_reference(target).name
     found = find_image(data_root, image, driver=driver)
     layers = list(zip(found.diff_ids, layer_sizes(found), strict=True))
+    if not as_daemon and status(absolute(settings.path)) is None:
+        click.echo(printable(f"layerstore: no database {settings.path}: using the data root's metadata"), err=True)
+        as_daemon = True
     with _metadata_of(found) if as_daemon else settings.reading() as store:
         planned = plan_push(store, layers, repository, hmac_key=_hmac_key(repository, config))
     if as_json:
@@ -148,9 +151,22 @@ def _whole(store: SQLMetadataStore, text: str) -> str | None:
     from layerstore.sql.reading.layers import Layer
     from layerstore.sql.reading.search import look_up
 
-    if is_digest(text) or not re.fullmatch(r"(?:sha(?:256|384|512):)?[0-9a-f]+", text):
+    if not (is_digest(text) or re.fullmatch(r"(?:sha(?:256|384|512):)?[0-9a-f]+", text)):
         return text
-    return next((one.diff_id for one in look_up(store, text) if isinstance(one, Layer)), None)
+    found = look_up(store, text)
+    layer = next((one.diff_id for one in found if isinstance(one, Layer)), None)
+    return text if layer is None and is_digest(text) and not found else layer
+
+
+def _no_layer(store: SQLMetadataStore, text: str, path: str) -> str:
+    """Return what is wrong with a text that names no layer: perhaps it names a layer's blob."""
+    from layerstore.sql.reading.layers import Blob
+    from layerstore.sql.reading.search import look_up
+
+    for one in look_up(store, text):
+        if isinstance(one, Blob) and one.diff_id is not None:
+            return f"{text} is a blob, not a layer: give its layer, {one.diff_id}"
+    return f"no layer is known that begins with {text!r} in {path}"
 
 
 def _metadata_of(image: Image) -> FSMetadataStore | SQLMetadataStore:
@@ -205,15 +221,15 @@ def _say_candidates(found: LayerCandidates) -> None:
         f" with digests of {'any repository' if others else 'the target'})"
     )
     if found.steps:
-        say("  asked in this order, until one is there:")
+        say("  asked in this order, until one succeeds:")
         columns([_step(number, *dataclasses.astuple(one)) for number, one in enumerate(found.steps, 1)], indent="    ")
     else:
-        say("  nothing to ask: it would be uploaded")
+        say("  nothing to ask: the layer would be uploaded")
     if found.left_out:
         say("  left out:")
         columns([_step(None, *dataclasses.astuple(one)) for one in found.left_out], indent="    ")
     if found.unlisted:
-        say("  is also these blobs, which its list does not hold, so that Docker does not look for them:")
+        say("  blobs of this layer that are not in its list, so that Docker does not look for them:")
         columns([(entry.digest,) for entry in found.unlisted], indent="    ")
 
 
@@ -248,8 +264,4 @@ def _say_plan(image: Image, planned: PushPlan) -> None:
     if rows:
         columns(rows, indent="  ")
     totals = [(action, *planned.total(action)) for action in ("exists", "mount", "upload")]
-    say(
-        "; ".join(
-            f"{action} {count} {'layer' if count == 1 else 'layers'}, {size:,} bytes" for action, count, size in totals
-        )
-    )
+    say("; ".join(f"{action} {counted(count, 'layer')}, {size:,} bytes" for action, count, size in totals))

@@ -1,32 +1,50 @@
-"""`quarantine`: looking at what was set aside, putting it back, forgetting it."""
+"""`quarantine`: what was set aside: list it, restore it, drop it."""
 
 from __future__ import annotations
 
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, settings_argument
+from layerstore.cli.options import (
+    DIRECTORY,
+    Settings,
+    database_option,
+    json_option,
+    settings_argument,
+    timeout_option,
+)
 from layerstore.cli.output import columns, print_json, print_value, say
 from layerstore.words import utc
 
 
 @click.group()
 def quarantine() -> None:
-    """Look after bytes that were set aside.
+    """List, restore or drop what was set aside.
 
-    What an import, a repair or a write could not read, or found in conflict, is kept until somebody drops it.
+    An import, a repair or a write sets aside values that it cannot read, or that are in conflict. They are kept until
+    you drop them.
     """
 
 
-@quarantine.command("list", epilog="\b\nExample:\n  layerstore quarantine list")
+@quarantine.command(
+    "list",
+    epilog="""\b
+Examples:
+  layerstore quarantine list
+  layerstore quarantine list /var/lib/docker/image/overlay2/distribution""",
+)
+@click.argument("directory", type=DIRECTORY, required=False)
 @json_option
 @database_option
 @settings_argument
-def list_(settings: Settings, as_json: bool) -> None:
+def list_(settings: Settings, directory: str | None, as_json: bool) -> None:
     """List what was set aside.
 
-    Its number, when, how many bytes, where it was, and why.
+    Number, time, bytes, place and reason. With DIRECTORY, which is a `distribution` directory, the files that exports
+    and repairs moved to DIRECTORY.quarantine.
     """
-
+    if directory is not None:
+        _list_files(directory, as_json=as_json)
+        return
     with settings.reading() as store:
         found = store.quarantined()
     if as_json:
@@ -58,6 +76,16 @@ def list_(settings: Settings, as_json: bool) -> None:
         )
 
 
+def _list_files(directory: str, *, as_json: bool) -> None:
+    from layerstore.files.quarantine import quarantined_files
+
+    found = quarantined_files(directory)
+    if as_json:
+        print_json([one._asdict() for one in found])
+    else:
+        columns([(utc(one.modified_at_ns), str(one.bytes), one.path) for one in found])
+
+
 @quarantine.command(epilog="\b\nExample:\n  layerstore quarantine show 3")
 @click.argument("number", type=int)
 @database_option
@@ -76,13 +104,14 @@ def show(settings: Settings, number: int) -> None:
 
 @quarantine.command(epilog="\b\nExample:\n  layerstore quarantine restore 3")
 @click.argument("number", type=int)
-@click.option("--force", is_flag=True, help="Restore also what cannot be what its namespace says.")
+@click.option("--force", is_flag=True, help="Restore the value even if it is invalid for its namespace.")
+@timeout_option
 @database_option
 @settings_argument
 def restore(settings: Settings, number: int, force: bool) -> None:
     """Put a value back where it was.
 
-    What is there by now goes to quarantine in its stead. Exits with 1 if there is none.
+    What is in its place moves to quarantine. Exits with 1 if there is no such number.
     """
     from layerstore.sql.quarantine import restore as put_back
 
@@ -93,13 +122,14 @@ def restore(settings: Settings, number: int, force: bool) -> None:
 
 @quarantine.command(epilog="\b\nExamples:\n  layerstore quarantine drop 3 4\n  layerstore quarantine drop --all")
 @click.argument("numbers", type=int, nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Drop all there is.")
+@click.option("--all", "everything", is_flag=True, help="Drop all values.")
+@timeout_option
 @database_option
 @settings_argument
 def drop(settings: Settings, numbers: tuple[int, ...], everything: bool) -> None:
-    """Forget values for good.
+    """Remove values for good.
 
-    All that are named, or none. Exits with 1 if one of them is not there.
+    All that are named, or none of them. Exits with 1 if one of them is not there.
     """
     from layerstore.sql.quarantine import drop as forget
 

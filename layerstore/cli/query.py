@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from layerstore.errors import InvalidInputError
 from layerstore.sql.url import is_url
 
 if TYPE_CHECKING:
-    from layerstore.sql.query.answer import Value
+    from layerstore.sql.query.answer import Parameters, Value
 
 _LONGEST = 1024 * 1024
 
@@ -51,9 +52,8 @@ Examples:
 @click.option("--file", metavar="FILE", type=PATH, help="Read the SQL from a file; - is standard input.")
 @click.option("--list", "list_them", is_flag=True, help="List the queries that have a name, with their questions.")
 @click.option("--explain", is_flag=True, help="Show the query plan, and mark full scans.")
-@click.option(
-    "--format", "form", type=click.Choice(list(FORMATS)), default="table", show_default=True, help="How rows look."
-)
+@click.option("--no-header", is_flag=True, help="Leave out the names of the columns.")
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), help="How rows are printed.  [default: table]")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -61,7 +61,7 @@ Examples:
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Stop the query when SQLite has worked on it for so long.",
+    help="Stop the query after so long.",
 )
 @json_option
 @database_option
@@ -72,53 +72,93 @@ def query(  # noqa: PLR0917  # click gives them by name
     file: str | None,
     list_them: bool,
     explain: bool,
-    form: str,
+    no_header: bool,
+    form: str | None,
     timeout_s: float,
     as_json: bool,
 ) -> int:
     """Ask the database with SQL.
 
-    Reads only, whatever the SQL says. A PARAM is the value of the next `?`, or as NAME=VALUE of `:NAME`. A BLOB that is
-    text is shown as text, another one as x'…'. The names of tables and views are in the README.
+    Only reads. A PARAM is the value of the next `?`, or as NAME=VALUE of `:NAME`. Named queries also take the first
+    digits of a digest. A BLOB that is text is shown as text, another one as x'…'. docs/sql.md has the names of tables
+    and views.
     """
-    if as_json:
-        form = "json"
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form}: give one of them")
+    form = "json" if as_json else form or "table"
+    if no_header and form in ("json", "jsonl"):
+        raise click.UsageError(f"{form} has no header: leave out --no-header")
     if list_them:
-        if arguments or file:
-            raise click.UsageError("--list takes no SQL")
+        if arguments or file or explain:
+            raise click.UsageError("--list takes no SQL, and goes with neither --file nor --explain")
         _list(form)
         return 0
     is_server = is_url(settings.path)
     sql, parameters, defaults = _what(arguments, file, is_server=is_server)
     from layerstore.sql.query.parameters import given
-    from layerstore.sql.query.query import ask
+    from layerstore.sql.query.query import query as ask
 
+    if defaults is not None:
+        parameters = _in_full(settings, sql, parameters)
     values = given(sql, parameters, defaults)
+    _check_numbers(values, defaults or {})
     with ask(settings.path, sql, values, timeout_s=timeout_s, explain=explain) as answer:
         if explain and form == "table":
             (_show_plan_of_server if is_server else _show_plan)(answer.rows)
         else:
-            print_rows(answer.columns, answer.rows, form)
+            print_rows(answer.columns, answer.rows, form, header=not no_header)
     return 0
 
 
 def _what(
     arguments: Sequence[str], file: str | None, *, is_server: bool
-) -> tuple[str, Sequence[str], Mapping[str, Value]]:
-    """Return the SQL, what was said for its parameters, and what they are if nothing was said."""
+) -> tuple[str, Sequence[str], Mapping[str, Value] | None]:
+    """Return the SQL, what was given for its parameters, and of a named query the defaults."""
     if file is not None:
-        return _read(file), arguments, {}
+        if arguments and (arguments[0].startswith("@") or " " in arguments[0].strip()):
+            raise click.UsageError(f"--file and {arguments[0]!r}: give the SQL once")
+        return _read(file), arguments, None
     if not arguments:
         raise click.UsageError("give SQL, @NAME, - or --file; --list shows what has a name")
     first, *rest = arguments
     if first == "-":
-        return _read("-"), rest, {}
+        return _read("-"), rest, None
     if first.startswith("@"):
         from layerstore.sql.query.questions import question
 
         found = question(first[1:])
         return found.on(server=is_server), rest, found.defaults
-    return first, rest, {}
+    return first, rest, None
+
+
+def _in_full(settings: Settings, sql: str, texts: Sequence[str]) -> list[str]:
+    """Return a named query's values with digests in full where their first digits were given, as `show` takes them."""
+    from layerstore.sql.query.parameters import names_in
+    from layerstore.sql.reading.search import Kind, search
+
+    kinds: dict[str, Kind] = {"digest": "digest", "diff_id": "layer", "v1_id": "v1-image"}
+    names = names_in(sql)
+    full = []
+    for at, text in enumerate(texts):
+        name, equals, value = text.partition("=")
+        if not (equals and name in names):
+            name, value = names[at] if at < len(names) else "", text
+        if name in kinds and re.fullmatch(r"(?:sha256:)?[0-9a-f]{6,63}", value):
+            with settings.reading() as store:
+                found = [one.name for one in search(store, value) if one.kind == kinds[name]]
+            if len(found) > 1:
+                raise InvalidInputError(f"several begin with {value!r}: {', '.join(found[:5])}: give more digits")
+            value = found[0] if found else value
+        full.append(f"{name}={value}" if name else text)
+    return full
+
+
+def _check_numbers(values: Parameters, defaults: Mapping[str, Value]) -> None:
+    """Refuse text for a parameter of a named query that is a number by default, such as `limit`."""
+    for name, default in defaults.items():
+        value = values[name] if isinstance(values, Mapping) else default
+        if isinstance(default, int) and not isinstance(value, int):
+            raise InvalidInputError(f"{name} must be a whole number, not {value!r}")
 
 
 def _read(file: str) -> str:
@@ -170,7 +210,7 @@ def _show_plan_of_server(rows: Iterator[Sequence[object]]) -> None:
 
 
 def _show_plan(rows: Iterator[Sequence[object]]) -> None:
-    """Print SQLite's steps as the tree that they are, and mark what reads a table from end to end."""
+    """Print SQLite's steps as a tree, and mark full scans."""
     from layerstore.sql.query.plans import whole_reads
     from layerstore.sql.sqlite.statements import TABLES
 
@@ -179,4 +219,4 @@ def _show_plan(rows: Iterator[Sequence[object]]) -> None:
     depth: dict[object, int] = {0: -1}
     for number, parent, detail in steps:
         depth[number] = depth.get(parent, -1) + 1
-        say(f"{'  ' * depth[number]}{detail}{'   <- reads all of it' if detail in whole else ''}")
+        say(f"{'  ' * depth[number]}{detail}{'   <- full scan' if detail in whole else ''}")

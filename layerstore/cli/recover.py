@@ -1,17 +1,13 @@
-"""`recover`: a new database from what a damaged one still holds."""
+"""`recover`: a new database from a damaged one."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import click
 
 from layerstore.cli.options import PATH, json_option, quiet_option
-from layerstore.cli.output import progress, report_json, say
+from layerstore.cli.output import print_report
+from layerstore.cli.progress import progress
 from layerstore.sql.url import is_url, shown
-
-if TYPE_CHECKING:
-    from layerstore.transfer.recovering import RecoverReport
 
 
 @click.command(
@@ -26,10 +22,10 @@ Examples:
 @quiet_option
 @json_option
 def recover(path: str, new: str, quiet: bool, as_json: bool) -> int:
-    """Make a new database of what a damaged one still holds.
+    """Make a new database from a damaged one.
 
-    BROKEN is read page by page, with its write-ahead log, and is not changed; stop what uses it first, and copy it away
-    together with its -wal. NEW must not be there. Exits with 1 if a page or a value could not be read.
+    Reads BROKEN page by page, with its write-ahead log, and does not change it. First stop what uses it, and copy it
+    with its -wal. NEW must not exist. Exits with 1 if a page or a value could not be read.
     """
     from layerstore.errors import InvalidInputError
     from layerstore.transfer.recovering import recover as make
@@ -42,24 +38,4 @@ def recover(path: str, new: str, quiet: bool, as_json: bool) -> int:
 
     with progress("recovering", quiet=quiet) as bar:
         report = make(path, new, progress=bar)
-    if as_json:
-        report_json(report)
-    else:
-        _say(report, quiet=quiet)
-    return 0 if report.ok else 1
-
-
-def _say(report: RecoverReport, *, quiet: bool) -> None:
-    for count, what in (
-        (
-            report.unreadable_pages,
-            f"of {report.pages} pages could not be read whole: import again from where they came",
-        ),
-        (report.quarantined, "values cannot be what their namespace says: in quarantine"),
-        (report.older, "older values of the same keys were found: in quarantine"),
-    ):
-        if count:
-            say(f"{count} {what}")
-    if not quiet:
-        found = f"{report.recovered} entries, {report.kept_in_quarantine} of quarantine"
-        say(f"recovered {report.path} to {report.new}: {found}")
+    return print_report(report, as_json=as_json, quiet=quiet)

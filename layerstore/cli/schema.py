@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from layerstore.cli import offers
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, say
 from layerstore.paths import absolute
@@ -14,8 +15,8 @@ from layerstore.sql.url import is_url
 def schema() -> None:
     """Show or change the revision of the database's schema.
 
-    Opening an older file upgrades it; to read only, it must be upgraded first. A database on a server is upgraded only
-    by `layerstore schema upgrade`.
+    A command that writes upgrades an older file by itself. To read it only, upgrade it first. A database on a
+    server is upgraded only by `layerstore schema upgrade`.
     """
 
 
@@ -42,20 +43,20 @@ def current(settings: Settings, as_json: bool) -> None:
 
 
 @schema.command(epilog="\b\nExample:\n  layerstore schema upgrade")
-@click.argument("revision", default="head")
+@click.argument("revision", default="head", shell_complete=offers.revisions)
 @database_option
 @settings_argument
 def upgrade(settings: Settings, revision: str) -> None:
-    """Bring the database up to REVISION, by default the newest. Whole or not at all."""
+    """Upgrade the database to REVISION, by default the newest, in one transaction."""
     _move(settings, revision)
 
 
 @schema.command(epilog="\b\nExample:\n  layerstore schema downgrade 0001")
-@click.argument("revision")
+@click.argument("revision", shell_complete=offers.revisions)
 @database_option
 @settings_argument
 def downgrade(settings: Settings, revision: str) -> None:
-    """Take the database back to REVISION, for an older version of layerstore. Whole or not at all."""
+    """Downgrade the database to REVISION, for an older version of layerstore, in one transaction."""
     _move(settings, revision)
 
 

@@ -33,7 +33,7 @@ Examples:
     metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
-    help="Listen here. On an address that other machines reach, everybody there can read everything.",
+    help="Listen on this address. Everyone who reaches it can read everything.",
 )
 @click.option(
     "--port",
@@ -50,10 +50,9 @@ Examples:
 def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open_it: bool, no_verify: bool) -> None:
     """Show the store in a browser.
 
-    Shows the database, or PATH: a database file, or Docker's directory, whose metadata is taken into a temporary
-    database, as is that of a database on a server. Only reads, whatever a request says. Reload a page to see
-    new writes.
-    Prints the address when it answers, and stops at Ctrl-C. Needs the extra: pip install 'layerstore[web]'.
+    Shows the database, or PATH: a database file, or a directory or archive, which is imported into a temporary
+    database, as is a database on a server. It only reads. Reload a page to see new writes. Prints the address, and
+    stops at Ctrl-C. Needs the extra `web`: pip install 'layerstore[web]'.
     """
     try:
         from layerstore.web import guard, server
@@ -63,8 +62,8 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
         ) from error
     if not guard.is_loopback(host):
         click.echo(
-            f"layerstore: warning: whoever reaches {printable(host)} may read everything in the store;"
-            " without --host only this machine does",
+            f"layerstore: warning: everyone who reaches {printable(host)} can read everything in the store;"
+            " without --host only this machine can",
             err=True,
         )
     with (
@@ -90,12 +89,15 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
 
 @contextmanager
 def _database(path: str) -> Iterator[tuple[str, str | None]]:
-    """Give a database file; what is in a directory or on a server is in a temporary one as long as the body runs."""
-    if not (is_url(path) or os.path.isdir(path)):
-        yield path, None
-        return
+    """Give a database file; what else there is, a directory, an archive or a server, is copied into a temporary one."""
     from layerstore import SQLMetadataStore, import_directory
     from layerstore.files import temporary
+    from layerstore.sql.sqlite.recognition import is_database
+
+    is_file = not (is_url(path) or os.path.isdir(path))
+    if is_file and (not os.path.isfile(path) or is_database(absolute(path))):
+        yield path, None
+        return
 
     with temporary.folder("layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from layerstore.cli import offers
 from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, printable, say
-from layerstore.words import utc
+from layerstore.words import counted, utc
 
 if TYPE_CHECKING:
     from layerstore.sql.reading.layers import Association, Blob, KnownBlob, Layer, V1Image
     from layerstore.sql.reading.repositories import Held, Repository
     from layerstore.sql.reading.search import Found
 
+_KINDS = {"Layer": "layer", "Blob": "blob", "V1Image": "v1image"}
 _ASSOCIATION = ("diff_id", "digest", "source_repository", "hmac")
 
 
@@ -27,7 +30,7 @@ Examples:
   layerstore show localhost:5000/team/app
   layerstore show team/app:1.0 --data-root /var/lib/docker"""
 )
-@click.argument("what")
+@click.argument("what", shell_complete=offers.known)
 @data_root_options(required=False)
 @json_option
 @database_option
@@ -35,22 +38,39 @@ Examples:
 def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str | None, as_json: bool) -> int:
     """Show what is known about a layer, blob, repository or image.
 
-    WHAT is a digest, a DiffID or a V1 image ID, 12 or more hex digits that one of them begins with, or a
-    repository. With --data-root it is the name or ID of an image there, whose layers are shown, the lowest first.
-    Exits with 1 if nothing is known.
+    WHAT is a digest, a DiffID or a V1 image ID; the first 12 or more hex digits of one; a repository, or any part of
+    the names of several, such as a registry. With --data-root it is the name or ID of an image in the data root, and
+    its layers are shown, the lowest first. Exits with 1 if nothing is known.
     """
     if data_root is not None:
         return _show_image(settings, what, data_root, driver, as_json)
     if driver is not None:
         raise click.UsageError("--driver goes with --data-root")
-    from layerstore.sql.reading.layers import Blob, Layer, V1Image
     from layerstore.sql.reading.search import look_up
 
     with settings.reading() as store:
         found = look_up(store, what)
     if as_json:
-        print_json([{"kind": type(one).__name__.lower(), **_document(one)} for one in found])
-    for number, one in enumerate(() if as_json else found):
+        print_json([{"kind": _KINDS.get(type(one).__name__, "repository"), **_document(one)} for one in found])
+    else:
+        _show(found)
+    if not found:
+        click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.path}"), err=True)
+    return 0 if found else 1
+
+
+def _show(found: Sequence[Found]) -> None:
+    from layerstore.sql.reading.layers import Blob, Layer, V1Image
+    from layerstore.sql.reading.repositories import ListedRepository
+
+    several = [
+        (one.source_repository, counted(one.layers, "layer")) for one in found if isinstance(one, ListedRepository)
+    ]
+    if several:
+        say(f"{len(several)} repositories have this in their names; `show` one of them:")
+        columns(several, indent="  ")
+        return
+    for number, one in enumerate(found):
         if number:
             say()
         if isinstance(one, Layer):
@@ -59,11 +79,8 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
             _show_blob(one)
         elif isinstance(one, V1Image):
             _show_v1_image(one)
-        else:
+        elif not isinstance(one, ListedRepository):
             _show_repository(one)
-    if not found:
-        click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.shown}"), err=True)
-    return 0 if found else 1
 
 
 def _show_image(settings: Settings, name: str, data_root: str, driver: str | None, as_json: bool) -> int:
@@ -80,7 +97,7 @@ def _show_image(settings: Settings, name: str, data_root: str, driver: str | Non
         ]
         print_json([{"kind": "image", "image_id": image.image_id, "driver": image.driver, "layers": layers}])
     else:
-        say(f"image {image.image_id} ({image.driver}) has {len(found)} {'layer' if len(found) == 1 else 'layers'}")
+        say(f"image {image.image_id} ({image.driver}) has {counted(len(found), 'layer')}")
         for diff_id, layer in found.items():
             say()
             if layer is None:
@@ -110,18 +127,18 @@ def _show_layer(layer: Layer) -> None:
     if layer.unreadable is not None:
         say(f"  its list cannot be read: {layer.unreadable}")
     if layer.associations:
-        say(f"  can be had from, the newest first ({len(layer.associations)}):")
+        say(f"  available from, the newest first ({len(layer.associations)}):")
         columns([(_repository(a), a.digest, _credentials(a)) for a in layer.associations], indent="    ")
     listed = {association.digest for association in layer.associations}
     unlisted = sorted(one.digest for one in layer.digests if one.digest not in listed)
     if unlisted:
-        say(f"  is also these blobs, which its list does not hold ({len(unlisted)}):")
+        say(f"  blobs of this layer that are not in its list ({len(unlisted)}):")
         columns([(digest,) for digest in unlisted], indent="    ")
     for known in layer.blobs:
         say(f"  other engines know it as {known.digest} ({known.compression or 'compression not known'}):")
         _show_locations(known)
     if layer.v1_ids:
-        say("  is the V1 image:")
+        say(f"  {'V1 image' if len(layer.v1_ids) == 1 else 'V1 images'}:")
         columns([(v1_id, f"at {registry}") for registry, v1_id in layer.v1_ids], indent="    ")
 
 
@@ -131,7 +148,7 @@ def _show_blob(blob: Blob) -> None:
     diff_id = blob.diff_id or (known and known.diff_id)
     say(f"  is layer {diff_id}" if diff_id else "  maps to no layer")
     if blob.associations:
-        say(f"  can be had from ({len(blob.associations)}):")
+        say(f"  available from ({len(blob.associations)}):")
         columns(
             [
                 (_repository(a), _credentials(a), "" if a.diff_id == blob.diff_id else f"in the list of {a.diff_id}")
@@ -164,7 +181,8 @@ def _show_v1_image(image: V1Image) -> None:
 
 def _show_repository(repository: Repository) -> None:
     say(f"repository {repository.source_repository}")
-    say(f"  has {repository.layers} layers in {repository.associations} associations (layer, blob):")
+    layers, associations = counted(repository.layers, "layer"), counted(repository.associations, "association")
+    say(f"  has {layers} in {associations} (layer, blob):")
     columns([(held.diff_id, held.digest, _credentials(held)) for held in repository.held], indent="    ")
     if repository.located:
         say("  other engines have seen there (blob, layer):")

@@ -9,12 +9,12 @@ import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, say
-from layerstore.words import size, utc
+from layerstore.words import counted, size, utc
 
 if TYPE_CHECKING:
     from layerstore.sql.reading.totals import Stats
 
-_BAR = 40
+_BAR = 20
 
 
 @click.command(epilog="\b\nExamples:\n  layerstore stats\n  layerstore --db builder.db stats --json")
@@ -24,9 +24,9 @@ _BAR = 40
 def stats(settings: Settings, as_json: bool) -> None:
     """Show how much the database holds.
 
-    Layers, digests, repositories and registries, the oldest and newest list, what the file takes on disk and what
-    Docker's directory would, and the ten largest repositories. Reads every index once: a second or more for a million
-    layers.
+    Prints the numbers of layers, digests, repositories and registries, the times of the oldest and newest list, the
+    size of the file and of Docker's directory with the same entries, and the ten largest repositories. It reads every
+    index once, which takes some seconds for a million layers.
     """
     from layerstore.sql.reading.totals import stats as count
 
@@ -45,21 +45,21 @@ def _show(found: Stats) -> None:
     directory = found.directory
     say(f"{found.path}")
     ours = found.file_bytes + found.wal_bytes
-    ratio = f", {ours / directory.bytes:.2f} of the directory's" if found.layers else ""
+    ratio = f" ({ours / directory.bytes:.0%} of the directory)" if found.layers else ""
     columns(
         [
-            ("layers", f"{found.layers:,} in {found.associations:,} associations"),
+            ("layers", f"{found.layers:,} in {counted(found.associations, 'association')}"),
             ("digests", f"{found.digests:,}"),
-            ("repositories", f"{found.repositories:,} in {found.registries:,} registries"),
+            ("repositories", f"{found.repositories:,} in {counted(found.registries, 'registry', 'registries')}"),
             ("V1 IDs", f"{found.v1_ids:,}"),
             ("other engines", f"{found.blobs:,} blobs in {found.locations:,} locations"),
             ("oldest list", utc(found.oldest_ns)),
             ("newest list", utc(found.newest_ns)),
-            ("file", f"{size(found.file_bytes)} and {size(found.wal_bytes)} of write-ahead log{ratio}"),
+            ("file", f"{size(found.file_bytes)}, and {size(found.wal_bytes)} of write-ahead log{ratio}"),
             (
                 "as a directory",
-                f"{size(directory.bytes)}: {size(directory.block_bytes)} in blocks of 4 KiB,"
-                f" {directory.files:,} files and {directory.directories:,} directories with an inode each",
+                f"{size(directory.bytes)} in {counted(directory.files, 'file')}"
+                f" and {counted(directory.directories, 'directory', 'directories')}",
             ),
             ("quarantine", f"{found.quarantined:,}"),
         ],

@@ -23,6 +23,7 @@ from layerstore.errors import TransferError
 from layerstore.files import tree
 from layerstore.keys import KNOWN_NAMESPACES
 from layerstore.paths import PERMISSION_DENIED, absolute
+from layerstore.words import near
 
 _PRIOR_DRIVERS = ("btrfs", "fuse-overlayfs", "overlay2", "zfs")
 _log = logging.getLogger("layerstore")
@@ -190,6 +191,33 @@ def refuse_containerds(data_root: str) -> None:
             data_root,
             " and ".join(stores.graph_drivers),
         )
+
+
+def chosen_driver(data_root: str, name: str | None, *, is_new: bool) -> str:
+    """Return the storage driver that is meant: the one that a data root has, where none is named.
+
+    Args:
+        data_root: where the daemon keeps its images; it need not exist.
+        name: the driver that was named.
+        is_new: accept one that the data root does not have, although it has others.
+
+    Raises:
+        TransferError: none is named, and there is none or several; or the one that is named is not there.
+    """
+    root = absolute(data_root)
+    every = drivers(root) if os.path.isdir(root) else []
+    there = [driver.name for driver in every if len(driver.segments) == 2]  # but for those of remapped users
+    if name is None:
+        if len(there) == 1:
+            return there[0]
+        what = f"it has the drivers {', '.join(there)}" if there else "it has no storage driver yet"
+        raise TransferError(f"{what}: say which with --driver", root)
+    if there and name not in there and not is_new:
+        raise TransferError(
+            f"it has no driver {name!r}, but {', '.join(there)}{near(name, there)}; --new-driver makes a new one",
+            root,
+        )
+    return name
 
 
 def has_namespaces(directory: str) -> bool:

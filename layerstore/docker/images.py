@@ -18,11 +18,13 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from layerstore.arguments import instance
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import Driver, drivers
 from layerstore.errors import ImageNotFoundError, InvalidInputError, InvalidRepositoryError, TransferError
 from layerstore.paths import absolute
 from layerstore.repository import parse_normalized, split_reference
+from layerstore.words import near
 
 MAX_JSON_BYTES: Final = 64 << 20
 """A larger file is not read, as no file of an archive is."""
@@ -95,12 +97,13 @@ def find_image(data_root: str | os.PathLike[str], name: str, *, driver: str | No
 
     Source: Docker's `ImageService.GetImage`.
     """
+    instance(name, str, "an image's name")
     root = absolute(data_root)
     every = _with_images(root, driver)
     found = [(one, image_id) for one in every if (image_id := _resolve(one, name)) is not None]
     if not found:
         _check_name(name)
-        raise ImageNotFoundError(root, name)
+        raise ImageNotFoundError(root, name, near(name, [one for driver in every for one in _names(driver)]))
     if len(found) > 1:
         where = ", ".join(os.path.join(*one.segments) for one, _ in found)
         raise InvalidInputError(
@@ -197,6 +200,13 @@ def _by_name(driver: Driver, name: str) -> str | None:
     if image_id is not None and _image_id(image_id) is None:
         raise TransferError(f"the image of {key} has the ID {image_id[:80]!r}, which is none", path)
     return image_id
+
+
+def _names(driver: Driver) -> list[str]:
+    """Return the names of a driver's images. Raises TransferError."""
+    content = driver.read("repositories.json", limit_bytes=MAX_JSON_BYTES)
+    known = _decode(content, _Repositories, driver.path("repositories.json")).Repositories if content else None
+    return [name for names in (known or {}).values() for name in names if "@" not in name]
 
 
 def _diff_ids(driver: Driver, image_id: str) -> tuple[str, ...]:

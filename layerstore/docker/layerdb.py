@@ -35,7 +35,9 @@ def layers_of(data_root: str | os.PathLike[str], *, force: bool = False) -> froz
         raise TransferError("no image/*/layerdb is there: give the data root of a Docker daemon", root)
     found = frozenset(diff_id for driver in there for diff_id in _diff_ids(driver, force=force))
     if not found and not force:
-        raise TransferError("it has no layers at all, so that everything would go: if that is meant, use --force", root)
+        raise TransferError(
+            "it has no layers at all, so that everything would be removed: if that is meant, use --force", root
+        )
     return found
 
 
@@ -57,6 +59,6 @@ def _diff_ids(driver: Driver, *, force: bool) -> Iterator[str]:
         elif not force:
             raise TransferError(
                 "the file `diff` of this layer is missing or holds no DiffID, so that it is not known which layers"
-                " there are: mend or remove the layer, or use --force to leave it out",
+                " there are: repair or remove the layer, or use --force to leave it out",
                 driver.path(*layer),
             )

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Self
 
+from layerstore.arguments import several, tuples
 from layerstore.errors import (
     InvalidInputError,
     InvalidKeyError,
@@ -29,7 +30,7 @@ from layerstore.files.collection import Directory
 from layerstore.files.scan import scan
 from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
-from layerstore.store import check_key, why_not_a_namespace
+from layerstore.store import check_key, contains, why_not_a_namespace
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -40,10 +41,10 @@ os.register_at_fork(after_in_child=_locks.clear)
 
 
 class FSMetadataStore:
-    """Keep entries as Docker does: a file a key, written whole or not at all.
+    """Keep entries as Docker does: one file per key, each written completely or not at all.
 
     The base directory and the missing ones above it are made 0700, directories below it 0755, files 0644,
-    whatever the umask. `.tmp-…` files are not entries; below the base no link is followed. Threads of one process
+    with any umask. `.tmp-…` files are not entries; below the base no link is followed. Threads of one process
     take turns for an `add`; two processes may lose one of two, as with Docker.
 
     Args:
@@ -78,7 +79,7 @@ class FSMetadataStore:
             return tree.read(directory, name, limit_bytes=None)[0]
 
     def set(self, namespace: str, key: str, value: bytes) -> None:
-        """Write the value: temporary file, fsync, rename, fsync of the directory. Whole or not at all.
+        """Write the value: temporary file, fsync, rename, fsync of the directory. It is complete or absent.
 
         Raises:
             InvalidKeyError: the namespace or key breaks the key rules, or cannot be a path here: an entry in the place
@@ -111,7 +112,7 @@ class FSMetadataStore:
     def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
         """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
 
-        Not a snapshot: a file that vanishes meanwhile is left out. What is no entry is left out.
+        Not a snapshot: a file that vanishes while this runs is left out. What is no entry is left out.
 
         Raises:
             InvalidKeyError: `namespace` is not one. StoreError: a file or directory cannot be read.
@@ -131,20 +132,45 @@ class FSMetadataStore:
             elif found.kind == "unreadable":
                 raise StoreError(found.reason, os.path.join(self.path, found.path))
 
+    def __contains__(self, entry: object) -> bool:
+        """Tell whether there is an entry: `(namespace, key) in store`.
+
+        Raises:
+            InvalidInputError: `entry` is not a namespace and a key.
+            StoreError: the file cannot be read.
+        """
+        return contains(self, entry)
+
+    def __len__(self) -> int:
+        """Return the number of entries. Reads every directory."""
+        return sum(1 for _ in self._records())
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Yield namespace and key of all entries, in the order of `entries`."""
+        return ((namespace, key) for namespace, key, _ in self.entries())
+
+    def __bool__(self) -> bool:
+        """Return True, also for an empty directory."""
+        return True
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """Pickle the path: unpickling opens the directory again."""
+        return type(self), (self.path,)
+
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there; the others are left out. A read a key, no snapshot.
 
         Raises: as `get`, but for NotFoundError.
         """
         found: dict[str, bytes] = {}
-        for key in keys:
+        for key in several(keys, "keys"):
             with suppress(NotFoundError):
                 found[key] = self.get(namespace, key)
         return found
 
     def set_many(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
         """`set` each entry in turn. An error leaves those before it written: files have no transactions."""
-        for namespace, key, value in entries:
+        for namespace, key, value in tuples(entries, 3, "entries"):
             self.set(namespace, key, value)
 
     def exclusive(self) -> AbstractContextManager[object]:

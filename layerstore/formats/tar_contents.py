@@ -92,14 +92,14 @@ class Contents:
             (
                 self._has_folders,
                 "it has their directories, but no file. The program that packed it had no permission to read them, or"
-                " no room for such long names (`tar --format=v7`)",
+                " a format without such long names (`tar --format=v7`)",
             ),
             ("manifest.json" in tops, "it looks like an image from `docker save`, which holds no metadata of a host"),
             ("oci-layout" in tops, "it looks like an OCI image layout, which holds no metadata of a host"),
             (
                 self._has_image,
                 "it is of a data root, without image/<driver>/distribution. This Docker has recorded nothing yet, or"
-                " whoever packed it had no permission to read",
+                " the program that packed it had no permission to read",
             ),
             (
                 len(_OF_A_FILE_SYSTEM & set(tops)) >= _SHOWN,

@@ -7,11 +7,12 @@ Source: Docker's distribution/push_v2.go; for other engines, what each function 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import takewhile
 from operator import eq
 from typing import Final, NamedTuple
 
+from layerstore.arguments import instance, several
 from layerstore.blobs import BlobRecord
 from layerstore.hmac import check_hmac
 from layerstore.records import V2Metadata
@@ -42,7 +43,7 @@ class PushAttempts(NamedTuple):
 def push_attempts(size: int | None) -> PushAttempts:
     """Weigh the upload of a layer against the round trips that may save it.
 
-    Docker first makes one check with digests of any repository, whatever the size; then the mounts; then the checks
+    Docker first makes one check with digests of any repository, for any size; then the mounts; then the checks
     that are left.
 
     Args:
@@ -55,6 +56,7 @@ def push_attempts(size: int | None) -> PushAttempts:
 
     Source: Docker's `getMaxMountAndExistenceCheckAttempts`.
     """
+    instance(size, (int, type(None)), "a size")
     if size is not None and size > MIDDLE_LAYER_MAX_BYTES:
         return PushAttempts(mounts=4, existence_checks=3, other_repositories=True)
     if size is None or size > SMALL_LAYER_MAX_BYTES:
@@ -93,7 +95,7 @@ def mount_candidates(
     target = parse_normalized(target_repository)
     candidates = [
         entry
-        for entry in metadata
+        for entry in _checked(metadata)
         if canonical_domain(entry.source_repository) == target.domain and entry.source_repository != target.name
     ]
     ordered = _by_likeness_and_age(candidates, target.name, hmac_key)
@@ -131,10 +133,10 @@ def existence_candidates(
     Source: Docker's `layerAlreadyExists`, up to its first request.
     """
     target = parse_normalized(target_repository)
-    done = frozenset(checked)
+    done = frozenset(several(checked, "checked digests"))
     candidates = [
         entry
-        for entry in metadata
+        for entry in _checked(metadata)
         if (check_other_repositories or entry.source_repository in ("", target.name)) and entry.digest not in done
     ]
     best: dict[str, V2Metadata] = {}
@@ -212,6 +214,12 @@ def containerd_choice(repositories: Iterable[str], target: str) -> str | None:
         if repository and repository != target and shared >= most:
             found, most = repository, shared
     return found
+
+
+def _checked(metadata: Iterable[V2Metadata]) -> Iterator[V2Metadata]:
+    for entry in several(metadata, "associations"):
+        instance(entry, V2Metadata, "an association")
+        yield entry
 
 
 def _by_likeness_and_age(candidates: list[V2Metadata], target: str, hmac_key: bytes | None) -> list[V2Metadata]:

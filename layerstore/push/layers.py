@@ -11,6 +11,7 @@ from itertools import takewhile
 from operator import eq
 from typing import Any
 
+from layerstore.arguments import several
 from layerstore.blobs import BlobRecord, decode, merge
 from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError
@@ -121,7 +122,7 @@ def known_layers(store: Store, diff_ids: Iterable[str]) -> dict[str, KnownLayer]
         InvalidDigestError: one is not a DiffID.
         StoreError: the store failed.
     """
-    wanted = list(dict.fromkeys(map(DiffID.parse, diff_ids)))
+    wanted = list(dict.fromkeys(map(DiffID.parse, several(diff_ids, "DiffIDs"))))
     lookup: Callable[[list[DiffID]], _Known] | None = getattr(store, "known_layers", None)
     if lookup is not None:
         lists, digests, blobs = lookup(wanted)

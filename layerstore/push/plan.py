@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from layerstore.arguments import tuples
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
 from layerstore.push.layers import KnownLayer, LayerCandidates, candidates_of, known_layers
@@ -97,7 +98,7 @@ def plan_push(
     """
     target = parse_normalized(target_repository).name
     sizes: dict[str, int] = {}
-    for diff_id, size in layers:
+    for diff_id, size in tuples(layers, 2, "layers"):
         if sizes.setdefault(diff_id, size) != size:
             raise InvalidInputError(f"layer {diff_id} has two sizes: {sizes[diff_id]} and {size}")
     known = known_layers(store, sizes)

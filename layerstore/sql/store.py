@@ -9,9 +9,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
+from layerstore.arguments import several, tuples
 from layerstore.errors import (
     InvalidInputError,
     InvalidKeyError,
@@ -24,7 +26,7 @@ from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
 from layerstore.sql.url import is_url, shown
-from layerstore.store import SetAside, check_key, why_not_a_namespace
+from layerstore.store import SetAside, check_key, contains, why_not_a_namespace
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -46,13 +48,13 @@ class SQLMetadataStore:
     """Keep entries in one SQLite file that threads and processes share.
 
     Each thread has a connection of its own. A transaction belongs to the asyncio task that began it, or outside of a
-    loop to the thread. A fork lets go of idle connections, and the child makes new ones; where one
-    was in use (a transaction, an iteration, a connection of the engine), the file cannot be used in the child, which
-    says so: SQLite would lose what it writes. Readers see the last commit and wait for nobody; writers take turns, in
-    the order in which they come. Opening a file that is not there makes it (0600, its directory 0700); opening an older
-    one upgrades its schema; both are safe against others that open it at the same moment. When the file is removed or
-    replaced meanwhile, every write, and whatever reads the whole store, is a StoreOpenError; `get` and `get_many` go
-    on with the file that was opened.
+    loop to the thread. Idle connections are closed before a fork, and the child opens new ones. If one was in use (a
+    transaction, an iteration, a connection of the engine), the child raises StoreError: SQLite would lose what it
+    writes. Readers see the last commit and never wait; writers take turns, in the order in which they come. Opening a
+    file that is not there makes it (0600, its directory 0700); opening an older one upgrades its schema; both are safe
+    against others that open it at the same moment. If the file is removed or replaced while it is open, every write,
+    and every method that reads all entries, raises StoreOpenError; `get` and `get_many` continue with the file that was
+    opened.
 
     Args:
         path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, which goes when the
@@ -86,16 +88,18 @@ class SQLMetadataStore:
             raise InvalidInputError(f"durability is 'full' or 'normal', not {durability!r}")
         check_timeout(timeout_s)
         self.path: str | None
+        self._options = {"durability": durability, "read_only": read_only, "timeout_s": timeout_s}
         self._backend: Backend
-        if isinstance(path_or_url, str) and is_url(path_or_url):
-            self._backend = _postgresql(path_or_url, durability=durability, read_only=read_only, timeout_s=timeout_s)
+        self._url = path_or_url if isinstance(path_or_url, str) and is_url(path_or_url) else None  # with its password
+        if self._url is not None:
+            self._backend = _postgresql(self._url, durability=durability, read_only=read_only, timeout_s=timeout_s)
             self.path = self._backend.shown
         else:
             self.path = recognition.resolve(path_or_url)
             self._backend = SQLite(self.path, durability=durability, read_only=read_only, timeout_s=timeout_s)
 
     def get(self, namespace: str, key: str) -> bytes:
-        """Return the value. One statement; it waits for nobody.
+        """Return the value. One statement, which never waits.
 
         Raises:
             NotFoundError: there is none.
@@ -162,13 +166,13 @@ class SQLMetadataStore:
         """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
 
         One snapshot, of the moment when the first is taken, on a connection of its own; writers do not wait for it.
-        Inside `transaction()`, and in memory, it is read whole into memory at that moment.
+        Inside `transaction()`, and in memory, it is read into memory at that moment.
 
         Raises:
             InvalidKeyError: `namespace` is not one.
             CorruptRecordError: another program wrote an entry whose name is not UTF-8; `verify` with repair sets it
                 aside. Those before it were yielded.
-            StoreError: the store failed or was closed meanwhile.
+            StoreError: the store failed or was closed.
         """
         for found, key, value, _ in self._records(namespace):
             yield found, key, value
@@ -195,6 +199,27 @@ class SQLMetadataStore:
             found = list(read(snapshot))
         yield from found
 
+    def __contains__(self, entry: object) -> bool:
+        """Tell whether there is an entry: `(namespace, key) in store`.
+
+        Raises:
+            InvalidInputError: `entry` is not a namespace and a key.
+            StoreError: the store failed or was closed.
+        """
+        return contains(self, entry)
+
+    def __len__(self) -> int:
+        """Return the number of entries. Reads an index once: some 100 ms at a million layers."""
+        return self._collection().count()
+
+    def __iter__(self) -> Iterator[Address]:
+        """Yield namespace and key of all entries, in the order of `entries`."""
+        return ((namespace, key) for namespace, key, _ in self.entries())
+
+    def __bool__(self) -> bool:
+        """Return True, also for an empty store."""
+        return True
+
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there; the others are left out. One statement, any number of keys.
 
@@ -202,7 +227,7 @@ class SQLMetadataStore:
             InvalidKeyError: the namespace or a key breaks the key rules, and is not there.
             StoreError: the store failed or was closed.
         """
-        wanted = list(dict.fromkeys(keys))
+        wanted = list(dict.fromkeys(several(keys, "keys")))
         try:
             found = self._backend.get_many(namespace, wanted)
         except (LayerstoreError, UnicodeEncodeError, TypeError) as error:
@@ -231,7 +256,7 @@ class SQLMetadataStore:
 
         Raises: as `set`.
         """
-        rest = iter(entries)
+        rest = tuples(entries, 3, "entries")
         first = list(islice(rest, _FEW + 1))
         if len(first) <= _FEW:
             # One by one inside the transaction, so that what comes before a bad one is not checked for nothing.
@@ -289,6 +314,19 @@ class SQLMetadataStore:
         """
         return self._backend.quarantined()
 
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Copy the store as it is at this moment to a new file, while others write; return its size in bytes.
+
+        The copy is complete or absent. It is one file without a log, and is made 0600.
+
+        Raises:
+            StoreOpenError: there is a file already, or the copy cannot be made there.
+            StoreError: the store failed.
+        """
+        from layerstore.sql.sqlite.backup import backup  # lookups need not wait for it
+
+        return backup(self, path)
+
     def transaction(self, *, deferred: bool = False) -> AbstractContextManager[None]:
         """Return a context manager: what this task writes in it happens whole, or not at all if an error leaves it.
 
@@ -325,7 +363,7 @@ class SQLMetadataStore:
 
     @property
     def engine(self) -> Engine:
-        """The SQLAlchemy engine on the same database, for queries of one's own.
+        """The SQLAlchemy engine on the same database, for your own queries.
 
         Its connections are its own: they see what was committed. What it writes to `metadata` is not derived from;
         use the store to write, or `verify(store, repair=True)` afterwards.
@@ -367,6 +405,16 @@ class SQLMetadataStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, ...]]:
+        """Pickle the path and the options: unpickling opens the file again, in another process too.
+
+        Raises:
+            InvalidInputError: the store is in memory, so that no other process can open it.
+        """
+        if self.path is None:
+            raise InvalidInputError("a store in memory cannot be pickled: no other process can open it; use a file")
+        return partial(type(self), **self._options), (self._url or self.path,)  # type: ignore[arg-type]  # as the constructor checked
 
     def __repr__(self) -> str:
         return f"SQLMetadataStore({self.path or ':memory:'!r})"

@@ -1,4 +1,4 @@
-"""What `prune` goes by: which entries of a store go, judged one by one. Nothing is read or written here."""
+"""The criteria of `prune`: which entries are removed, judged one by one. Nothing is read or written here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from layerstore import blobs
+from layerstore.arguments import instance, several
 from layerstore.errors import InvalidInputError
 from layerstore.keys import Record, key_digest
 from layerstore.records import V2Metadata, decode_diff_id, decode_list, encode_list
@@ -31,32 +32,61 @@ class Verdict(NamedTuple):
     """How many associations of a list, or locations of a blob, go."""
 
 
+class Names:
+    """Names of registries or repositories, in which `*` stands for any text; and which of them nothing has."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.unseen = dict.fromkeys(names)
+        self._matches = {name: re.compile(".*".join(map(re.escape, name.split("*")))).fullmatch for name in self.unseen}
+        self._judged: dict[str, bool] = {}
+
+    def __contains__(self, name: str) -> bool:
+        if name not in self._judged:
+            found = [one for one, matches in self._matches.items() if matches(name)]
+            for one in found:
+                self.unseen.pop(one, None)
+            self._judged[name] = bool(found)
+        return self._judged[name]
+
+
+def unseen(names: Names | None) -> tuple[str, ...]:
+    """Return the names that nothing has had so far."""
+    return () if names is None else tuple(names.unseen)
+
+
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """An entry goes if all criteria that are given say so.
+    """An entry is removed if it matches all criteria that are given.
 
     Attributes:
         layers: the DiffIDs that are kept; `None` when that does not matter.
-        before_ns: what was modified at this Unix time or later is kept.
-        registries: associations and V1 IDs of others are kept.
-        repositories: associations of others are kept.
-        keep_newest: so many associations of each layer are kept.
+        before_ns: Unix time; what was modified then or later is kept.
+        registries: those whose associations and V1 IDs are removed; `None` for all.
+        repositories: those whose associations are removed; `None` for all.
+        keep_newest: number of associations of each layer that are kept.
     """
 
     layers: frozenset[str] | None = None
     before_ns: int | None = None
-    registries: frozenset[str] = frozenset()
-    repositories: frozenset[str] = frozenset()
+    registries: Names | None = None
+    repositories: Names | None = None
     keep_newest: int | None = None
+
+    @property
+    def are_given(self) -> bool:
+        """Whether there is one."""
+        return self.of_associations or self.layers is not None or self.before_ns is not None
 
     @property
     def of_associations(self) -> bool:
         """Whether one tells the associations of a list apart: then lists are shortened, and mappings stay."""
-        return bool(self.registries or self.repositories) or self.keep_newest is not None
+        return not (self.registries is None and self.repositories is None and self.keep_newest is None)
 
     def judge_list(self, record: Record) -> Verdict | None:
         """Judge a layer's list that can be read; `None` when it stays as it is."""
         entries = decode_list(record.value)
+        for entry in entries:
+            self._is_there(entry.source_repository)  # so that it is known which names nothing has
         kept = self._kept(record, entries)
         if len(kept) == len(entries) and (kept or not self._list_goes(record)):
             return None
@@ -86,6 +116,8 @@ class Criteria:
             go: those from which lists had it, and lose it.
         """
         blob = blobs.decode(record.value, record.key)
+        for name in blob.locations:
+            self._is_there(name)
         # Of what is no known layer, nobody can say that it is not needed.
         is_gone = self.layers is None or (bool(layers) and self.layers.isdisjoint(layers))
         latest = blob.modified_at_ns if blob.locations else record.modified_at_ns
@@ -112,10 +144,10 @@ class Criteria:
 
     def v1_id_goes(self, record: Record) -> bool:
         """Judge a V1 ID that can be read."""
-        if self.repositories or self.keep_newest is not None:
+        if self.repositories is not None or self.keep_newest is not None:
             return False
         registry = record.key.rpartition(",")[0]
-        of_there = not self.registries or registry in self.registries
+        of_there = self.registries is None or registry in self.registries
         return of_there and self._layer_goes(decode_diff_id(record.value), record.modified_at_ns)
 
     def _list_goes(self, record: Record) -> bool:
@@ -139,9 +171,9 @@ class Criteria:
         return self.before_ns is None or time_ns < self.before_ns
 
     def _is_there(self, name: str) -> bool:
-        return (not self.repositories or name in self.repositories) and (
-            not self.registries or _host(name) in self.registries
-        )
+        of_repository = self.repositories is None or name in self.repositories
+        of_registry = self.registries is None or _host(name) in self.registries
+        return of_repository and of_registry
 
 
 @functools.lru_cache(4096)
@@ -151,32 +183,39 @@ def _host(name: str) -> str:
     return name.partition("/")[0] if domain is None else domain
 
 
-def registries(names: str | Iterable[str]) -> frozenset[str]:
-    """Take registries as people name them: `localhost:5000`, `docker.io`, `index.docker.io`.
+def registries(names: str | Iterable[str]) -> Names | None:
+    """Take registries as people name them: `localhost:5000`, `docker.io`, `index.docker.io`, `*.example.com`.
 
     Raises:
         InvalidRepositoryError: one breaks the grammar of a registry's host.
     """
     found = set()
     for name in _each(names):
+        if "*" in name:
+            found.add(name)
+            continue
         host = parse_normalized(f"{name}/library/name").domain
         if host != ("docker.io" if name == "index.docker.io" else name):
             raise InvalidInputError(f"not a registry: {name!r}: give its host, such as docker.io or localhost:5000")
         found.add(host)
-    return frozenset(found)
+    return Names(sorted(found)) if found else None
 
 
-def repositories(names: str | Iterable[str]) -> frozenset[str]:
-    """Take repositories as people name them: `busybox` is `docker.io/library/busybox`.
+def repositories(names: str | Iterable[str]) -> Names | None:
+    """Take repositories as people name them: `busybox` is `docker.io/library/busybox`, `localhost:5000/team/*`.
 
     Raises:
         InvalidRepositoryError: one breaks the grammar.
     """
-    return frozenset(parse_normalized(name).name for name in _each(names))
+    found = [name if "*" in name else parse_normalized(name).name for name in _each(names)]
+    return Names(found) if found else None
 
 
 def _each(names: str | Iterable[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+    found = [names] if isinstance(names, str) else list(several(names, "names"))
+    for name in found:
+        instance(name, str, "a name")
+    return found
 
 
 def before(age: Age, now: datetime) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layerstore.blobs import decode, time_text
 from layerstore.errors import CorruptRecordError
 from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import V2Metadata, decode_list
+from layerstore.reports import Report
+from layerstore.transfer import summaries
 from layerstore.transfer.joining import records, side_by_side
 from layerstore.transfer.place import Place, name, opened
 
@@ -53,7 +56,7 @@ class BlobDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class DiffReport:
+class DiffReport(Report):
     """How two stores differ.
 
     Attributes:
@@ -82,6 +85,10 @@ class DiffReport:
     def ok(self) -> bool:
         """Whether both have the same entries with the same bytes."""
         return not (self.only_left or self.only_right or self.differing)
+
+    def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
+        """Yield what `str()` has, line by line; if `quiet`, only findings."""
+        return summaries.of_diff(self, quiet=quiet)
 
 
 def diff(left: Place, right: Place, *, force: bool = False) -> DiffReport:

@@ -21,8 +21,10 @@ from layerstore.files import scan, tree
 from layerstore.formats import compression, tar
 from layerstore.keys import KNOWN_NAMESPACES, Record
 from layerstore.paths import absolute, why_refused
+from layerstore.reports import Report
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
+from layerstore.transfer import summaries
 from layerstore.transfer.combining import for_docker
 from layerstore.transfer.importing import Skipped
 from layerstore.transfer.joining import records, side_by_side
@@ -39,7 +41,7 @@ _PRIVATE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport:
+class ExportReport(Report):
     """What an export did, or with `dry_run` would do. Counts are files.
 
     Attributes:
@@ -53,7 +55,7 @@ class ExportReport:
         deleted: number of files that the store does not have, and that were removed.
         deleted_paths: where they were, below the directory; of the first 1,000.
         extra: number of files that the store does not have, and that were left.
-        evicted: number of associations that merged lists of 50 had no room for.
+        evicted: number of associations that were evicted from merged lists (a list keeps 50).
         conflicts: two values of one digest or V1 ID, the first 1,000. The later one stays; under a running daemon, the
             directory's.
         conflict_count: number of them.
@@ -95,6 +97,10 @@ class ExportReport:
         """Whether there was no conflict, and nothing was skipped."""
         return not (self.conflict_count or self.skipped_count)
 
+    def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
+        """Yield what `str()` has, line by line; if `quiet`, only findings."""
+        return summaries.of_export(self, store, quiet=quiet)
+
 
 def export_directory(
     store: Store,
@@ -122,9 +128,9 @@ def export_directory(
     after a power cut (`layerstore.transfer.placing` says why). Files that are right already are not touched. A store in
     a database is read as one snapshot; its writers do not wait. Several exports into one directory may run at once.
 
-    A daemon may run on the directory: it reads these files each time. What it writes meanwhile is merged. Its values
-    that would move to quarantine stay in place and are reported. On a file system without `RENAME_EXCHANGE` (NFS, for
-    example), what it writes within the microseconds between a last look and a rename is lost.
+    A daemon may run on the directory: it reads these files each time. What it writes during the export is merged. Its
+    values that would move to quarantine stay in place and are reported. On a file system without `RENAME_EXCHANGE`
+    (NFS, for example), what it writes within the microseconds between a last look and a rename is lost.
 
     Args:
         store: a `SQLMetadataStore` or `FSMetadataStore`.
@@ -138,7 +144,7 @@ def export_directory(
         dry_run: only count.
         assume_compression: `gzip` takes layers whose compression is not known for gzip. If one is not, a push by Docker
             publishes a wrong manifest.
-        all_namespaces: write also `blob-by-digest` as it is, which Docker ignores and an import takes back.
+        all_namespaces: write also `blob-by-digest` as it is, which Docker ignores and an import reads.
         progress: called with the entries done and the entries there are.
 
     Raises:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from layerstore.collection import Fault, Odd
 from layerstore.records import MAX_METADATA
+from layerstore.reports import Report
+from layerstore.transfer import summaries
 from layerstore.transfer.spool import Spool
 
 Severity = Literal["error", "warning", "info"]
@@ -46,17 +49,19 @@ _KINDS = {
     ),
     "unreadable": _Kind(
         "error",
-        "an entry cannot be what its namespace says",
-        f"{_REPAIR} moves it to quarantine; a Docker daemon may die of it if it is a mapping",
+        "an entry is invalid for its namespace",
+        f"{_REPAIR} moves it to quarantine; an invalid mapping can crash a Docker daemon",
     ),
     "invalid-key": _Kind(
-        "error", "an entry has a key that breaks the key rules; no export takes it", f"{_REPAIR} moves it to quarantine"
+        "error",
+        "an entry has a key that breaks the key rules; no export writes it",
+        f"{_REPAIR} moves it to quarantine",
     ),
     "stale-rows": _Kind(
-        "error", "derived rows are not what the layer's list or the blob's entry says", f"{_REPAIR} derives them again"
+        "error", "derived rows are not what the layer's list or the blob's entry says", f"{_REPAIR} rebuilds them"
     ),
     "odd-digest": _Kind(
-        "warning", "a list holds an entry whose digest is none", "nothing looks it up; it goes when the list moves on"
+        "warning", "a list holds an entry whose digest is none", "nothing looks it up; later entries will evict it"
     ),
     "over-the-cap": _Kind(
         "warning", f"a list holds more than {MAX_METADATA} entries", "the next `add` to the layer cuts it"
@@ -74,7 +79,7 @@ _KINDS = {
     "no-entry": _Kind(
         "warning", "a file that is no entry: a link, a device, or a name that no key can have", "remove or rename it"
     ),
-    "other-layer": _Kind("info", "a list holds a digest that maps to another layer by now", "none is needed"),
+    "other-layer": _Kind("info", "a list holds a digest that maps to another layer now", "none is needed"),
     "not-listed": _Kind(
         "info", "a digest maps to a layer whose list does not hold it: evicted, or removed", "none is needed"
     ),
@@ -111,7 +116,7 @@ class Finding:
         message: what it is.
         remedy: what to do about it.
         count: how often it was found.
-        repaired: how many of them `repair` has mended.
+        repaired: number of them that `repair` has repaired.
         examples: the first few, as namespace/key with what is wrong.
     """
 
@@ -125,7 +130,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(Report):
     """What a check found.
 
     Attributes:
@@ -144,6 +149,10 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether no error and no warning is left unmended."""
         return all(found.severity == "info" or found.repaired == found.count for found in self.findings)
+
+    def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
+        """Yield what `str()` has, line by line; if `quiet`, only findings."""
+        return summaries.of_verify(self, quiet=quiet)
 
 
 class Findings:

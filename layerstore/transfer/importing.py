@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 
 from layerstore.collection import Incoming, Loaded, Odd, Resolve, Source
 from layerstore.errors import InvalidInputError
 from layerstore.formats.facts import UNCERTAIN
+from layerstore.reports import Report
 from layerstore.store import Store, read_modify_write
-from layerstore.transfer import place
+from layerstore.transfer import place, summaries
 from layerstore.transfer.batches import Batch, in_batches
 from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, keep, replace
 from layerstore.transfer.place import Place, Progress
@@ -23,11 +25,11 @@ class SourceReport:
 
     Attributes:
         source: the directory, database, or place inside an archive.
-        read: entries that were found.
-        added: that the store did not have.
-        updated: that the store had otherwise; merged, or replaced.
-        unchanged: that the store had already, perhaps with an earlier time, or kept.
-        quarantined: that cannot be what their namespace says.
+        read: number of entries that were found.
+        added: number of entries that the store did not have.
+        updated: number of entries that the store had with another value; merged, or replaced.
+        unchanged: number of entries that were already in the store, or kept by `keep`.
+        quarantined: number of invalid entries, which were quarantined.
     """
 
     source: str
@@ -39,8 +41,8 @@ class SourceReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
-    """An entry whose content cannot be what its namespace says: its bytes are in quarantine."""
+class QuarantinedEntry:
+    """An entry that is invalid for its namespace: its bytes are in quarantine."""
 
     path: str
     reason: str
@@ -48,34 +50,30 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that was not taken: it is no entry, or could not be read."""
+    """A file that was not imported: it is no entry, or could not be read."""
 
     path: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class ImportReport:
+class ImportReport(Report):
     """What an import did. Counts are entries; of what is named one by one, the first 1,000 are.
 
     Attributes:
-        sources: what came from where, in the order in which it was merged.
-        read: entries that were found.
-        added: that the store did not have.
-        updated: that the store had otherwise; merged, or replaced.
-        unchanged: that the store had already, perhaps with an earlier time, or kept.
-        evicted: associations that fell off the end of a merged list of 50.
-        evictions: of which layers, and by the merge with which source.
-        conflicts: two values of one digest or V1 ID; the later one stays, the other is in quarantine.
-        conflict_count: how many there were.
-        quarantined: entries that cannot be what their namespace says.
-        quarantined_count: how many there were.
-        skipped: every other file that was not taken, but for temporary ones.
-        skipped_count: how many there were.
-        notes: what is not certain of what another engine knows, such as a registry's port, or could not be asked for
-            because a daemon holds it. Nothing to mend.
-        note_count: how many there were.
-        temporary: files that a write left behind; not entries, not looked at.
+        sources: one report per source, in the order in which they were merged. read: number of entries that were found.
+        added: number of entries that the store did not have. updated: number of entries that the store had with another
+        value; merged, or replaced. unchanged: number of entries that were already in the store, or kept by `keep`.
+        evicted: number of associations that were evicted from merged lists (a list keeps 50). evictions: the layers and
+        sources of these. conflicts: two values of one digest or V1 ID; the later one stays, the other is in quarantine.
+        conflict_count: number of them. quarantined: entries that are invalid for their namespace. quarantined_count:
+        number of them. skipped: every other file that was not imported, except temporary ones. skipped_count: number of
+        them. notes: what is uncertain about what another engine knows, such as a registry's port, or could not be read
+        because
+            a daemon holds it. No repair is needed.
+        note_count: number of them.
+        temporary: number of temporary files that interrupted writes left behind.
+        dry_run: whether nothing was done.
     """
 
     sources: tuple[SourceReport, ...]
@@ -87,18 +85,23 @@ class ImportReport:
     evictions: tuple[Eviction, ...]
     conflicts: tuple[Conflict, ...]
     conflict_count: int
-    quarantined: tuple[Quarantined, ...]
+    quarantined: tuple[QuarantinedEntry, ...]
     quarantined_count: int
     skipped: tuple[Skipped, ...]
     skipped_count: int
     notes: tuple[Skipped, ...]
     note_count: int
     temporary: int
+    dry_run: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether everything was taken: no conflict, nothing quarantined, nothing skipped."""
         return not (self.conflict_count or self.quarantined_count or self.skipped_count)
+
+    def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
+        """Yield what `str()` has, line by line; if `quiet`, only findings."""
+        return summaries.of_import(self, store, quiet=quiet)
 
 
 def import_directory(
@@ -114,7 +117,7 @@ def import_directory(
 
     The files' times come along. Temporary files are ignored, links are not followed. Everything is read first; then
     all of it is merged in one transaction, for which other writers wait. A second import of the same changes nothing.
-    What cannot be what its namespace says goes to quarantine; every file that is not taken is in the report.
+    Invalid entries are quarantined; every file that is not imported is in the report.
 
     Merging cannot see deletions: an association that a list has lost comes back from the store's version. Use
     `replace` to follow a directory; keys that it does not have stay either way.
@@ -126,7 +129,7 @@ def import_directory(
             file; or a store.
         on_conflict: `merge` by time; `replace` takes what comes in, with its time; `keep` leaves what is there.
         force: import also a directory that has none of Docker's namespaces; every file below it is an entry.
-        allow_empty: import also from where there is nothing. An empty directory called `distribution` is a fresh
+        allow_empty: also accept sources without any entry. An empty directory called `distribution` is a fresh
             host's, and needs no such word.
         progress: called with the entries done and, where that can be told, the entries there are.
 
@@ -158,14 +161,14 @@ def import_layers(
 
     Args:
         store: a `SQLMetadataStore`.
-        sources: whatever `import_directory` takes; the cache of Podman, Skopeo, Buildah and CRI-O
+        sources: those that `import_directory` imports; the cache of Podman, Skopeo, Buildah and CRI-O
             (`blob-info-cache-v1.sqlite` or `.boltdb`, or the folder of it); the `layers.json` of their storage;
             containerd's `meta.db` and BuildKit's `containerdmeta.db`, or the roots of them; a running containerd:
             `containerd:SOCKET?namespace=NAME`.
         on_conflict: `merge`; `replace` takes what comes in; `keep` leaves what is there.
         force: import also a directory that has none of Docker's namespaces.
-        allow_empty: import also from where there is nothing.
-        dry_run: only say what would be done. Other writers wait as long as it takes.
+        allow_empty: also accept sources without any entry.
+        dry_run: only report what would be done. Other writers wait as long as it takes.
         progress: called with the entries done and, where that can be told, the entries there are.
 
     Raises: as `import_directory`.
@@ -184,7 +187,7 @@ def import_layers(
     with suppress(_UndoError), read_modify_write(store)():
         report = take()
         raise _UndoError
-    return report
+    return replace_fields(report, dry_run=True)
 
 
 class _UndoError(Exception):
@@ -247,7 +250,7 @@ class _Reading:
         self._progress = progress
         self._accounts: list[_Account] = []
         self.temporary = 0
-        self.quarantined: Examples[Quarantined] = Examples()
+        self.quarantined: Examples[QuarantinedEntry] = Examples()
         self.skipped: Examples[Skipped] = Examples()
         self.notes: Examples[Skipped] = Examples()
 
@@ -300,7 +303,7 @@ class _Reading:
         records, unfit = batch.records, []
         for number, reason in batch.unfit:
             namespace, key, value, _ = records[number]
-            self.quarantined.add(Quarantined(os.path.join(account.label, namespace, key), reason))
+            self.quarantined.add(QuarantinedEntry(os.path.join(account.label, namespace, key), reason))
             unfit.append((namespace, key, value, reason))
         if unfit:
             numbers = {number for number, _ in batch.unfit}

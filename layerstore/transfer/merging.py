@@ -62,7 +62,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """Associations that fell off the end of a merged list of 50.
+    """Associations that were evicted from a merged list (a list keeps 50).
 
     Attributes:
         diff_id: the layer; as the store has its key, if that is none.
@@ -76,7 +76,7 @@ class Eviction:
 
     @classmethod
     def of(cls, merged: Record, associations: int, source: str) -> Self:
-        """Report what fell off a merged list."""
+        """Report what was evicted from a merged list."""
         return cls(merged.key.replace("/", ":", 1), associations, source)
 
 

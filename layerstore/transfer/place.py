@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from typing import IO, cast
 
+from layerstore.arguments import a_store
 from layerstore.collection import Collection, Fault, Incoming, IndexedView, Note, Odd, Source, Target, View
 from layerstore.docker.dataroot import distributions, has_namespaces
 from layerstore.errors import InvalidInputError, TransferError
@@ -116,6 +117,8 @@ def opened(place: Place, *, write: bool = False, force: bool = False) -> Iterato
         yield _of_store(place)
         return
     found = _sources_of(place, force=force, allow_empty=force)
+    # What other engines have beside Docker's directory, in a data root, is imported only.
+    found = [source for source in found if not isinstance(source, engines.Memory)] or found
     if len(found) != 1:
         names = ", ".join(source.name for source in found)
         what = f"several metadata directories: give one of {names}" if found else "it has no metadata"
@@ -266,7 +269,7 @@ class _Database:
 def _refuse_nothing(source: Source) -> None:
     """Raise if there is no entry in a source: before anything is made for what it has."""
     if not any(isinstance(found, Record) for _, found in source.read()):
-        raise TransferError(f"there is no entry in it: {EXPECTED}; --allow-empty takes it all the same", source.name)
+        raise TransferError(f"there is no entry in it: {EXPECTED}; --allow-empty accepts it", source.name)
 
 
 class _Archive:
@@ -378,6 +381,7 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> Sequence[_Plac
 def _of_store(store: Store) -> Collection:
     make: Callable[[], Collection] | None = getattr(store, "_collection", None)
     if make is None:
+        a_store(store)
         raise TransferError(f"{type(store).__name__} cannot list its entries: give a store of this package, or a path")
     return make()
 

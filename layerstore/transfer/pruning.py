@@ -1,7 +1,7 @@
-"""Taking out what a store need not know any more, so that it does not grow for ever.
+"""Removing entries that are no longer needed.
 
-First everything is judged, in a snapshot and without a lock; then what was doomed goes to an archive; then it goes
-from the store, in one transaction, what changed meanwhile left alone.
+First everything is judged, in a snapshot and without a lock. Then what is to be removed is written to an archive, and
+then removed from the store in one transaction, but for what another writer has changed since.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from layerstore.formats import tar
 from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.paths import absolute
 from layerstore.records import why_unreadable
+from layerstore.reports import Report
 from layerstore.transfer import criteria as judging
+from layerstore.transfer import summaries
 from layerstore.transfer.criteria import Age, Criteria, Verdict
 from layerstore.transfer.exporting import new_file
 from layerstore.transfer.place import Place, Progress, indexed, name, opened
@@ -33,26 +35,27 @@ _FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids", BLOBS: 
 
 
 @dataclass(frozen=True, slots=True)
-class PruneReport:
+class PruneReport(Report):
     """What a prune did, or with `dry_run` would do. Counts are entries, or files.
 
     Attributes:
         path: the store or directory.
-        checked: entries that were judged.
-        lists: layers' lists that went whole.
-        shortened: lists that lost some of their associations.
-        associations: that went, in both.
-        mappings: of digests to layers that went.
-        v1_ids: that went.
-        blobs: entries of `blob-by-digest` that went whole.
-        locations: of blobs that went, of those entries and of others.
-        unreadable: that cannot be what their namespace says; they were left alone.
-        changed: that another writer changed meanwhile, or needs by now; they were left alone.
-        temporary: files that writes had left behind and that went; 0 unless asked for.
-        examples: the first few of what went.
-        archive: where what went was written; `None` if nothing was.
-        free_bytes: of the database file that later writes use; `None` for a directory.
-        vacuumed: whether free space was given back to the file system.
+        checked: number of entries that were judged.
+        lists: number of lists that were removed.
+        shortened: number of lists that lost some of their associations.
+        associations: number of associations that were removed, in both.
+        mappings: number of mappings that were removed.
+        v1_ids: number of V1 IDs that were removed.
+        blobs: number of entries of `blob-by-digest` that were removed.
+        locations: number of locations of blobs that were removed, of those entries and of others.
+        unreadable: number of unreadable entries; they stay.
+        changed: number of entries that stay because another writer changed or needs them since they were judged.
+        temporary: number of temporary files that were removed; 0 unless asked for.
+        examples: the first few removed entries.
+        archive: the archive with what was removed; `None` if nothing was written.
+        free_bytes: free bytes of the database file, for later writes; `None` for a directory.
+        vacuumed: whether free space was returned to the file system.
+        unknown: registries and repositories that were named, and that no association has.
         dry_run: whether nothing was done.
     """
 
@@ -72,12 +75,23 @@ class PruneReport:
     archive: str | None
     free_bytes: int | None
     vacuumed: bool
+    unknown: tuple[str, ...]
     dry_run: bool
 
     @property
     def ok(self) -> bool:
         """True: a prune does everything or raises; what it left alone is as it was."""
         return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was removed."""
+        counts = (self.associations, self.lists, self.mappings, self.v1_ids, self.blobs, self.locations, self.temporary)
+        return not (any(counts) or self.vacuumed)
+
+    def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
+        """Yield what `str()` has, line by line; if `quiet`, only findings."""
+        return iter(()) if quiet else summaries.of_prune(self, is_directory=os.path.isdir(self.path))
 
 
 def prune(
@@ -95,35 +109,33 @@ def prune(
     force: bool = False,
     progress: Progress | None = None,
 ) -> PruneReport:
-    """Take out what all given criteria say may go; in a database in one transaction, each file whole or absent.
+    """Remove the entries that match all criteria; in a database in one transaction.
 
     `keep_layers` and `older_than` judge lists, mappings and V1 IDs, by their layer and by the time of the entry.
     `registry`, `repository` and `keep_newest` judge the associations of lists, `registry` V1 IDs too; as with Docker's
     `remove`, the digests still resolve: with one of them, mappings stay. A mapping also stays while a list that
-    stays holds its digest. A list without associations goes; a shortened one keeps its time.
+    stays holds its digest. A list without associations is removed; a shortened one keeps its time.
 
     What other engines know (`blob-by-digest`) is judged alike: each location by the time when the blob was seen there,
-    an entry by its latest. A location or entry stays while a list that stays has the same. Of a blob of which nobody
-    knows a layer, `keep_layers` removes nothing. Other namespaces, the quarantine, and what cannot be read are left
-    alone.
+    an entry by its latest. A location or entry stays while a remaining list has the same. `keep_layers` removes no blob
+    of an unknown layer. Other namespaces, the quarantine, and unreadable entries stay.
 
-    Everything is judged in one snapshot, without a lock. Then other writers wait for the removal alone; what they
-    changed since is left.
+    Everything is judged in one snapshot, without a lock. Then other writers wait for the removal alone. Entries that
+    they have changed since stay.
 
     Args:
         store_or_path: a store, a database file, a `distribution` directory, or a data root that has one.
-        keep_layers: a Docker data root: what belongs to a layer that it has is kept.
-        older_than: what is younger is kept: `30d`, `12h`, a date in UTC; by `modified_at_ns`.
-        registry: one or several: the associations of others are kept.
-        repository: one or several: the associations of others are kept.
-        keep_newest: so many associations of each layer are kept, the newest.
-        to: a new tar archive for what goes, of which `import_directory` makes the same store again; a list is in it
-            whole. It is on the disk before anything goes.
-        temporary: remove also the files that writes left behind in a directory.
-        vacuum: give the free space of a database back to the file system; it is written anew, which needs
-            twice its room for a moment.
+        keep_layers: a Docker data root; entries of its layers are kept.
+        older_than: only entries that were last written before are removed: `30d`, `12h`, a date in UTC.
+        registry: one or several; only their associations are removed. A `*` matches any text.
+        repository: one or several; only their associations are removed. A `*` matches any text.
+        keep_newest: number of associations of each layer that are kept, the newest.
+        to: a new tar archive for what is removed; `import_directory` restores it. A list is in it in full. It is on the
+            disk before anything is removed.
+        temporary: also remove temporary files that interrupted writes left in a directory.
+        vacuum: return the free space of a database to the file system; this needs twice its room for a moment.
         dry_run: only count.
-        force: prune also under a running daemon; take a data root that has no layers, or unreadable ones.
+        force: also prune under a running daemon; accept a data root that has no layers, or unreadable ones.
         progress: called with the entries judged and how many there are.
 
     Raises:
@@ -131,7 +143,7 @@ def prune(
         InvalidKeyError: with `to`, a key that cannot be a path.
         TransferError: the place is an archive, or a directory that a daemon runs on; the data root's layers cannot be
             read; `to` is there already or cannot be written.
-        StoreError: the store failed. Nothing went, but from a directory perhaps a part.
+        StoreError: the store failed. Nothing was removed; of a directory perhaps a part.
     """
     criteria = Criteria(
         before_ns=None if older_than is None else judging.before(older_than, datetime.now(UTC)),
@@ -139,9 +151,9 @@ def prune(
         repositories=judging.repositories(repository),
         keep_newest=_count(keep_newest),
     )
-    judges = keep_layers is not None or criteria != Criteria()
+    judges = keep_layers is not None or criteria.are_given
     if not (judges or temporary or vacuum):
-        raise InvalidInputError("nothing says what may go: give a criterion, such as keep_layers or older_than")
+        raise InvalidInputError("give a criterion, such as keep_layers or older_than")
     archive = None if to is None else _new_name(to)
     with Spool() as doomed, opened(store_or_path, write=not dry_run, force=force) as collection:
         _check_place(collection, temporary=temporary, vacuum=vacuum)
@@ -175,6 +187,7 @@ def prune(
             archive=archive if len(doomed) and not dry_run else None,
             free_bytes=collection.free_bytes(vacuum=vacuum and not dry_run),
             vacuumed=vacuum and not dry_run,
+            unknown=(*judging.unseen(criteria.registries), *judging.unseen(criteria.repositories)),
             dry_run=dry_run,
         )
 
@@ -197,7 +210,7 @@ def _check_place(collection: Collection, *, temporary: bool, vacuum: bool) -> No
     if temporary and collection.directory is None:
         raise InvalidInputError("only a directory has temporary files")
     if vacuum and collection.directory is not None:
-        raise InvalidInputError("only a database has free space to give back")
+        raise InvalidInputError("only a database has free space to return")
 
 
 class _Judge:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -13,27 +13,29 @@ from layerstore.files.temporary import folder_in
 from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
 from layerstore.records import storable_time, why_unreadable
+from layerstore.reports import Report
 from layerstore.sql.sqlite import salvage
 from layerstore.sql.sqlite.backup import backup
 from layerstore.sql.sqlite.salvage import Value
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import SetAside, check_key
+from layerstore.transfer import summaries
 from layerstore.transfer.place import Progress
 
 
 @dataclass(frozen=True, slots=True)
-class RecoverReport:
+class RecoverReport(Report):
     """What was found in a damaged database.
 
     Attributes:
         path: the damaged database, which is not changed.
         new: the database that was made.
-        recovered: entries that were found, and are in the new one.
-        quarantined: values that were found and cannot be what their namespace says; in quarantine in the new one.
-        kept_in_quarantine: values that were in quarantine before, and are again.
-        older: other values of the same key, with an earlier time; in quarantine.
-        pages: how many pages the database has.
-        unreadable_pages: how many of them could not be read whole. What they held is not known.
+        recovered: number of entries that were found, and are in the new one.
+        quarantined: number of invalid values, which are in quarantine in the new one.
+        kept_in_quarantine: number of values that were in quarantine before, and are again.
+        older: number of earlier values of the same keys, which are in quarantine.
+        pages: number of pages of the database.
+        unreadable_pages: number of pages that could not be read in full. What they held is not known.
     """
 
     path: str
@@ -50,6 +52,10 @@ class RecoverReport:
         """Whether every page could be read and every value is where it was."""
         return not (self.unreadable_pages or self.quarantined or self.older)
 
+    def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
+        """Yield what `str()` has, line by line; if `quiet`, only findings."""
+        return summaries.of_recover(self, quiet=quiet)
+
 
 def recover(
     path: str | os.PathLike[str], new: str | os.PathLike[str], *, progress: Progress | None = None
@@ -57,10 +63,10 @@ def recover(
     """Make a new database of the entries and the quarantine that can be read in a damaged one.
 
     Every page is read by itself, so that one that is damaged takes no other along; what its write-ahead log holds is
-    read too. Derived rows, indexes and views are made anew. The damaged files are not changed; nobody may write to them
-    meanwhile. What people have added for themselves (tables, views, indexes) does not come along.
+    read too. Derived rows, indexes and views are made anew. The damaged files are not changed; no process may write to
+    them while this runs. Tables, views and indexes that users have added are not copied.
 
-    The new file is whole or absent, and is made 0600.
+    The new file is complete or absent, and has mode 0600.
 
     Args:
         path: the damaged database.

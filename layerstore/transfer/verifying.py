@@ -37,18 +37,17 @@ def verify(
     A database is checked as one snapshot, SQLite's own check of the file included; a directory as it is. Of a damaged
     file, what can still be read is checked; nothing of it is repaired.
 
-    With `repair`, derived rows are derived again, a digest that half an `add` left unmapped is mapped, and what cannot
-    be read moves to quarantine: in a database to its table, beside a directory to
-    `<directory>.quarantine/<time>`.
-    Each mend looks again first, so that a writer's newer value is left alone. The directory of a running daemon is
+    With `repair`, derived rows are rebuilt, a digest that an interrupted `add` left unmapped is mapped, and unreadable
+    entries move to quarantine: in a database to its table, beside a directory to `<directory>.quarantine/<time>`.
+    Each repair step looks again first, so that a writer's newer value stays. The directory of a running daemon is
     refused. Nothing is lost either way.
 
     Args:
         store_or_path: a store, a database file, a `distribution` directory, a data root that has one, or a tar of
             one (to look only).
-        repair: mend what can be mended.
-        force: check also a directory that has none of Docker's namespaces, or nothing at all; repair a directory also
-            under a running daemon.
+        repair: rebuild derived data, and quarantine unreadable entries.
+        force: also check a directory that has none of Docker's namespaces, or nothing; also repair under a running
+            daemon.
         progress: called with the entries checked and, for a database, how many there are.
 
     Raises:

@@ -15,6 +15,7 @@ _WRAPPED_FROM = 40
 _FOLDED_FROM = 200
 _SHOWN_HEX = 64
 _LONGEST = 20_000  # bytes or characters of one value in a page, more than a list at the cap has
+_is_time = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").fullmatch
 _hmac_in_json = re.compile(r'("hmac"\s*:\s*")([^"\\…]{9,})(?=["…])', re.IGNORECASE)
 
 
@@ -44,6 +45,8 @@ def cell(value: Any, column: str) -> Markup | None:
         return _text(_readable(value))
     if not isinstance(value, str) or not value:
         return None
+    if column.endswith("_at") and _is_time(value):
+        return Markup('<time class="time" datetime="{}">{}</time>').format(value, f"{value[:10]} {value[11:19]} UTC")
     if column == "hmac":
         return Markup('<span class="mono">{}</span>').format(short_hmac(value))
     url = _url(value, column)

@@ -1,6 +1,6 @@
 """What Datasette is told of a store: what its tables mean, the queries with a name, what may be sorted and how long.
 
-What it says of tables is README's; the queries are `layerstore.sql.query.questions`'.
+What it says of tables is docs/sql.md's; the queries are `layerstore.sql.query.questions`'.
 """
 
 from __future__ import annotations
@@ -175,6 +175,11 @@ def metadata() -> dict[str, Any]:
 def questions() -> list[tuple[str, str]]:
     """Return each question with the address of its answer."""
     return [(one.question, ANSWERED.get(one.name, f"/{DATABASE}/{QUERY}{one.name}")) for one in QUESTIONS]
+
+
+def needed_by(name: str | None) -> tuple[str, ...]:
+    """Return the parameters that a query with a name must have a value for."""
+    return next((one.needed for one in QUESTIONS if f"{QUERY}{one.name}" == name), ())
 
 
 def _query(question: Question) -> dict[str, Any]:

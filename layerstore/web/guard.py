@@ -32,7 +32,13 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 
+_is_csv: ContextVar[bool] = ContextVar("_is_csv", default=False)
 _failures: ContextVar[list[str] | None] = ContextVar("failures", default=None)
+
+
+def is_csv() -> bool:
+    """Tell whether a CSV file is asked for, in which a value stands and not a link to it."""
+    return _is_csv.get()
 
 
 def note_failure(error: Exception) -> None:
@@ -101,11 +107,12 @@ class Guard:
         if refusal is not None:
             await answer.refuse(*refusal)
             return
-        token = _failures.set(answer.failures)
+        tokens = _failures.set(answer.failures), _is_csv.set(scope["path"].endswith(".csv"))
         try:
             await self._app(scope, receive, answer.send)
         finally:
-            _failures.reset(token)
+            _failures.reset(tokens[0])
+            _is_csv.reset(tokens[1])
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if self._names is not None:
@@ -120,7 +127,10 @@ class Guard:
         # As Datasette finds its routes: by the path as it was sent.
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
         if path in TOOLS:
-            return 403, f"{path} is a tool of Datasette's that is off here: nobody signs in, and nothing is tried out"
+            return (
+                403,
+                f"{path} is a tool of Datasette's that is off here: no user can sign in or try something out",
+            )
         return None
 
 

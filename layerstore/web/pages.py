@@ -14,6 +14,7 @@ from layerstore.repository import split_reference
 from layerstore.sql.reading import layers as reading_layers
 from layerstore.sql.reading.layers import Key, newest_layers
 from layerstore.sql.reading.layers import layer as layer_of
+from layerstore.sql.reading.repositories import Repositories
 from layerstore.sql.reading.repositories import repositories as repositories_of
 from layerstore.sql.reading.repositories import repository as repository_of
 from layerstore.sql.reading.search import Match, search
@@ -24,6 +25,8 @@ from layerstore.web.site import Site
 
 Arguments = Mapping[str, str]
 
+_LARGEST: Final = 200
+"""How many repositories are shown by their number of layers."""
 _is_size = re.compile("[0-9]{1,18}").fullmatch
 
 
@@ -91,24 +94,41 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
 
 
 async def repositories(site: Site, arguments: Arguments) -> Answer:
-    """The repositories by name."""
-    found = await site.ask(repositories_of, site.store, after=arguments.get("after", ""))
-    return Page("repositories.html", asdict(found), {"found": found})
+    """The repositories, by name or the largest first, all of them or those that contain a text."""
+    found, shown = await _some_repositories(site, arguments)
+    return Page("repositories.html", asdict(found), shown)
+
+
+async def _some_repositories(
+    site: Site, arguments: Arguments, registry: str | None = None
+) -> tuple[Repositories, dict[str, Any]]:
+    """Return a page of repositories as it was asked for, and what the template needs for the form."""
+    part, sort = arguments.get("part", "").strip(), arguments.get("sort", "name")
+    found = await site.ask(
+        repositories_of,
+        site.store,
+        registry=registry,
+        part=part,
+        largest_first=sort == "layers",
+        after=arguments.get("after", ""),
+        size=_LARGEST if sort == "layers" else reading_layers.PAGE,
+    )
+    return found, {"found": found, "part": part, "sort": sort, "largest_of": _LARGEST}
 
 
 async def registry(site: Site, arguments: Arguments) -> Answer:
     """The repositories of a registry by name, and the largest of them."""
     name = arguments.get("name", "")
-    found = await site.ask(repositories_of, site.store, registry=name, after=arguments.get("after", ""))
+    found, shown = await _some_repositories(site, arguments, name)
     counted, _ = await site.glance()
     known = () if counted.overview is None else counted.overview.registries
     counts = next((one for one in known if one.registry == name), None)
-    if not found.repositories and counts is None:
+    if not found.repositories and counts is None and not shown["part"]:
         return _unknown("registry", name)
     return Page(
         "registry.html",
         {"registry": name, "counts": None if counts is None else asdict(counts), **asdict(found)},
-        {"name": name, "found": found, "counts": counts, "counted": counted},
+        {**shown, "name": name, "counts": counts, "counted": counted},
     )
 
 

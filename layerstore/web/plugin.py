@@ -15,7 +15,7 @@ from layerstore import __version__, words
 from layerstore.errors import LayerstoreError
 from layerstore.sql.sqlite.confined import confine
 from layerstore.web import cells, pages
-from layerstore.web.describing import DATABASE, QUERY, questions
+from layerstore.web.describing import DATABASE, QUERY, needed_by, questions
 from layerstore.web.guard import App, Guard
 
 
@@ -46,6 +46,7 @@ def prepare_jinja2_environment(env: Any, datasette: Any) -> None:
         store_name=DATABASE,
         query_prefix=QUERY,
         questions=questions(),
+        needed_by=needed_by,
         version=__version__,
         next_of=pages.next_of,
         query=lambda **values: urlencode({name: value for name, value in values.items() if value}, safe="/:,"),

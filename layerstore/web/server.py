@@ -27,6 +27,7 @@ from layerstore.sql.store import SQLMetadataStore
 from layerstore.web import connection, guard, plugin
 from layerstore.web.describing import DATABASE, SETTINGS, metadata
 from layerstore.web.site import Site
+from layerstore.words import readable
 
 _HERE: Final = Path(__file__).parent
 _COUNT: Final = "select count(*) from "
@@ -97,7 +98,13 @@ class StoreDatabase(Database):  # type: ignore[misc]  # Datasette has no types
         most = self.ds.max_returned_rows + (self.ds.max_returned_rows == (page_size or self.ds.page_size))
         try:
             found = await asyncio.get_running_loop().run_in_executor(
-                self.ds.executor, self._ask, sql, params or {}, limit_ms / 1000, most if truncate else _MOST_ROWS
+                self.ds.executor,
+                self._ask,
+                sql,
+                params or {},
+                limit_ms / 1000,
+                most if truncate else _MOST_ROWS,
+                guard.is_csv(),
             )
         except QueryStoppedError as error:
             raise QueryInterrupted(error, sql, params) from error
@@ -119,13 +126,13 @@ class StoreDatabase(Database):  # type: ignore[misc]  # Datasette has no types
         for sandbox in self._sandboxes:
             sandbox.close()
 
-    def _ask(self, sql: str, params: Any, timeout_s: float, most_rows: int) -> Results:
+    def _ask(self, sql: str, params: Any, timeout_s: float, most_rows: int, is_csv: bool) -> Results:
         if not hasattr(self._own, "sandbox"):
             self._own.sandbox = Sandbox(self.path)
             self._sandboxes.append(self._own.sandbox)
         answer = self._own.sandbox.ask(sql, params, timeout_s=timeout_s, most_rows=most_rows, most_bytes=_MOST_BYTES)
         kind = type("Row", (Row,), {"places": {name: at for at, name in enumerate(answer.columns)}})
-        rows = [kind(row) for row in answer.rows]
+        rows = [kind(map(readable, row) if is_csv else row) for row in answer.rows]
         return Results(rows, answer.truncated, [(name,) for name in answer.columns])
 
 

@@ -99,7 +99,6 @@ def test_export_finds_its_place_in_a_data_root(run: Run, imported: Path, tmp_pat
     "arguments",
     [
         [],
-        ["--data-root", "x"],
         ["--driver", "vfs", "x"],
         ["x", "--data-root", "y", "--driver", "vfs"],
         ["--data-root", "x", "--driver", "../../y"],

@@ -112,8 +112,16 @@ def test_list_shows_one_namespace(run: Run, imported: Path):
 
     assert len(lines(result.out)) == GOLDEN_FILES // 2
     assert all(f"  {MAPPINGS}/sha256/" in line for line in lines(result.out))
-    assert run("list", "unknown") == (DONE, b"", "")
+    nothing = run("list", "diffid-by-diges")
+    assert (nothing.code, nothing.raw) == (FOUND, b"")
+    assert nothing.err.endswith(
+        "no entry in namespace 'diffid-by-diges' of " + str(imported) + "; did you mean diffid-by-digest?\n"
+    )
     assert len(lines(run("list").out)) == GOLDEN_FILES
+
+
+def time(ns: int) -> dict[str, object]:
+    return {"modified_at_ns": ns, "modified_at": f"1970-01-01T00:00:00.{ns:09d}Z"}
 
 
 def test_list_in_json_has_every_field(run: Run, database: Path):
@@ -122,8 +130,8 @@ def test_list_in_json_has_every_field(run: Run, database: Path):
         store._put(Record("n", "é", "ü\u2028".encode(), 6))
 
     assert run("list", "--json").json == [
-        {"namespace": "n", "key": "k", "value": '\\xff{"', "modified_at_ns": 5},
-        {"namespace": "n", "key": "é", "value": "ü\u2028", "modified_at_ns": 6},
+        {"namespace": "n", "key": "k", "value": '\\xff{"', **time(5)},
+        {"namespace": "n", "key": "é", "value": "ü\u2028", **time(6)},
     ]
     assert run("list", "--json", "unknown").json == []
 

@@ -16,24 +16,26 @@ def fill_database(path: Path, layers: int = 3) -> None:
             fill(store, [a_list(layer, (layer + 1000, OLD), (layer + 1000, OURS)), mapping(layer + 1000, layer)])
 
 
-def test_first_it_says_what_would_go_then_it_goes_then_it_comes_back(run: Run, database: Path, tmp_path: Path):
+def test_it_says_what_it_would_remove_and_removes_it_and_an_import_restores_it(
+    run: Run, database: Path, tmp_path: Path
+):
     fill_database(database)
     root = make_layerdb(tmp_path / "docker", [1])
 
     dry = run("prune", "--dry-run", "--keep-layers", root)
     assert (dry.code, dry.err) == (DONE, "")
     assert dry.out.splitlines() == [
-        f"would take out {LISTS}/{layer_key(2)}",
-        f"would take out {LISTS}/{layer_key(3)}",
-        f"would take out diffid-by-digest/{layer_key(1002)}",
-        f"would take out diffid-by-digest/{layer_key(1003)}",
+        f"would remove {LISTS}/{layer_key(2)}",
+        f"would remove {LISTS}/{layer_key(3)}",
+        f"would remove diffid-by-digest/{layer_key(1002)}",
+        f"would remove diffid-by-digest/{layer_key(1003)}",
         f"would prune {database}: 2 lists, 4 associations, 2 mappings of 6 entries",
     ]
 
     wet = run("prune", "--keep-layers", root, "--to", tmp_path / "gone.tar")
     assert wet.out.splitlines()[:2] == [
         f"pruned {database}: 2 lists, 4 associations, 2 mappings of 6 entries",
-        f"what went is in {tmp_path / 'gone.tar'}: `layerstore import` takes it back",
+        f"the removed entries are in {tmp_path / 'gone.tar'}: `layerstore import` restores them",
     ]
     assert run("import", tmp_path / "gone.tar").code == DONE
     assert run("verify").code == DONE
@@ -73,6 +75,8 @@ def test_as_json_it_has_every_field(run: Run, database: Path):
         "archive": None,
         "free_bytes": 0,
         "vacuumed": True,
+        "unknown": [],
+        "is_empty": False,
         "dry_run": False,
         "ok": True,
     }
@@ -91,14 +95,14 @@ def test_what_was_left_alone_is_said(run: Run, database: Path):
 
     said = run("prune", "--registry", "old.example.com").out
 
-    assert "1 that cannot be read left alone: `layerstore verify` shows them" in said
+    assert "kept 1 unreadable entry: see `layerstore verify`" in said
     run("verify", "--repair")
 
 
 def test_space_that_is_left_is_said(run: Run, database: Path):
     fill_database(database, 300)
 
-    assert "bytes of the file are free for later writes: --vacuum" in run("prune", "--older-than", "1d").out
+    assert "of the file are free for later writes: --vacuum" in run("prune", "--older-than", "1d").out
     assert "--vacuum" not in run("prune", "--vacuum").out
 
 
@@ -128,7 +132,7 @@ def test_a_directory_is_pruned_by_its_path(run: Run, tmp_path: Path):
 
     said = run("prune", root, "--keep-layers", root, "--temporary")
 
-    assert said.out == f"pruned {root}: 1 lists, 1 associations, 1 temporary files of 1 entries\n"
+    assert said.out == f"pruned {root}: 1 list, 1 association, 1 temporary file of 1 entry\n"
     assert list(base.iterdir()) == []
 
 

@@ -63,7 +63,7 @@ def test_candidates_are_shown_in_order_with_a_reason_for_each(run: Run, with_sou
     assert lines(result.out) == [
         f"layer {FIRST} to {HOST}/team/app",
         "  5 bytes: 1 check, then mounts (at most 1), then checks (at most 1 in all, with digests of the target)",
-        "  asked in this order, until one is there:",
+        "  asked in this order, until one succeeds:",
         f"    1  check  {NEWER}  {HOST}/team/base  the same credentials; 2 of 3 parts of the name in common;"
         " number 2 from the newest",
         f"    2  mount  {NEWER}  {HOST}/team/base  the same credentials; 2 of 3 parts of the name in common;"
@@ -75,7 +75,7 @@ def test_candidates_are_shown_in_order_with_a_reason_for_each(run: Run, with_sou
         " counts for its size",
         f"    -  check  {BLOB}  {HOST}/far/app  not known from the target, and behind the first check that"
         " counts for its size",
-        "  is also these blobs, which its list does not hold, so that Docker does not look for them:",
+        "  blobs of this layer that are not in its list, so that Docker does not look for them:",
         f"    {LOST}",
     ]
     assert with_sources.exists()
@@ -120,7 +120,7 @@ def test_a_layer_of_which_nothing_is_known_exits_with_1(run: Run, with_sources: 
             f"layer {SECOND} to docker.io/library/busybox",
             "  20,000,000 bytes: 1 check, then mounts (at most 4), then checks (at most 3 in all,"
             " with digests of any repository)",
-            "  nothing to ask: it would be uploaded",
+            "  nothing to ask: the layer would be uploaded",
         ],
     )
     assert with_sources.exists()

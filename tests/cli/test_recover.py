@@ -26,7 +26,7 @@ def test_pages_that_cannot_be_read_are_a_finding(run: Run, imported: Path, tmp_p
     result = run("recover", imported, tmp_path / "new.db", "--quiet")
     assert (result.code, result.out) == (
         FOUND,
-        f"1 of {len(content) // 4096} pages could not be read whole: import again from where they came\n",
+        f"1 of {len(content) // 4096} pages could not be read in full: import their sources again\n",
     )
     report = run("recover", imported, tmp_path / "json.db", "--json").json
     assert (report["unreadable_pages"], report["ok"]) == (1, False)

@@ -149,7 +149,7 @@ def test_a_layer_without_a_list_is_shown_by_its_blobs(run: Run, database: Path):
 
     out = run("show", LAYER).out
     assert "  no list\n" in out
-    assert "does not hold (1)" in out
+    assert "not in its list (1)" in out
     assert f"    {BLOB}\n" in out
 
 

@@ -172,7 +172,7 @@ def test_verify_names_findings_with_remedies_and_repairs_them(run: Run, database
 
     result = run("verify", "--repair")
     assert result.code == DONE
-    assert result.out.count(", 1 mended") == 2
+    assert result.out.count(", 1 repaired") == 2
     assert lines(result.out)[-1].endswith(": ok")
 
     result = run("verify", "--quiet")

@@ -1,4 +1,4 @@
-"""What README says of SQL: the names with their columns, the lookups, the examples with their answers."""
+"""What docs/sql.md says: the names with their columns, the lookups, the examples with their answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerstore import SQLMetadataStore, import_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "docker-20.10.24" / "distribution"
-SECTION = (ROOT / "README.md").read_text().split("### To ask with SQL\n")[1].split("\n## ")[0]
+SECTION = (ROOT / "docs" / "sql.md").read_text()
 _CELL = r"((?:[^|\\]|\\\|)*)"
 
 NAMES = {
@@ -37,7 +37,7 @@ def asked_for(sql: str) -> list[str]:
 
 
 def fixture_database(folder: Path) -> Path:
-    """Make the database that README's answers come from: the directory of a daemon, its files a minute apart."""
+    """Make the database that the page's answers come from: the directory of a daemon, its files a minute apart."""
     tree = shutil.copytree(GOLDEN, folder / "distribution")
     for number, path in enumerate(sorted(path for path in tree.rglob("*") if path.is_file())):
         os.utime(path, (1_714_564_800 + 60 * number,) * 2)

@@ -1,4 +1,4 @@
-"""Behind each promise of README stand tests that exist, and that try as often as it says."""
+"""Behind each promise of docs/promises.md stand tests that exist, and that try as often as it says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tests.support.counting import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTION = (ROOT / "README.md").read_text().split("## What it promises\n")[1].split("\n## ")[0]
+SECTION = (ROOT / "docs" / "promises.md").read_text()
 ROWS = [row for row in SECTION.splitlines() if row.startswith("| ")][1:]
 TEST = re.compile(r"`(?P<file>[\w/]+)\.py::(?P<name>\w+)`(?: \((?P<counts>[^)]*)\))?")
 
@@ -52,7 +52,7 @@ def test_every_promise_names_tests_that_exist():
             assert callable(getattr(module, test["name"])), test[0]
 
 
-def test_the_counts_of_readme_are_at_most_what_the_suite_tries():
+def test_the_counts_of_the_page_are_at_most_what_the_suite_tries():
     """A case that tries less than its mark says fails by itself."""
     seen: Counter[str] = Counter()
     for test in TEST.finditer(SECTION):

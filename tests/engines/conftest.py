@@ -27,9 +27,9 @@ class Trial:
         self.hosts: list[Host] = []
         self.sockets = sockets
 
-    def host(self, name: str) -> Host:
+    def host(self, name: str, *, containerds_store: bool = False) -> Host:
         """Make a host; its daemon does not run yet."""
-        self.hosts.append(Host(self.home / name, self.sockets))
+        self.hosts.append(Host(self.home / name, self.sockets, containerds_store=containerds_store))
         return self.hosts[-1]
 
     def name(self, repository: str) -> str:

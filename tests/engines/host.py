@@ -34,9 +34,11 @@ class Host:
     Args:
         home: where everything lies; it is made.
         sockets: a directory with a short name: a socket's path has 107 bytes at most.
+        containerds_store: keep images in containerd, as Docker 29 does by default; since release 23.
     """
 
-    def __init__(self, home: Path, sockets: Path) -> None:
+    def __init__(self, home: Path, sockets: Path, *, containerds_store: bool = False) -> None:
+        self._containerds_store = containerds_store
         self.data_root = home / "data"
         self.distribution = self.data_root / "image" / DRIVER / "distribution"
         self.log = home / "dockerd.log"
@@ -56,15 +58,17 @@ class Host:
         self._run.mkdir()
         configuration = self._home / "daemon.json"
         # Since release 29, a fresh data root is containerd's unless told otherwise.
-        configuration.write_text(json.dumps({"features": {"containerd-snapshotter": False}}))
+        configuration.write_text(json.dumps({"features": {"containerd-snapshotter": self._containerds_store}}))
         command: list[object] = [program("dockerd"), "--config-file", configuration, "--debug"]
         command += ["--data-root", self.data_root, "--exec-root", self._run / "exec", "--pidfile", self._run / "pid"]
-        command += ["-H", f"unix://{self._run}/docker.sock", "--storage-driver", DRIVER]
+        command += ["-H", f"unix://{self._run}/docker.sock", "--storage-driver"]
+        command += ["native" if self._containerds_store else DRIVER]
         command += ["--bridge=none", "--iptables=false", "--ip6tables=false"]
         # Where the machine has a containerd of its own, dockerd uses that one.
         # containerd allows no two separators beside each other, and a temporary name may have them.
         space = re.sub("[^a-z0-9]+", "-", f"layerstore-{self._sockets.name}-{self._run.name}".lower()).strip("-")
         command += ["--containerd-namespace", space, "--containerd-plugins-namespace", f"{space}-plugins"]
+        self.containerd = f"containerd:{self._run}/exec/containerd/containerd.sock?namespace={space}"
         with running(
             command, home=self._home, log=self.log, answers=lambda: self.ask("info")[0] == 0, exit_code=exit_code
         ):

@@ -122,6 +122,14 @@ class _Door(BaseHTTPRequestHandler):
     upstream: str
     registry: Registry
 
+    def handle(self) -> None:
+        # A client that begins TLS is answered as a real registry does, and so it tries again without.
+        if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":
+            self.connection.recv(1 << 16)
+            self.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            return
+        super().handle()
+
     def _hand_on(self) -> None:
         body = self._body()
         # A daemon sends a line of `Accept` for each type.

@@ -70,7 +70,8 @@ def test_a_daemon_runs_on_what_was_exported(trial: Trial, pushed: Pushed):
 
     written = host.associations()
     assert written > taken
-    report = trial.layerstore(pushed.store, "import", host.data_root)
+    # Of the whole data root, the label of the manifest that was pulled would come too, from the daemon's containerd.
+    report = trial.layerstore(pushed.store, "import", host.distribution)
     assert (report["conflicts"], report["evicted"], report["skipped"], report["quarantined"]) == ([], 0, [], [])
     assert report["added"] == 2  # the new layer's list, and its blob's mapping
     connection = sqlite3.connect(pushed.store)

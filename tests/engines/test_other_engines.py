@@ -7,6 +7,7 @@ releases of the programs than Debian's.
 from __future__ import annotations
 
 import shutil
+import subprocess
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from layerstore.keys import BLOBS, key_digest
 from tests.engines.conftest import Trial
 from tests.engines.host import Host
 from tests.engines.others import Containerd, Skopeo, make_archive
-from tests.engines.processes import SEARCH
+from tests.engines.processes import SEARCH, program
 
 SIZES = [400_000, 150_000]
 
@@ -55,8 +56,8 @@ class Hosts:
     def containerd(self) -> Containerd:
         return Containerd(self._new("containerd"), self._trial.sockets)
 
-    def docker(self) -> Host:
-        return self._trial.host(f"host-{len(self._trial.hosts)}")
+    def docker(self, *, containerds_store: bool = False) -> Host:
+        return self._trial.host(f"host-{len(self._trial.hosts)}", containerds_store=containerds_store)
 
     def oci(self, repository: str) -> Path:
         """Return an OCI archive of an image that the registry has, with the very same blobs."""
@@ -218,6 +219,27 @@ def test_what_containerd_forgot_is_written_back(hosts: Hosts):
 
     assert uploaded(hosts, "control") == ALL
     assert hosts.sent("two") == ([0, 0], 3)
+
+
+def test_what_skopeo_learned_docker_with_containerds_store_mounts(hosts: Hosts):
+    """As Docker 29 keeps images by default. The CI job of docs/engines.md: load, tag, export, push, import."""
+    version = subprocess.run([program("dockerd"), "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.split()[2].partition(".")[0]) < 25:
+        pytest.skip("this Docker is too old for containerd's store: 25 and later have it")
+    database, oci, later = hosts.database(hosts.first.cache), hosts.oci("one"), {}
+    for repository in ("control", "two"):
+        docker, name = hosts.docker(containerds_store=True), hosts.name(repository)
+        with docker.running():
+            docker.docker("load", "--input", oci)
+            docker.docker("tag", docker.docker("image", "ls", "--quiet", "--no-trunc").split()[0], name)
+            if repository == "two":
+                hosts.export(database, docker.containerd, "--image", name, "--to", hosts.repository(repository))
+            docker.docker("push", name)
+            later = blobs(hosts.database(docker.containerd))
+
+    assert uploaded(hosts, "control") == ALL
+    assert hosts.sent("two") == ([0, 0], 3)
+    assert all(hosts.repository("two") in later[layer].locations for layer in hosts.layers())
 
 
 # Into Docker's directory

@@ -179,7 +179,7 @@ def guarded(trial: Trial) -> Iterator[Registry]:
 
 
 def run(tmp_path: Path, layout: Written, target: str, password: str) -> subprocess.CompletedProcess[str]:
-    """Run the example as README says, with a configuration of Docker's client."""
+    """Run the example as docs/library.md says, with a configuration of Docker's client."""
     auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
     registry = target.partition("/")[0]
     (tmp_path / "config.json").write_text(json.dumps({"auths": {f"http://{registry}/v2/": {"auth": auth}}}))

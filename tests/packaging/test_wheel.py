@@ -1,6 +1,8 @@
 """The wheel, built through the sdist as it would be released, works where the checkout is not."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -86,11 +88,64 @@ def test_the_wheel_holds_the_package_the_migrations_and_nothing_else(wheel: Path
     assert not [name for name in names if name.endswith((".db", ".pyc"))]
 
 
+def test_every_link_and_picture_of_the_description_is_an_address(wheel: Path):
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+    description = archive.read(metadata).decode().partition("\n\n")[2]
+    links = re.findall(r"\]\(([^)]+)\)", description)
+
+    assert description.startswith("# layerstore")
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert [link for link in links if link.endswith(".png") and "raw.githubusercontent.com" not in link] == []
+    relative = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert [link.partition("/main/")[2] or link for link in links] == relative
+
+
 def test_the_installed_command_works_away_from_the_checkout(python: Path, tmp_path: Path):
     layerstore = python.parent / "layerstore"
     golden = ROOT / "tests" / "golden" / "docker-20.10.24" / "distribution"
     assert "178 added" in run(layerstore, "--db", tmp_path / "x.db", "import", golden, cwd=tmp_path)
     assert run(layerstore, "--db", tmp_path / "x.db", "schema", "history", cwd=tmp_path).startswith("0001 ")
+
+
+TASKS = {
+    "record a layer and find a mount in Python": (
+        ["python task.py"],
+        "mount sha256:4ab179cadfdc from",
+    ),
+    "move what a host knows to another one": (
+        [
+            "tar -C docker-a -c image | layerstore import -",
+            "layerstore export --data-root docker-b --driver overlay2",
+            "layerstore diff docker-b",
+        ],
+        "178 entries are equal",
+    ),
+    "find where a layer came from": (
+        ["layerstore import docker-a", "layerstore show 15a6e8a8ae10"],
+        "localhost:5000/team1/app",
+    ),
+}
+
+
+@pytest.mark.parametrize(("commands", "said"), TASKS.values(), ids=TASKS)
+def test_a_newcomers_first_tasks_take_three_commands_at_most(
+    python: Path, tmp_path: Path, commands: list[str], said: str
+):
+    """From a fresh environment, with what README shows."""
+    readme = (ROOT / "README.md").read_text()
+    (tmp_path / "task.py").write_text(readme.split("```python\n")[1].split("```")[0])
+    golden = ROOT / "tests" / "golden" / "docker-20.10.24" / "distribution"
+    shutil.copytree(golden, tmp_path / "docker-a" / "image" / "overlay2" / "distribution")
+    path = f"{python.parent}:{os.environ['PATH']}"
+    printed = [
+        run("env", f"PATH={path}", "LAYERSTORE_DB=layers.db", "sh", "-euc", command, cwd=tmp_path)
+        for command in commands
+    ]
+
+    assert len(commands) <= 3
+    assert said in printed[-1]
 
 
 NEXT_REVISION = """
@@ -126,7 +181,7 @@ def test_the_installed_wheel_migrates_a_file(python: Path, tmp_path: Path):
 
 def test_readmes_first_command_works_in_an_empty_clone(tmp_path: Path):
     readme = (ROOT / "README.md").read_text()
-    command = readme.split("## Two commands\n")[1].split("```sh\n")[1].split("```")[0]
+    command = readme.split("## Install\n")[1].split("```sh\n")[1].split("```")[0]
     copy_of_the_checkout(tmp_path)
     command = command.replace("python3 ", f"{pip()} ")
     printed = run("bash", "-euo", "pipefail", "-c", command, cwd=tmp_path)

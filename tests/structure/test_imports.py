@@ -33,6 +33,7 @@ LAYERS[0].add("__main__")
 FOLDERS = {folder.strip("`/").replace("/", "."): names_in(modules) for folder, modules in table("Inside the folders")}
 SERVICES = ["layerstore.v1", "layerstore.v2", "layerstore.hmac"]
 WHAT_SERVICES_KNOW = {
+    "arguments",
     "blobs",
     "digest",
     "errors",

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from typing import get_args, get_type_hints
 
 import pytest
+from sqlalchemy import Engine
 
 import layerstore
 from layerstore import errors
@@ -56,9 +58,52 @@ def test_a_public_name_is_there_and_documented(name: str):
     value = getattr(layerstore, name)
 
     assert name in dir(layerstore)
-    if name != "__version__":
+    if name == "schema":
+        assert value.tables["v2_metadata"].columns["diff_id"] is not None
+    elif name != "__version__":
         assert value.__name__ == name
         assert inspect.getdoc(value)
+
+
+# Those that a module imports for its types alone are not in it at run time.
+NAMES = {
+    name: value
+    for module in MODULES
+    if not module.endswith("__main__")
+    for name, value in vars(import_module(module)).items()
+    if not name.startswith("_")
+}
+
+
+def types_in(annotation: object) -> Iterator[type]:
+    """Yield the classes of this package that an annotation is made of."""
+    if isinstance(annotation, type) and annotation.__module__.startswith("layerstore."):
+        yield annotation
+    for part in get_args(annotation):
+        yield from types_in(part)
+
+
+def annotations_of(value: object) -> dict[str, object]:
+    """Return the types of a public function, class or method, by their names."""
+    value = getattr(value, "__wrapped__", value)
+    value = value.fget if isinstance(value, property) else value
+    if not (inspect.isfunction(value) or inspect.isclass(value)):
+        return {}
+    return get_type_hints(value, localns={"Engine": Engine, **NAMES, **vars(sys.modules[value.__module__])})
+
+
+def test_every_type_that_a_public_function_takes_or_gives_can_be_imported():
+    missing = set()
+    for name in set(layerstore.__all__) - {"__version__", "schema"}:
+        value = getattr(layerstore, name)
+        members = [value]
+        if inspect.isclass(value):
+            members += [one for called, one in vars(value).items() if not called.startswith("_")]
+        for member in members:
+            kinds = {kind.__name__ for one in annotations_of(member).values() for kind in types_in(one)}
+            missing |= {f"{name}: {kind}" for kind in kinds - set(layerstore.__all__)}
+
+    assert missing == set()
 
 
 def below(kind: type[Exception]) -> Iterator[type[Exception]]:

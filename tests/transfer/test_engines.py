@@ -197,6 +197,13 @@ def test_a_data_root_is_all_that_it_has(data_root: Path, sql_file: SQLMetadataSt
     assert len(rows_of(sql_file)) == 3
 
 
+def test_a_data_root_is_checked_and_compared_by_dockers_own_directory(data_root: Path, sql_file: SQLMetadataStore):
+    import_directory(sql_file, data_root / "image/overlay2/distribution")
+
+    assert verify(data_root).checked == 1
+    assert diff(data_root, sql_file).ok
+
+
 def test_a_data_root_whose_buildkit_has_built_nothing_is_imported(data_root: Path, sql_file: SQLMetadataStore):
     bolt.write(data_root / "buildkit/containerdmeta.db", {})
     report = import_directory(sql_file, data_root)

@@ -119,7 +119,7 @@ def test_the_first_page_says_what_verify_found(odd: Path, show: Show):
 
     assert "Something is wrong. Checked" in said
     assert re.search(r"Checked 10 entries at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC in \d+\.\d s", said)
-    assert "error an entry cannot be what its namespace says v2metadata-by-diffid/sha256/0003" in said
+    assert "error an entry is invalid for its namespace v2metadata-by-diffid/sha256/0003" in said
     assert "warning a list holds a digest that maps to no layer" in said
     report = site.json("/-/overview.json")["verify"]["last"]["report"]
     assert report["ok"] is False

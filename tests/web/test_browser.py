@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from layerstore import SQLMetadataStore, import_directory
@@ -105,7 +107,7 @@ def test_from_the_first_page_to_a_repository_to_a_layer_and_a_digest_in_the_sear
         watched = Watched(made)
         page = watched.page
         page.goto(address + "/")
-        expect(page.get_by_role("heading", level=1)).to_have_text("Image layers, and where each can be had")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Image layers, and the repositories that have them")
         expect(page.locator(".tiles")).to_contain_text("Layers89")
         expect(page.get_by_role("img", name="Layers over time")).to_be_visible()
 
@@ -135,6 +137,35 @@ def test_from_the_first_page_to_a_repository_to_a_layer_and_a_digest_in_the_sear
 
         assert watched.said == []
         assert watched.hosts == {urlsplit(address).netloc}
+
+
+def test_axe_would_find_something(browser: Browser):
+    """The control."""
+    page = browser.new_page()
+    page.set_content("<html><body><img src='x.png'></body></html>")
+    found = {rule["id"] for rule in Axe().run(page).response["violations"]}
+    page.close()
+
+    assert {"image-alt", "html-has-lang"} <= found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(browser: Browser, address: str, width: int, scheme: Literal["light", "dark"]):
+    """axe-core, with its rules for WCAG 2.2 and for good practice, on every page; its own, not Datasette's."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    found = []
+    for path in PAGES:
+        page.goto(address + path)
+        found += [
+            f"{path}: {rule['id']}: {node['html'][:200]}"
+            for rule in Axe().run(page).response["violations"]
+            for node in rule["nodes"]
+        ]
+    context.close()
+
+    assert found == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -120,7 +120,7 @@ def test_the_first_page_says_what_this_is_and_what_is_in_it(sample: Path, show: 
     site = show(sample)
     said = words(site.text("/"))
 
-    assert "Image layers, and where each can be had" in said
+    assert "Image layers, and the repositories that have them" in said
     for count in ("Layers 89", "Associations 216", "Digests 89", "Repositories 64", "Registries 1", "V1 IDs 0"):
         assert count in said
     assert re.search(r"Counted at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", said)

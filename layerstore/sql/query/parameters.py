@@ -15,6 +15,11 @@ _names = re.compile(
 ).finditer
 
 
+def names_in(sql: str) -> list[str]:
+    """Return the names of a query's parameters, in their order."""
+    return list(dict.fromkeys(match[1] for match in _names(sql) if match[1]))
+
+
 def given(sql: str, texts: Sequence[str], defaults: Mapping[str, Value] | None = None) -> Parameters:
     """Return the values for a query's parameters.
 
@@ -29,7 +34,7 @@ def given(sql: str, texts: Sequence[str], defaults: Mapping[str, Value] | None =
     Raises:
         QueryError: more values than parameters, or fewer.
     """
-    names = list(dict.fromkeys(match[1] for match in _names(sql) if match[1]))
+    names = names_in(sql)
     if not names:
         return [_value(text) for text in texts]
     values: dict[str, Value] = {}

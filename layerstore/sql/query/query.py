@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final
@@ -16,16 +17,21 @@ TIMEOUT_S: Final = 60.0
 
 
 @contextmanager
-def ask(
-    path: str, sql: str, parameters: Parameters = (), *, timeout_s: float = TIMEOUT_S, explain: bool = False
+def query(
+    store_or_path: SQLMetadataStore | str | os.PathLike[str],
+    sql: str,
+    parameters: Parameters = (),
+    *,
+    timeout_s: float = TIMEOUT_S,
+    explain: bool = False,
 ) -> Iterator[Answer]:
-    """Run a query on a database; the rows can be read in the body, as many as one wants.
+    """Run a query on a database; its rows can be read in the body, in any number.
 
-    One snapshot, which writers do not wait for. On a file, it runs in a process of its own, whose memory does not grow
-    with the number of rows.
+    It reads one snapshot, and writers do not wait. On a file, it runs in its own process, whose memory does not grow
+    with the number of rows. It sees what was committed, and not what an open transaction has written.
 
     Args:
-        path: the file, or the URL of a database on a server.
+        store_or_path: a store on a file, or the file; or the URL of a database on a server.
         sql: one statement that reads.
         parameters: for `?` in their order, or for `:name` by their names.
         timeout_s: seconds that SQLite may work; the time that the reader of the rows takes does not count.
@@ -38,14 +44,19 @@ def ask(
         QueryStoppedError: it took longer than `timeout_s`, in the body too.
         StoreError: the file cannot be opened or read.
     """
-    if is_url(path):
+    if not isinstance(sql, str):
+        raise InvalidInputError(f"SQL is text, not {type(sql).__name__}")
+    if isinstance(store_or_path, str) and is_url(store_or_path):
         from layerstore.sql.postgresql import query as server
 
-        with server.ask(path, sql, parameters, timeout_s=timeout_s, explain=explain) as answer:
+        with server.ask(store_or_path, sql, parameters, timeout_s=timeout_s, explain=explain) as answer:
             yield answer
         return
-    with SQLMetadataStore(path, read_only=True) as store:
+    path = store_or_path.path if isinstance(store_or_path, SQLMetadataStore) else store_or_path
+    if isinstance(path, str) and is_url(path):
+        raise InvalidInputError("of a store on a server, give its URL: a store does not keep the password")
+    with SQLMetadataStore(":memory:" if path is None else path, read_only=path is not None) as store:
         if store.path is None:
-            raise InvalidInputError("a store in memory is this process's alone: give a file")
+            raise InvalidInputError("no other process can read a store in memory: give a file")
         with closing(Sandbox(store.path)) as sandbox:
             yield sandbox.ask(f"EXPLAIN QUERY PLAN {sql}" if explain else sql, parameters, timeout_s=timeout_s)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from layerstore.errors import InvalidInputError
+from layerstore.words import near
 
 _utc_text = re.compile(r"strftime\('%Y-%m-%dT%H:%M:%SZ', (\S+) / 1000000000, 'unixepoch'\)")
 _UTC_OF_SERVER: Final = r"""to_char(to_timestamp(\1 / 1000000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
@@ -45,7 +46,7 @@ _LIMIT: Final = {"limit": 100}
 QUESTIONS: Final = (
     Question(
         "digest",
-        "Which layer is this blob, and from where can it be had?",
+        "Which layer is this blob, and which repositories have it?",
         "SELECT m.diff_id, v.source_repository, v.hmac <> '' AS has_hmac\n"
         "FROM diff_id_by_digest m LEFT JOIN v2_metadata v ON v.digest = m.digest AND v.diff_id = m.diff_id\n"
         "WHERE m.digest = :digest ORDER BY v.position DESC",
@@ -53,21 +54,21 @@ QUESTIONS: Final = (
     ),
     Question(
         "layer",
-        "From where can this layer be had, the newest first?",
+        "Which repositories have this layer, the newest first?",
         "SELECT source_repository, digest, hmac <> '' AS has_hmac FROM v2_metadata\n"
         "WHERE diff_id = :diff_id ORDER BY position DESC",
         ("diff_id",),
     ),
     Question(
         "digests",
-        "Which blobs are this layer, also those that its list does not hold any more?",
+        "Which blobs are this layer, including evicted ones?",
         "SELECT digest, EXISTS (SELECT 1 FROM v2_metadata v WHERE v.digest = m.digest) AS listed\n"
         "FROM diff_id_by_digest m WHERE diff_id = :diff_id ORDER BY digest",
         ("diff_id",),
     ),
     Question(
         "places",
-        "From where is this layer available, by Docker's lists and by other engines, the newest first?",
+        "Where is this layer available, by Docker's lists and by other engines, the newest first?",
         "SELECT source_repository, digest, hmac <> '' AS has_hmac,\n"
         "  strftime('%Y-%m-%dT%H:%M:%SZ', seen_at_ns / 1000000000, 'unixepoch') AS seen_at\n"
         "FROM places WHERE diff_id = :diff_id ORDER BY seen_at_ns DESC NULLS LAST",
@@ -84,7 +85,7 @@ QUESTIONS: Final = (
     ),
     Question(
         "repository",
-        "Which layers can be had from this repository?",
+        "Which layers does this repository have?",
         "SELECT diff_id, digest, hmac <> '' AS has_hmac FROM v2_metadata\n"
         "WHERE source_repository = :source_repository ORDER BY diff_id LIMIT :limit",
         ("source_repository",),
@@ -115,7 +116,7 @@ QUESTIONS: Final = (
     ),
     Question(
         "largest",
-        "Which repositories have most layers? (reads all of an index)",
+        "Which repositories have most layers? (a full index scan)",
         "SELECT source_repository, layers FROM repositories ORDER BY layers DESC, source_repository LIMIT :limit",
         defaults={"limit": 10},
     ),
@@ -149,7 +150,7 @@ QUESTIONS: Final = (
     ),
     Question(
         "unlisted",
-        "Which digests does no list hold any more?",
+        "Which digests are in no list?",
         "SELECT * FROM unlisted_digests LIMIT :limit",
         defaults={"limit": 10},
     ),
@@ -178,4 +179,5 @@ def question(name: str) -> Question:
     for one in QUESTIONS:
         if one.name == name:
             return one
-    raise InvalidInputError(f"no query is named @{name}: `layerstore query --list` shows them")
+    like = near(name, [one.name for one in QUESTIONS], "@")
+    raise InvalidInputError(f"no query is named @{name}{like}; `layerstore query --list` shows them")

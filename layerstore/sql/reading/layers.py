@@ -53,8 +53,8 @@ class Association:
     Attributes:
         diff_id: the layer.
         digest: the blob.
-        source_repository: from where it can be had, empty if that is not known.
-        hmac: what ties it to credentials, empty if nothing does.
+        source_repository: a repository that has it, empty if unknown.
+        hmac: what ties it to credentials, empty if it was recorded without any.
         maps_to: the DiffID that the digest maps to, `None` if it maps to none.
         recorded_at_ns: when that mapping was last written, which every `add` of the digest does.
     """

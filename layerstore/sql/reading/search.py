@@ -1,25 +1,27 @@
-"""Finding things by what somebody types: a digest, the beginning of one, or a repository. Bounded, never a scan.
+"""Finding things by what a person types: a digest, the beginning of one, any part of a repository's name, a registry.
 
-`search` says what there is, `look_up` all about the one thing that is meant.
+`search` says what there is, `look_up` all about what is meant. Digests are found by indexes. Names of repositories are
+read once where nothing begins with the text: 0.1 s for 50,000 of them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from layerstore.arguments import instance
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
 from layerstore.sql.reading.layers import Blob, Layer, V1Image, blob, layer, v1_image
-from layerstore.sql.reading.repositories import Repository, repository
+from layerstore.sql.reading.repositories import ListedRepository, Repository, repository
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import is_utf8
 
 MOST: Final = 50
 """How many matches of each kind are found."""
 _LOOKED_UP_FROM: Final = 12  # hex digits
-_REGISTRIES: Final = 100  # the name of a repository is looked for at the first so many
 _IN_RANGE: Final = "source_repository >= :low AND source_repository < :high"
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _hexadecimal = re.compile(r"(?:(sha256|sha384|sha512):)?([0-9a-f]+)").fullmatch
@@ -44,10 +46,10 @@ class Match:
 
 
 def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
-    """Return what is called, or begins with, a text: layers, digests, V1 images, then repositories.
+    """Return what is called or begins with a text: layers, digests, V1 images; then repositories that contain it.
 
-    A whole digest finds only itself. Hex digits may leave out `sha256:`, a repository may leave out its registry.
-    Of each kind the first 50 are found.
+    A full digest finds only itself. Hex digits may leave out `sha256:`. A repository is found by any part of its name,
+    a tag is ignored. Of each kind the first 50 are found.
 
     Raises:
         StoreError: the store failed.
@@ -60,22 +62,26 @@ def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
         return (*_by_digits(store, term), *_repositories(store, term))
 
 
-Found = Layer | Blob | V1Image | Repository
+Found = Layer | Blob | V1Image | Repository | ListedRepository
 
 
 def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
-    """Return all about a digest, DiffID, V1 ID, the beginning of one, or a repository's name.
+    """Return all about a digest, DiffID, V1 ID, the beginning of one, or repositories by any part of their names.
 
-    One text can be several things, such as a digest that is also a DiffID; nothing found is an empty list.
+    One text can be several things, such as a digest that is also a DiffID. An empty list means that nothing was found.
+    If several repositories contain the text, the first 50 are returned without their layers.
 
     Args:
         store: the store that is asked.
-        term: a whole name, or 12 or more hex digits that only one begins with, with or without `sha256:`.
+        term: a full name, 12 or more hex digits that only one begins with, with or without `sha256:`, or a part of a
+            repository's name, with or without a tag.
 
     Raises:
         InvalidInputError: several begin with these digits, or they are too few.
         StoreError: the store failed.
     """
+    instance(store, SQLMetadataStore, "the store")
+    instance(term, str, "what is looked up")
     if not term or not is_utf8(term) or "\0" in term:
         return []
     match = _hexadecimal(term.lower())
@@ -88,9 +94,23 @@ def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
     found: list[Found | None] = [repository(store, term, size=None)]
     for name in names:
         found = [layer(store, name, most=None), blob(store, name), v1_image(store, name)]
-    if too_short and found == [None]:
+    if found == [None]:
+        found = list(_named_like(store, term))
+    if too_short and not found:
         raise InvalidInputError(f"{term!r} is too short to look up: give {_LOOKED_UP_FROM} hex digits or more")
     return [one for one in found if one is not None]
+
+
+def _named_like(store: SQLMetadataStore, term: str) -> Iterator[Repository | ListedRepository | None]:
+    """Yield the repository whose name contains a text; of several, each with the number of its layers."""
+    with store.transaction(deferred=True):
+        names = [one.name for one in _repositories(store, term)]
+        if len(names) > 1:
+            query = "SELECT count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name"
+            yield from [ListedRepository(name, store._run(query, {"name": name})[0][0]) for name in names]
+            return
+    for name in names:
+        yield repository(store, name, size=None)
 
 
 def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
@@ -142,19 +162,19 @@ def _names(store: SQLMetadataStore, table: str, column: str, low: str, high: str
 
 
 def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:
-    for table in ("v2_metadata", "locations"):
-        if store._run(f"SELECT 1 FROM {table} WHERE source_repository = :name LIMIT 1", {"name": term}):
-            return [Match("repository", term)]
-    registries = store._run("SELECT registry FROM registries LIMIT :most", {"most": _REGISTRIES})
-    found: list[Match] = []
-    for beginning in (term, *(f"{registry}/{term}" for (registry,) in registries)):
-        rows = store._run(
-            f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {_IN_RANGE} LIMIT :most) r"
-            f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {_IN_RANGE} LIMIT :most) l"
+    # Behind the last slash, a colon begins a tag; before it, a port.
+    without_tag = re.sub(r"(@[^/]*|:[^/:]*)$", "", term) if "/" in term else term
+    for name in dict.fromkeys((term, without_tag)):
+        for table in ("v2_metadata", "locations"):
+            if store._run(f"SELECT 1 FROM {table} WHERE source_repository = :name LIMIT 1", {"name": name}):
+                return [Match("repository", name)]
+    # A range of an index finds what begins with the text. What contains it is looked for only if there is room left.
+    found: list[tuple[str]] = []
+    for condition in (_IN_RANGE, f"instr(source_repository, :low) > 0 AND NOT ({_IN_RANGE})"):
+        found += store._run(
+            f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {condition} LIMIT :most) r"
+            f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {condition} LIMIT :most) l"
             " ORDER BY 1 LIMIT :most",
-            {"low": beginning, "high": f"{beginning}\U0010ffff", "most": MOST - len(found)},
+            {"low": without_tag, "high": f"{without_tag}\U0010ffff", "most": MOST - len(found)},
         )
-        found += [Match("repository", name) for (name,) in rows]
-        if len(found) >= MOST:
-            break
-    return found
+    return [Match("repository", name) for (name,) in found]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 from typing import Final
 
+from layerstore.arguments import instance
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.store import SQLMetadataStore
 
@@ -60,7 +61,7 @@ _V1_IDS: Final = "SELECT registry, v1_ids FROM registries WHERE v1_ids > 0"
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class DirectorySize:
     """What Docker's directory with the same entries takes on disk: its files and directories."""
 
     files: int
@@ -97,7 +98,7 @@ class Stats:
     newest_ns: int | None
     file_bytes: int
     wal_bytes: int
-    directory: Directory
+    directory: DirectorySize
     largest: tuple[tuple[str, int], ...]
 
 
@@ -174,6 +175,7 @@ def stats(store: SQLMetadataStore) -> Stats:
     Raises:
         StoreError: the store failed or was closed.
     """
+    instance(store, SQLMetadataStore, "the store")
     with store.transaction(deferred=True):
         return _stats(store, _repositories(store))
 
@@ -278,11 +280,11 @@ _FOLDERS: Final = """
 """
 
 
-def _directory(store: SQLMetadataStore) -> Directory:
+def _directory(store: SQLMetadataStore) -> DirectorySize:
     [(files, blocks, name_bytes)] = store._run(_FILES)
     directories = {""}
     for (folder,) in store._stream(_FOLDERS):
         parts = folder.rstrip("/").split("/")
         directories.update("/".join(parts[: depth + 1]) for depth in range(len(parts)))
     all_blocks = int(blocks) + len(directories) + int(name_bytes) // _BLOCK
-    return Directory(files, len(directories), all_blocks * _BLOCK, (files + len(directories)) * INODE_BYTES)
+    return DirectorySize(files, len(directories), all_blocks * _BLOCK, (files + len(directories)) * INODE_BYTES)

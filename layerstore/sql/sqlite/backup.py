@@ -8,13 +8,16 @@ import os
 import secrets
 import sqlite3
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.files import tree
 from layerstore.paths import absolute, why_refused
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.errors import mapping
-from layerstore.sql.store import SQLMetadataStore
+
+if TYPE_CHECKING:
+    from layerstore.sql.store import SQLMetadataStore
 
 _FILE_MODE = 0o600
 _RENAME_NOREPLACE = 1
@@ -80,7 +83,7 @@ def _settle(temporary: str, target: str) -> None:
                 raise
             _claim(temporary, target)
     except FileExistsError:
-        raise StoreError("another file has this name by now", target) from None
+        raise StoreError("another process has made a file of this name", target) from None
     tree.sync_directory(os.path.dirname(target))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -129,10 +130,13 @@ class Connections:
             return self._engine
 
     def _make_engine(self) -> Engine:
-        from sqlalchemy import create_engine, event  # takes longer than all that most processes do with a store
+        from sqlalchemy import URL, create_engine, event  # takes longer than all that most processes do with a store
         from sqlalchemy.pool import QueuePool
 
-        engine = create_engine("sqlite://", creator=self.connect, poolclass=QueuePool)
+        # For those who ask for the URL. Connections are made by us, as they have settings of their own.
+        url = URL.create("sqlite", database=self.path)
+        engine = create_engine(url, creator=self.connect, poolclass=QueuePool)
+        _reflect_quietly(engine.dialect)
         # The driver begins nothing by itself; writing code of ours asks for BEGIN IMMEDIATE by this option.
         event.listen(
             engine,
@@ -201,6 +205,20 @@ def _make_private_folder() -> str:
             " to a directory with free space",
             os.environ.get("TMPDIR"),
         ) from error
+
+
+def _reflect_quietly(dialect: Any) -> None:
+    """Keep reflection from warning about indexes on expressions and partial ones, which SQLAlchemy leaves out."""
+    from sqlalchemy.exc import SAWarning
+
+    get_indexes = dialect.get_indexes
+
+    def without_warning(*arguments: Any, **options: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)
+            return get_indexes(*arguments, **options)
+
+    dialect.get_indexes = without_warning
 
 
 def _remove(folder: str, pid: int) -> None:

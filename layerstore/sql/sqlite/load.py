@@ -15,6 +15,7 @@ writing it and back.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -30,6 +31,8 @@ from layerstore.sql.schema import REBUILT, STATISTICS
 from layerstore.sql.sqlite import statements, writing
 from layerstore.sql.sqlite.transactions import AnyHandle
 from layerstore.store import SetAside
+
+_log = logging.getLogger("layerstore")
 
 _WINDOW = 1000
 """Rows that are read from a temporary table at once."""
@@ -161,6 +164,7 @@ def load(handle: AnyHandle, incoming: Iterable[Incoming], resolve: Resolve) -> d
             handle.execute(statement)
         try:
             spans = _stage(handle, incoming)
+            _log.info("merging")
             with writing.together(handle):
                 _set_unfit_aside(handle)
                 with _indexes_last(handle, spans):
@@ -301,6 +305,7 @@ def _indexes_last(handle: AnyHandle, spans: Sequence[_Span]) -> Iterator[None]:
         handle.execute(f"DROP INDEX main.{name}")
     handle.execute(f"PRAGMA {_CACHE_TO_APPEND}")
     yield
+    _log.info("building indexes")
     handle.execute(f"PRAGMA {_CACHE}")
     for name in REBUILT:
         handle.execute(_TOUCH_SCHEMA)

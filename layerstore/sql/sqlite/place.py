@@ -27,7 +27,7 @@ Identity = tuple[int, int]
 """Device and inode."""
 
 _SIDES: Final = ("-wal", "-shm")
-_NEXT: Final = "nothing more is written into what nobody can find: make a new SQLMetadataStore"
+_NEXT: Final = "refusing to write to a deleted file; open the store again"
 
 
 def identity(path: str) -> Identity | None:

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
-from layerstore.errors import StoreBusyError
+from layerstore.warnings import tell
 
 
 def _lock(kind: int, first: int, count: int) -> bytes:
@@ -97,17 +97,19 @@ class Queue:
     def wait(self, ready: LockType) -> float:
         """Wait for the turn of a writer who is in line; return the seconds.
 
-        Raises:
-            StoreBusyError: it did not come in time. The writer is still in line.
+        Where it does not come in time, the writer may ask SQLite all the same: whoever is in front may have been
+        stopped before it began.
         """
         began = time.monotonic()
+        is_told = False
         while not self._is_turn_of(ready):
             left = began + self._timeout_s - time.monotonic()
             if left <= 0:
-                raise StoreBusyError(
-                    f"other writers did not end within {self._timeout_s:g} s (timeout_s): try again", self._path
-                )
+                break
             ready.acquire(timeout=min(left, _LOOK_AGAIN_S))
+            if not is_told and time.monotonic() - began >= _LOOK_AGAIN_S:
+                is_told = True
+                tell("waiting for another writer of %s, for up to %g s", self._path or "the store", self._timeout_s)
         return time.monotonic() - began
 
     def leave(self, ready: LockType) -> None:

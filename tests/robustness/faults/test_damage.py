@@ -239,7 +239,7 @@ def test_a_log_of_another_database_that_does_not_fit_is_refused_and_not_written_
 def test_a_log_of_another_database_that_seems_to_fit_is_found_by_verify(
     path: Path, entries: int, late: bool, counted: Counted
 ):
-    """SQLite cannot tell: no file of it says what it belongs to. README warns of exchanging one."""
+    """SQLite cannot tell: no file of it says what it belongs to. docs/repair.md warns of that."""
     log_of_another(path, entries, late=late)
     counted("faults")
 

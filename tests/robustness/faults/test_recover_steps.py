@@ -1,4 +1,4 @@
-"""What README says to do when the database is damaged leads to a store that has everything, both ways."""
+"""What docs/repair.md says to do when the database is damaged leads to a store that has everything, both ways."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def recovers() -> bool:
 
 
 def recover_by_sqlite3(broken: Path, found: Path) -> None:
-    """Do the first half of what README says of `sqlite3`."""
+    """Do the first half of what the page says of `sqlite3`."""
     if not recovers():
         assert not LIBRARY, f"sqlite3 cannot recover with the library of {LIBRARY}"
         pytest.skip("no sqlite3 that recovers: `.ci/sqlite 3.40 FOLDER`, then set LAYERSTORE_RECOVERING_SQLITE=FOLDER")
@@ -54,7 +54,7 @@ def recover_by_sqlite3(broken: Path, found: Path) -> None:
 
 @pytest.fixture(params=["layerstore recover", "sqlite3 .recover"])
 def recovery(request: pytest.FixtureRequest, run_process: Run) -> Callable[[Path, Path], None]:
-    """Both ways that README gives for its second step."""
+    """Both ways that the page gives for its second step."""
 
     def by_layerstore(broken: Path, new: Path) -> None:
         result = run_process("recover", broken, new)
@@ -99,7 +99,7 @@ def test_what_sqlite3_does_not_know_the_table_of_comes_out_of_its_lost_and_found
 def test_the_steps_of_the_readme_lead_to_a_store_that_has_everything(
     recovery: Callable[[Path, Path], None], seed: int, run_process: Run, tmp_path: Path, counted: Counted
 ):
-    """Noise in some pages, then exactly what README says; what the pages lost comes from where it came before."""
+    """Noise in some pages, then exactly what the page says; what the pages lost comes from where it came before."""
     layers = tmp_path / "state" / "layers.db"
     assert run_process("--db", layers, "import", GOLDEN).code == 0
     assert run_process("--db", layers, "set", "n", "k", "mine").code == 0
@@ -132,8 +132,8 @@ def test_the_steps_of_the_readme_lead_to_a_store_that_has_everything(
         V2MetadataService(store).add(sha256(1), V2Metadata(sha256(2)))
 
 
-def test_the_readme_has_these_steps():
-    text = (Path(__file__).parents[3] / "README.md").read_text()
+def test_the_page_has_these_steps():
+    text = (Path(__file__).parents[3] / "docs" / "repair.md").read_text()
     steps = " ".join(text.partition("## When the database is damaged")[2].partition("\n## ")[0].split())
 
     places = [

@@ -11,7 +11,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
 from layerstore.sql.query.answer import Parameters
-from layerstore.sql.query.query import ask
+from layerstore.sql.query.query import query as ask
 from tests.conftest import assert_sound
 from tests.support.strategies import sha256
 

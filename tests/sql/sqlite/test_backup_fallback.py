@@ -41,7 +41,7 @@ def test_who_takes_the_name_meanwhile_keeps_it(
     golden_store: SQLMetadataStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     fail_with(errno.EINVAL, monkeypatch, taken=b"another's")
-    with pytest.raises(StoreError, match="another file has this name"):
+    with pytest.raises(StoreError, match="another process has made a file of this name"):
         backup(golden_store, folder / "copy.db")
 
     assert (folder / "copy.db").read_bytes() == b"another's"

@@ -53,10 +53,35 @@ def test_from_one_driver_to_another(run: Run, root: Path):
     """A host moves to another storage driver without losing the mounts."""
     assert run("export", "--data-root", root, "--driver", "aufs").code == DONE
     assert run("--db", root / "new.db", "import", root).code == DONE
-    assert run("--db", root / "new.db", "export", "--data-root", root, "--driver", "overlay2").code == DONE
+    assert (
+        run("--db", root / "new.db", "export", "--data-root", root, "--driver", "overlay2", "--new-driver").code == DONE
+    )
 
     done = run("diff", root / "image" / "aufs" / "distribution", root / "image" / "overlay2" / "distribution")
-    assert (done.code, "1 entries are equal" in done.out) == (DONE, True)
+    assert (done.code, "1 entry is equal" in done.out) == (DONE, True)
+
+
+def test_a_driver_is_taken_by_itself_where_there_is_one(run: Run, root: Path):
+    assert_one_line_error(run("export", "--data-root", root), root, "no storage driver yet", "--driver")
+
+    run("export", "--data-root", root, "--driver", "overlay2")
+    done = run("export", "--data-root", root, "--json")
+    assert done.json["path"] == str(root / "image" / "overlay2" / "distribution")
+
+    run("export", "--data-root", root, "--driver", "vfs", "--new-driver")
+    refused = run("export", "--data-root", root)
+    assert refused.code == BAD
+    assert_one_line_error(refused, "overlay2, vfs", "--driver")
+
+
+def test_a_driver_that_the_root_does_not_have_is_refused_unless_it_is_new_on_purpose(run: Run, root: Path):
+    run("export", "--data-root", root, "--driver", "overlay2")
+
+    refused = run("export", "--data-root", root, "--driver", "overlay")
+    assert refused.code == BAD
+    assert_one_line_error(refused, "'overlay'", "did you mean overlay2?", "--new-driver")
+    assert not (root / "image" / "overlay").exists()
+    assert run("export", "--data-root", root, "--driver", "overlay", "--new-driver").code == DONE
 
 
 def test_a_dry_run_makes_nothing(run: Run, root: Path):
@@ -80,7 +105,6 @@ def test_below_the_data_root_no_link_is_followed(run: Run, root: Path, tmp_path:
 
 WRONG = {
     "nothing": [],
-    "root alone": ["--data-root", "{root}"],
     "driver alone": ["--driver", "overlay2"],
     "path and root": ["{root}/x", "--data-root", "{root}", "--driver", "overlay2"],
     "path and driver": ["{root}/x", "--driver", "overlay2"],

@@ -1,0 +1,79 @@
+"""What reports and answers share: JSON for programs, and times in it as ISO 8601 text beside the nanoseconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_NS = "_ns"
+
+
+class Report:
+    """What a piece of work found or did: a frozen dataclass with `ok`. `str()` of it is what the command prints."""
+
+    __slots__ = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error, warning or conflict."""
+        raise NotImplementedError
+
+    def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
+        """Yield what `str()` has, line by line.
+
+        Args:
+            quiet: only findings.
+            store: what the lines shall call the store that was worked on; without a name it is left out.
+        """
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def to_json(self) -> str:
+        """Return the fields and `ok` as one JSON document, as `--json` prints it."""
+        return json.dumps(document(self), ensure_ascii=False, default=str)
+
+
+def document(report: Report) -> dict[str, Any]:
+    """Return a report's fields for JSON, with what follows from them: `ok`, and of an export `written`."""
+    derived = [name for name, value in vars(type(report)).items() if isinstance(value, property)]
+    return {**fields(report), **{name: getattr(report, name) for name in derived}}  # type: ignore[arg-type]  # they are
+
+
+def fields(found: DataclassInstance) -> dict[str, Any]:
+    """Return a dataclass as a mapping for JSON, with ISO times."""
+    with_times: dict[str, Any] = with_iso_times(dataclasses.asdict(found))
+    return with_times
+
+
+def with_iso_times(value: Any) -> Any:
+    """Return a document with each time also as text: `modified_at` beside `modified_at_ns`."""
+    if isinstance(value, Mapping):
+        found: dict[Any, Any] = {}
+        for name, inner in value.items():
+            found[name] = with_iso_times(inner)
+            if isinstance(name, str) and name.endswith(_NS) and isinstance(inner, int | None):
+                found.setdefault(name.removesuffix(_NS), iso(inner))
+        return found
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [with_iso_times(inner) for inner in value]
+    return value
+
+
+def iso(time_ns: int | None) -> str | None:
+    """Return a time as ISO 8601 text in UTC; `None` for none, and for one that a calendar cannot hold."""
+    if time_ns is None:
+        return None
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    try:
+        text = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    except (OverflowError, ValueError, OSError):
+        return None
+    return f"{text}.{rest:09d}".rstrip("0").rstrip(".") + "Z"

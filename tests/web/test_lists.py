@@ -1,0 +1,87 @@
+"""Lists that are sorted and filtered, questions that wait for their fields, and how values look on pages and in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.web.conftest import LAYER, Show
+
+
+def names(page: str) -> list[str]:
+    return re.findall(r'<a class="mono name" href="[^"]*">([^<]+)</a>', page)
+
+
+@pytest.mark.parametrize("url", ["/-/repositories?", "/-/registry?name=localhost:5000&"])
+def test_repositories_are_sorted_and_filtered(sample: Path, show: Show, url: str):
+    site = show(sample)
+
+    by_name = names(site.text(f"{url}part=apps/")[site.text(f"{url}part=apps/").index('id="part"') :])
+    assert by_name == sorted(by_name)
+    assert len(by_name) > 10
+    assert all("apps/" in name for name in by_name)
+    largest = site.json(f"{url.replace('?', '.json?', 1)}sort=layers")["repositories"]
+    counts = [one["layers"] for one in largest]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) == 64
+    assert "No repositories with this in their names." in site.text(f"{url}part=nothing-of-this")
+    assert 'aria-sort="descending"' in site.text(f"{url}sort=layers")
+
+
+def test_the_next_page_of_a_filtered_list_is_filtered_too(sample: Path, show: Show):
+    site = show(sample)
+    found = site.json("/-/repositories.json?part=localhost")
+
+    assert found["next"] is not None
+    assert f"part=localhost&amp;after={found['next']}" in site.text("/-/repositories?part=localhost")
+
+
+def test_a_question_is_not_asked_before_its_field_is_filled(sample: Path, show: Show):
+    site = show(sample)
+    empty = site.text("/store/ask-digests")
+
+    assert "Fill in the field to ask." in empty
+    assert "No rows." not in empty
+    assert re.search(r'name="diff_id" value=""[^>]* required', empty)
+    filled = site.text(f"/store/ask-digests?diff_id={LAYER}")
+    assert "Fill in" not in filled
+    assert "1 row" in filled
+    assert "Fill in" not in site.text("/store/ask-newest")
+
+
+@pytest.mark.parametrize(
+    ("url", "current"),
+    [("/-/layers", "Layers"), ("/-/repositories?part=a", "Repositories"), ("/store/layers", "Tables and SQL")],
+)
+def test_the_navigation_marks_the_page_that_is_shown(sample: Path, show: Show, url: str, current: str):
+    marked = re.findall(r'<a href="[^"]*" aria-current="page">([^<]+)</a>', show(sample).text(url))
+
+    assert marked == [current]
+
+
+def test_there_is_one_form_of_time(sample: Path, show: Show):
+    site = show(sample)
+    for url in ("/-/layers", "/store/layers", f"/-/layer/{LAYER}"):
+        shown = re.sub(r"<[^>]*>", " ", site.text(url))
+        assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", shown), url
+        assert not re.search(r"\d{4}-\d\d-\d\dT", shown), url
+
+
+def test_a_csv_has_values_and_no_links(sample: Path, show: Show):
+    rows = list(csv.DictReader(io.StringIO(show(sample).text("/store/metadata.csv?_size=5"))))
+
+    assert len(rows) == 5
+    assert {row["value"][:7] for row in rows} == {"sha256:"}
+    assert "http" not in str(rows)
+
+
+def test_a_page_has_no_two_landmarks_of_one_name(sample: Path, show: Show):
+    page = show(sample).text(f"/-/layer/{LAYER}?target=localhost:5000/team2/app")
+    labels = re.findall(r'role="region" aria-label="([^"]+)"', page)
+
+    assert len(labels) == len(set(labels)) > 1
+    assert not set(labels) & set(re.findall(r"<h2[^>]*>([^<]+)</h2>", page))
