@@ -14,12 +14,12 @@ def instance(value: object, kind: type[_Value] | tuple[type[_Value], ...], what:
     """Refuse a value of another type.
 
     Raises:
-        InvalidInputError: it is one; the message says what is needed.
+        InvalidInputError: it is one; the message says what is needed, and not the value, which may be a secret.
     """
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         needed = " or ".join("None" if one is type(None) else one.__name__ for one in kinds)
-        raise InvalidInputError(f"{what} must be {needed}, not {type(value).__name__}: {value!r}")
+        raise InvalidInputError(f"{what} must be {needed}, not {type(value).__name__}")
 
 
 def several(values: Iterable[_Value], what: str) -> Iterable[_Value]:

@@ -201,7 +201,7 @@ def v1_key(v1_id: str, registry: str) -> str:
 
 
 def why_unreadable(namespace: str, key: str, value: bytes) -> str | None:
-    """Say why an entry cannot be what its namespace says, or return `None` when it can.
+    """Say why an entry is invalid for its namespace, or return `None` if it is valid.
 
     A namespace that is neither Docker's nor `blob-by-digest` may hold anything.
     """

@@ -73,3 +73,8 @@ def readable(value: Any) -> Any:
         return f"x'{value.hex()}'"
     is_text = all(character >= " " or character in "\t\n\r" for character in text) and "\x7f" not in text
     return text if is_text else f"x'{value.hex()}'"
+
+
+def no_temporary(reason: str) -> str:
+    """Return what to say of a directory in which temporary data cannot be written."""
+    return f"temporary data cannot be written here: {reason}; set TMPDIR to a directory with free space"

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from layerstore.errors import StoreFullError, TransferError
 from layerstore.paths import why_refused
+from layerstore.words import no_temporary
 
 _MODE = 0o700
 
@@ -33,7 +34,7 @@ def folder(prefix: str) -> Iterator[str]:
             yield path
         except StoreFullError as error:
             if error.path is not None and error.path.startswith(f"{path}/"):
-                raise StoreFullError(advice("no space is left"), parent) from error
+                raise StoreFullError(no_temporary("no space is left"), parent) from error
             raise
 
 
@@ -67,9 +68,4 @@ def cannot_write(error: OSError) -> TransferError:
         place = tempfile.gettempdir()
     except OSError:  # none of the places that Python tries can be written
         place = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # named, not used
-    return TransferError(advice(why_refused(error)), place)
-
-
-def advice(reason: str) -> str:
-    """Return what to say of a directory in which temporary data cannot be written."""
-    return f"temporary data cannot be written here: {reason}; set TMPDIR to a directory with free space"
+    return TransferError(no_temporary(why_refused(error)), place)

@@ -27,7 +27,7 @@ _MEMORY: Final = 128 << 20
 
 
 class Damaged(Exception):  # noqa: N818  # what is wrong, in words that go on: "the archive is damaged: …"
-    """The bytes cannot be what they began as."""
+    """The compressed data is damaged."""
 
 
 def buffered(file: IO[bytes] | io.RawIOBase) -> io.BufferedReader:

@@ -81,7 +81,6 @@ def read_bolt(base: str, *below: str) -> Facts:
     if not buckets.keys() & {b"knownLocations", b"uncompressedDigest", b"digestCompressor"}:
         raise TransferError("not a cache of Podman or Skopeo: it has none of its buckets", file.name)
     empty = bbolt.Bucket(file, 0, (0, 0), bbolt.EMPTY_PAGE)
-    empty = bbolt.Bucket(file, 0, (0, 0), bbolt.EMPTY_PAGE)
     blobs = _Blobs(file)
     for digest, diff_id in _pairs(file, buckets, empty):
         blobs[digest].pair(_text(diff_id))

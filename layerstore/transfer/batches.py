@@ -1,4 +1,4 @@
-"""What a source gives, a handful at a time: entries, those that cannot be what they should, and what is no entry."""
+"""What a source gives, in batches: entries, the invalid ones among them, and what is no entry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     odd: list[Odd]
     """What is no entry, or could not be read."""
     unfit: list[tuple[int, str]]
-    """Of the entries, by their number, those that cannot be what their namespaces say, with the reason."""
+    """The invalid entries, by their number, with the reason."""
     associations: list[Association]
     """The rows that are derived from the V2 lists among the others."""
 

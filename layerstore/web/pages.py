@@ -142,7 +142,7 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
 
 
 async def layer(site: Site, arguments: Arguments) -> Answer:
-    """A layer: its digests, from where it can be had, and from where a push would mount it."""
+    """A layer: its digests, the repositories that have it, and from which of them a push would mount it."""
     diff_id = arguments["diff_id"]
     found = await site.ask(layer_of, site.store, diff_id)
     if found is None:

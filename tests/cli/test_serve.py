@@ -236,7 +236,7 @@ def test_an_address_that_others_reach_is_warned_of(sample: Path):
         with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.status == 200
         process.terminate()
-        assert "warning: whoever reaches 0.0.0.0 may read everything" in process.stderr.read()
+        assert "warning: everyone who reaches 0.0.0.0 can read everything" in process.stderr.read()
         assert process.wait(timeout=20) == 0
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, TransferError, diff, import_directory, verify
 from tests.support.archives import TREE, Save, rows_of_directory, tree_archive, write_tree
-from tests.support.command import BAD, Run, assert_one_line_error
+from tests.support.command import BAD, USAGE, Run, assert_one_line_error
 from tests.support.entries import rows_of, whole
 
 HAS_ZSTD = importlib.util.find_spec("compression") is not None and importlib.util.find_spec("compression.zstd")
@@ -219,8 +219,8 @@ def test_a_terminal_is_refused(database: Path):
         os.close(main)
         os.close(terminal)
 
-    assert done.returncode == BAD
-    assert "it is a terminal" in done.stderr
+    assert done.returncode == USAGE
+    assert "is a terminal" in done.stderr
 
 
 @pytest.mark.parametrize("first", ["BZh91AY&SYdir", "LZIPdir", "{dir", "<html", "PK\3\4"])

@@ -164,7 +164,7 @@ _OF_REGISTRY = f"""
 def newest_layers(
     store: SQLMetadataStore, *, registry: str | None = None, after: Key | None = None, size: int = PAGE
 ) -> Layers:
-    """Return the layers whose lists were written last, all of them or those that can be had from a registry.
+    """Return the layers whose lists were written last, all of them or those available from a registry.
 
     For a registry it looks through 10,000 layers at most, so that a page may have fewer than `size`, or none, and
     still a next one.

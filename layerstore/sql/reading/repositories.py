@@ -119,7 +119,7 @@ _LOCATED = """
 def repository(
     store: SQLMetadataStore, name: str, *, after: Key | None = None, size: int | None = PAGE
 ) -> Repository | None:
-    """Return a repository and a page of its layers, or `None` if nothing can be had from it.
+    """Return a repository and a page of its layers, or `None` if nothing is available from it.
 
     Args:
         store: the store that is asked.

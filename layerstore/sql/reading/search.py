@@ -23,6 +23,18 @@ MOST: Final = 50
 """How many matches of each kind are found."""
 _LOOKED_UP_FROM: Final = 12  # hex digits
 _IN_RANGE: Final = "source_repository >= :low AND source_repository < :high"
+# The view and `located` walk from name to name by an index.
+_CONTAINING: Final = f"""
+    WITH RECURSIVE located(source_repository) AS (
+      SELECT min(source_repository) FROM locations
+      UNION ALL
+      SELECT (SELECT min(l.source_repository) FROM locations l WHERE l.source_repository > located.source_repository)
+      FROM located WHERE located.source_repository IS NOT NULL
+    )
+    SELECT source_repository FROM (
+      SELECT source_repository FROM repositories UNION SELECT source_repository FROM located
+    ) names
+    WHERE replace(source_repository, :low, '') <> source_repository AND NOT ({_IN_RANGE}) ORDER BY 1 LIMIT :most"""
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _hexadecimal = re.compile(r"(?:(sha256|sha384|sha512):)?([0-9a-f]+)").fullmatch
 
@@ -169,12 +181,13 @@ def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:
             if store._run(f"SELECT 1 FROM {table} WHERE source_repository = :name LIMIT 1", {"name": name}):
                 return [Match("repository", name)]
     # A range of an index finds what begins with the text. What contains it is looked for only if there is room left.
-    found: list[tuple[str]] = []
-    for condition in (_IN_RANGE, f"instr(source_repository, :low) > 0 AND NOT ({_IN_RANGE})"):
-        found += store._run(
-            f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {condition} LIMIT :most) r"
-            f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {condition} LIMIT :most) l"
-            " ORDER BY 1 LIMIT :most",
-            {"low": without_tag, "high": f"{without_tag}\U0010ffff", "most": MOST - len(found)},
-        )
+    values = {"low": without_tag, "high": f"{without_tag}\U0010ffff"}
+    found = store._run(
+        f"SELECT * FROM (SELECT source_repository FROM repositories WHERE {_IN_RANGE} LIMIT :most) r"
+        f" UNION SELECT * FROM (SELECT DISTINCT source_repository FROM locations WHERE {_IN_RANGE} LIMIT :most) l"
+        " ORDER BY 1 LIMIT :most",
+        {**values, "most": MOST},
+    )
+    if len(found) < MOST:
+        found += store._run(_CONTAINING, {**values, "most": MOST - len(found)})
     return [Match("repository", name) for (name,) in found]

@@ -109,7 +109,7 @@ class Registry:
     Attributes:
         registry: its host.
         repositories: how many are known of it.
-        layers: how many can be had from it.
+        layers: number of layers available from it.
         v1_ids: how many V1 images.
         largest: up to ten of its repositories with their layers, the largest first.
     """

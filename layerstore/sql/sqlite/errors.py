@@ -22,6 +22,7 @@ from layerstore.errors import (
     StoreReadOnlyError,
 )
 from layerstore.sql.sqlite.interrupts import raise_interruption
+from layerstore.sql.sqlite.temporary import trouble
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
 _DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
@@ -79,16 +80,12 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False, read
         kind, advice = _why_not_written()
     elif read_only and kind is StoreReadOnlyError:
         return kind("it was opened read_only: open it again without read_only to write", path)
-    from layerstore.sql.sqlite.temporary import trouble  # only for what fails
-
     name = getattr(error, "sqlite_errorname", None)
     return trouble(code, path) or kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
 
 
 def error_of(code: int | None, said: str, path: str | None) -> StoreError:
     """Return the error of our tree for SQLite's code and text, which another process was told."""
-    from layerstore.sql.sqlite.temporary import trouble
-
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
     return trouble(code, path) or kind(f"{advice} ({said})", path)
 

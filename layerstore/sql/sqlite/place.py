@@ -148,7 +148,7 @@ class Place:
         self._known: tuple[Identity | None, ...] | None = None
 
     def check(self) -> None:
-        """Refuse to write into a file that nobody can find any more. Three `stat` calls, 3 µs in all.
+        """Refuse to write to a deleted or replaced file. Three `stat` calls, 3 µs in all.
 
         Called with the lock of the writers, or right before a statement that takes it.
 

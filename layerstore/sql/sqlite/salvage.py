@@ -32,7 +32,7 @@ _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 
 
 class DamagedError(Exception):
-    """A page or cell that cannot be what its page says; never leaves this module."""
+    """An invalid page or cell; never leaves this module."""
 
 
 class Salvage(NamedTuple):

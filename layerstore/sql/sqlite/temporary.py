@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 from typing import Final
 
 from layerstore.errors import StoreError, StoreFullError
-from layerstore.files.temporary import advice
+from layerstore.words import no_temporary
 
 _NOT_MADE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_GETTEMPPATH)
 
@@ -25,15 +24,21 @@ def trouble(code: int | None, path: str | None) -> StoreError | None:
     """
     if code == sqlite3.SQLITE_FULL:
         folder = _folder()
-        return StoreFullError(advice("no space is left"), folder) if _is_fuller(folder, path) else None
+        return StoreFullError(no_temporary("no space is left"), folder) if _is_fuller(folder, path) else None
     if code in _NOT_MADE:
         folder = _folder()
         try:
-            with tempfile.TemporaryFile(dir=folder):
-                return None
+            _make_one_in(folder)
         except OSError as error:
-            return StoreError(advice(f"{error.strerror}"), folder)
+            return StoreError(no_temporary(f"{error.strerror}"), folder)
     return None
+
+
+def _make_one_in(folder: str) -> None:
+    path = os.path.join(folder, f"layerstore-{os.urandom(8).hex()}")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.close(descriptor)
+    os.unlink(path)
 
 
 def _folder() -> str:

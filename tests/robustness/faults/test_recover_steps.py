@@ -59,7 +59,7 @@ def recovery(request: pytest.FixtureRequest, run_process: Run) -> Callable[[Path
     def by_layerstore(broken: Path, new: Path) -> None:
         result = run_process("recover", broken, new)
         assert result.code == 1
-        assert "pages could not be read whole" in result.out
+        assert "pages could not be read in full" in result.out
 
     def by_sqlite3(broken: Path, new: Path) -> None:
         found = new.with_name("found.db")

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
+from layerstore.blobs import BlobRecord, encode
+from layerstore.keys import BLOBS
 from layerstore.sql.query.questions import QUESTIONS
 from tests.conftest import sqlite_of
 from tests.docs.sql import ANSWERS, LOOKUPS, ROOT, asked_for, fixture_database
@@ -56,6 +58,8 @@ def queries(database: Path) -> list[tuple[str, object]]:
         )[0]
         store.set("v1id", f"registry1,{'a' * 64}", layer.encode())
         store.set("diffid-by-digest", sha256(7).replace(":", "/"), layer.encode())
+        blob = BlobRecord(diff_id=layer, compression="gzip", locations={repository: 1})
+        store.set(BLOBS, digest.replace(":", "/"), encode(blob))
         store.quarantine("n", "k", b"", "reason")
     values = {
         "diff_id": layer,
@@ -68,7 +72,16 @@ def queries(database: Path) -> list[tuple[str, object]]:
         "prefix": "localhost:5000/*",
         "day": "2024-05-01",
     }
-    views = ("layers", "repositories", "registries", "shared_layers", "unlisted_digests", "diff_id_by_digest", "v1_ids")
+    views = (
+        "layers",
+        "repositories",
+        "registries",
+        "shared_layers",
+        "unlisted_digests",
+        "diff_id_by_digest",
+        "v1_ids",
+        "places",
+    )
     return [
         *((sql, [values[name] for name in asked_for(sql)]) for sql in LOOKUPS.values()),
         *((sql, []) for sql in ANSWERS),
