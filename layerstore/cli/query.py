@@ -204,9 +204,9 @@ def _list(form: str) -> None:
 
 
 def _show_plan_of_server(rows: Iterator[Sequence[object]]) -> None:
-    """Print PostgreSQL's plan, and mark what reads a table from end to end."""
+    """Print PostgreSQL's plan, and mark full scans."""
     for (line,) in rows:
-        say(f"{line}{'   <- reads all of it' if 'Seq Scan on' in str(line) else ''}")
+        say(f"{line}{'   <- full scan' if 'Seq Scan on' in str(line) else ''}")
 
 
 def _show_plan(rows: Iterator[Sequence[object]]) -> None:

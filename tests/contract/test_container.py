@@ -118,17 +118,17 @@ def test_a_store_in_memory_cannot_be_pickled(sql_memory: SQLMetadataStore):
         pickle.dumps(sql_memory)
 
 
-def test_a_backup_is_the_store_at_this_moment(sql_store: SQLMetadataStore, tmp_path: Path):
-    sql_store.set("n", "k", b"1")
-    size = sql_store.backup(tmp_path / "copy.db")
-    sql_store.set("n", "k", b"2")
+def test_a_backup_is_the_store_at_this_moment(sqlite_store: SQLMetadataStore, tmp_path: Path):
+    sqlite_store.set("n", "k", b"1")
+    size = sqlite_store.backup(tmp_path / "copy.db")
+    sqlite_store.set("n", "k", b"2")
 
     assert (tmp_path / "copy.db").stat().st_size == size
     with SQLMetadataStore(tmp_path / "copy.db") as copy:
         assert copy.get("n", "k") == b"1"
         assert verify(copy).ok
     with pytest.raises(StoreOpenError, match="there is a file already"):
-        sql_store.backup(tmp_path / "copy.db")
+        sqlite_store.backup(tmp_path / "copy.db")
 
 
 def test_a_path_that_a_shell_would_have_expanded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

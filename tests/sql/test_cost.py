@@ -72,11 +72,11 @@ def test_an_add_is_one_transaction(sqlite_store: SQLMetadataStore, length: int):
     assert len(statements) <= 8
 
 
-def test_many_adds_are_one_transaction_and_two_statements_for_each_key(sql_store: SQLMetadataStore):
-    v2 = V2MetadataService(sql_store)
+def test_many_adds_are_one_transaction_and_two_statements_for_each_key(sqlite_store: SQLMetadataStore):
+    v2 = V2MetadataService(sqlite_store)
     v2.add(sha256(1000), V2Metadata(sha256(1001), REPOSITORY))
 
-    with traced(sql_store) as statements:
+    with traced(sqlite_store) as statements:
         v2.add_many([(sha256(number), V2Metadata(sha256(100 + number), REPOSITORY)) for number in range(20)])
 
     assert (statements[0], statements[-1]) == ("BEGIN IMMEDIATE", "COMMIT")

@@ -33,7 +33,7 @@ _BY_STATE: Final[dict[str, tuple[type[StoreError], str]]] = {
     "55P03": (StoreBusyError, "another writer did not end in time: try again"),
     "57014": (
         StoreBusyError,
-        "the server stopped the statement: its time was up, or somebody cancelled it: try again",
+        "the server stopped the statement: it took too long, or was cancelled: try again",
     ),
     "40001": (StoreBusyError, "another writer was faster: try again"),
     "40P01": (StoreBusyError, "two writers waited for each other: try again"),

@@ -50,11 +50,11 @@ def _current_task() -> object | None:
 class Held:
     """The session of a transaction, and who may use it."""
 
-    def __init__(self, session: Session, shown: str) -> None:
+    def __init__(self, session: Session, sessions: Sessions) -> None:
         self.session = session
+        self._sessions = sessions
         self.open: list[Transaction] = []
         self.broken = False
-        self._shown = shown
         self._owner = _current_task()
         self.pid = os.getpid()
 
@@ -77,9 +77,15 @@ class Held:
         """Tell whether the task or thread that began it asks."""
         return _current_task() is self._owner
 
+    def __del__(self) -> None:
+        # Its thread has ended inside the transaction: the other writers need not wait for the store's end.
+        if self.open and self.pid == os.getpid():
+            self._sessions.in_use.discard(self.session)
+            self.session.close()
+
     def refuse(self, why: str) -> NoReturn:
         """Raise a StoreError."""
-        raise StoreError(why, self._shown)
+        raise StoreError(why, self._sessions.shown)
 
 
 class _Local(threading.local):
@@ -158,7 +164,7 @@ class Transactions:
             if isinstance(error, FailedError):
                 raise self.sessions.error(error) from error
             raise
-        held = self._local.held = Held(session, self.sessions.shown)
+        held = self._local.held = Held(session, self.sessions)
         _inside.set((*_inside.get(), held))
         return held
 

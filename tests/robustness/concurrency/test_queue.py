@@ -144,29 +144,29 @@ def other(open_sql: OpenSQL) -> Iterator[Callable[..., Other]]:
         one.kill()
 
 
-def test_threads_write_in_the_order_in_which_they_came(sql_store: SQLMetadataStore):
+def test_threads_write_in_the_order_in_which_they_came(sqlite_store: SQLMetadataStore):
     order: list[int] = []
 
     def write(number: int) -> None:
-        sql_store.set("n", f"{number}", b"")
+        sqlite_store.set("n", f"{number}", b"")
         order.append(number)  # the next one writes only when this one has handed over
 
     def transact(number: int) -> None:
-        with sql_store.transaction():
+        with sqlite_store.transaction():
             order.append(number)
 
-    with holding(sql_store) as end:
+    with holding(sqlite_store) as end:
         threads = []
         for number in range(12):
             threads.append(threading.Thread(target=(transact, write)[number % 3 == 0], args=(number,)))
             threads[-1].start()
-            wait_until(lambda: len(queue_of(sql_store).line), 2 + number)
+            wait_until(lambda: len(queue_of(sqlite_store).line), 2 + number)
         end()
         for thread in threads:
             thread.join()
     assert [number for number in order if number % 3] == [number for number in range(12) if number % 3]
     assert sorted(order) == list(range(12))
-    assert not queue_of(sql_store).line
+    assert not queue_of(sqlite_store).line
 
 
 @only_linux
@@ -381,12 +381,12 @@ def test_a_thread_that_ends_inside_its_transaction_ends_its_turn(sql_store: SQLM
     assert [key for _, key, _ in sql_store.entries()] == ["other"]
 
 
-def test_a_transaction_that_is_left_by_an_error_ends_its_turn(sql_store: SQLMetadataStore):
+def test_a_transaction_that_is_left_by_an_error_ends_its_turn(sqlite_store: SQLMetadataStore):
     for _ in range(3):
-        with undone(sql_store), sql_store.transaction():
-            sql_store.set("n", "k", b"")
-    assert not queue_of(sql_store).line
-    assert in_threads([lambda: sql_store.set("n", "k", b"")]) == []
+        with undone(sqlite_store), sqlite_store.transaction():
+            sqlite_store.set("n", "k", b"")
+    assert not queue_of(sqlite_store).line
+    assert in_threads([lambda: sqlite_store.set("n", "k", b"")]) == []
 
 
 def test_a_store_that_is_closed_while_threads_wait_lets_them_go(open_sql: OpenSQL):
