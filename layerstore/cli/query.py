@@ -20,6 +20,7 @@ from layerstore.sql.url import is_url
 
 if TYPE_CHECKING:
     from layerstore.sql.query.answer import Parameters, Value
+    from layerstore.sql.reading.search import Kind
 
 _LONGEST = 1024 * 1024
 
@@ -134,7 +135,6 @@ def _what(
 def _in_full(settings: Settings, sql: str, texts: Sequence[str]) -> list[str]:
     """Return a named query's values with digests in full where their first digits were given, as `show` takes them."""
     from layerstore.sql.query.parameters import names_in
-    from layerstore.sql.reading.search import Kind, search
 
     kinds: dict[str, Kind] = {"digest": "digest", "diff_id": "layer", "v1_id": "v1-image"}
     names = names_in(sql)
@@ -144,6 +144,8 @@ def _in_full(settings: Settings, sql: str, texts: Sequence[str]) -> list[str]:
         if not (equals and name in names):
             name, value = names[at] if at < len(names) else "", text
         if name in kinds and re.fullmatch(r"(?:sha256:)?[0-9a-f]{6,63}", value):
+            from layerstore.sql.reading.search import search
+
             with settings.reading() as store:
                 found = [one.name for one in search(store, value) if one.kind == kinds[name]]
             if len(found) > 1:
