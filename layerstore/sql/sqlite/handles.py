@@ -11,7 +11,7 @@ import threading
 import weakref
 from _thread import LockType, allocate_lock
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from fcntl import fcntl
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -132,12 +132,14 @@ class Handle:
 
     def _another(self) -> sqlite3.Cursor:
         """Return a cursor where none is idle: inside a statement of this very thread, or behind a fork."""
-        with apart_from_forks():  # one that goes on may have taken them
-            if self._cursors:
-                self._cursors += 1
-                return self.connection.cursor()
-        self._connect()
-        return self._idle.pop()
+        while True:
+            with apart_from_forks():  # one that goes on may have taken them
+                if self._cursors:
+                    self._cursors += 1
+                    return self.connection.cursor()
+            self._connect()
+            with suppress(IndexError):  # the next fork has closed it already
+                return self._idle.pop()
 
     def _take(self) -> sqlite3.Cursor:
         try:

