@@ -14,7 +14,7 @@ from benchmarks.machine import this_machine
 from benchmarks.report import Report, around_the_table
 from benchmarks.scale import FULL, QUICK
 
-PARTS = ("reads", "writes", "contended", "sizes", "transfers", "startup")
+PARTS = ("reads", "writes", "contended", "sizes", "transfers", "startup", "postgresql")
 
 
 def _sizes(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...]:

@@ -82,7 +82,9 @@ def markdown(measured: Sequence[Contended]) -> str:
     return "\n".join(lines)
 
 
-class _Round(NamedTuple):
+class Round(NamedTuple):
+    """How long each add of each writer took, and how long they wrote."""
+
     waits: list[list[float]]
     seconds: float
 
@@ -109,16 +111,16 @@ def measure(folder: Path, layers: int, rounds: int, seconds: float) -> list[Cont
     path = folder / "contended.db"
     with SQLMetadataStore(path) as store:
         store.set_many((namespace, key, value) for namespace, key, value, _ in large.records(layers))
-    found: dict[tuple[int, int], list[_Round]] = {shape: [] for shape in (_ALONE, *SHAPES)}
+    found: dict[tuple[int, int], list[Round]] = {shape: [] for shape in (_ALONE, *SHAPES)}
     with SQLMetadataStore(path) as store:  # open for all of it, so that the log stays
         adds(store, full_log())(0)
         for number in range(rounds):
             for shape, of_shape in found.items():
-                of_shape.append(_round(path, f"round {number}", shape, seconds))
+                of_shape.append(one_round(path, f"round {number}", shape, seconds))
     return [_contended(shape, found[shape], found[_ALONE]) for shape in SHAPES]
 
 
-def _contended(shape: tuple[int, int], found: list[_Round], alone: list[_Round]) -> Contended:
+def _contended(shape: tuple[int, int], found: list[Round], alone: list[Round]) -> Contended:
     return Contended(
         shape,
         statistics.median(one.adds_a_second for one in found),
@@ -130,11 +132,14 @@ def _contended(shape: tuple[int, int], found: list[_Round], alone: list[_Round])
     )
 
 
-def _round(path: Path, name: str, shape: tuple[int, int], seconds: float) -> _Round:
+def one_round(
+    path: Path | str, name: str, shape: tuple[int, int], seconds: float, *, layers: int | None = None
+) -> Round:
+    """Let writers of a shape add for some seconds: each to layers of its own, or all to so many."""
     processes, threads = shape
     start, done = _SPAWN.Barrier(processes * threads), _SPAWN.Queue()
     started = [
-        _SPAWN.Process(target=_write, args=(path, f"{name} of {shape}, {at}", (threads, seconds), start, done))
+        _SPAWN.Process(target=_write, args=(path, f"{name} of {shape}, {at}", (threads, seconds, layers), start, done))
         for at in range(processes)
     ]
     for process in started:
@@ -142,12 +147,14 @@ def _round(path: Path, name: str, shape: tuple[int, int], seconds: float) -> _Ro
     waits: list[list[float]] = [done.get(timeout=300) for _ in range(processes * threads)]
     for process in started:
         process.join()
-    return _Round(waits, seconds)
+    return Round(waits, seconds)
 
 
-def _write(path: Path, name: str, much: tuple[int, float], start: Barrier, done: Queue[list[float]]) -> None:
+def _write(
+    path: Path | str, name: str, much: tuple[int, float, int | None], start: Barrier, done: Queue[list[float]]
+) -> None:
     """Add for some seconds in each thread; report how long each add took."""
-    threads, seconds = much
+    threads, seconds, layers = much
     with SQLMetadataStore(path) as store:
         add = V2MetadataService(store).add
 
@@ -158,7 +165,9 @@ def _write(path: Path, name: str, much: tuple[int, float], start: Barrier, done:
             at = time.perf_counter()
             end = at + seconds
             for number in count():
-                layer = large.digest(f"layer {name} {thread} {number}")
+                layer = large.digest(
+                    f"layer {name} {thread} {number}" if layers is None else f"layer {number % layers}"
+                )
                 add(layer, V2Metadata(large.digest(f"blob {name} {thread} {number}"), "localhost:5000/team/app"))
                 before, at = at, time.perf_counter()
                 waits.append(at - before)

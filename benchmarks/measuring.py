@@ -28,6 +28,14 @@ def measure(report: Report, parts: Iterable[str], folder: Path) -> None:
         with _saying("writers at once"):
             scale, rounds = report.scale, report.scale.contended_rounds
             report.contended = contended.measure(_new(folder, "contended"), scale.layers, rounds, scale.contended_s)
+    if "postgresql" in chosen:
+        from benchmarks import postgresql  # the other parts do without its driver
+
+        if postgresql.is_installed():
+            with _saying("PostgreSQL"):
+                report.take(postgresql.measure(_new(folder, "postgresql"), report.scale))
+        else:
+            print("PostgreSQL is not installed: not measured", file=sys.stderr)
     if "transfers" in chosen:
         with _saying("import and export"):
             report.take(transfers.measure(_new(folder, "transfers"), report.scale))

@@ -17,6 +17,9 @@ UPSERT = "one durable bare upsert"
 FILE_ADD = "the file store's `add`"
 STARTED = '`python -c "import sqlite3, click"`'
 SMALLEST = "the same in the smallest store"
+PREPARED = "the bare prepared statement on the same connection"
+SERVER_UPSERT = "one durable bare upsert on the same server"
+ON_SQLITE = "the same on SQLite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +82,16 @@ ROWS = (
     Row("start_query", "`layerstore query`, processor time", STARTED, 2.3),
     Row("start_show", "`layerstore show`, processor time", STARTED, 2.5),
     Row("start_library", "the library's import and first `get`, processor time", STARTED, 1.8),
+    Row("pg_get", "PostgreSQL: `store.get`", PREPARED, 1.0),
+    Row("pg_get_diff_id", "PostgreSQL: `get_diff_id`", PREPARED, 1.0),
+    Row("pg_get_metadata", "PostgreSQL: `get_metadata`, one entry", PREPARED, 1.0),
+    Row("pg_get_diff_ids", "PostgreSQL: `get_diff_ids` of 100", "100 of these statements", 0.3),
+    Row("pg_add_1", "PostgreSQL: `add`, durable, new layer", SERVER_UPSERT, 2.0),
+    Row("pg_add_3", "PostgreSQL: the same, list of 3", SERVER_UPSERT, 2.0),
+    Row("pg_add_50", "PostgreSQL: the same, list of 50", SERVER_UPSERT, 3.0),
+    Row("pg_writers_200", "PostgreSQL: an `add` of 8 × 4 writers on 200 layers", ON_SQLITE, None),
+    Row("pg_waits_200", "PostgreSQL: the wait that 99 % of these do not exceed", ON_SQLITE, None),
+    Row("pg_writers_4", "PostgreSQL: an `add` of 8 × 4 writers on 4 layers", ON_SQLITE, None),
+    Row("pg_waits_4", "PostgreSQL: the wait that 99 % of those do not exceed", ON_SQLITE, None),
+    Row("pg_load", "PostgreSQL: `set_many`, per layer", ON_SQLITE, 1.0),
 )
