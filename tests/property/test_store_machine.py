@@ -8,10 +8,11 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from layerstore import FSMetadataStore, NotFoundError, SQLMetadataStore
 from tests.conftest import AnyStore, UndoError, assert_sound
+from tests.support import postgresql
 
 # No key is a directory of another one, which files cannot have; the order of bytes is not that of names.
 KEYS = st.sampled_from(
@@ -151,3 +152,19 @@ TestSQLMemory = MemoryMachine.TestCase
 TestFiles = DirectoryMachine.TestCase
 TestSQLFile.settings = TestFiles.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestSQLMemory.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+def test_postgresql(postgresql_server: postgresql.Server):
+    class ServerMachine(StoreMachine):
+        schema: str | None = None
+
+        def open(self) -> AnyStore:
+            self.schema = self.schema or postgresql.new_schema(postgresql_server)
+            return SQLMetadataStore(postgresql_server.url(self.schema), durability="normal")
+
+        def teardown(self) -> None:
+            super().teardown()
+            assert self.schema is not None
+            postgresql.drop_schema(postgresql_server, self.schema)
+
+    run_state_machine_as_test(ServerMachine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from layerstore import (
     CorruptRecordError,
@@ -22,6 +22,7 @@ from layerstore import (
 )
 from tests.conftest import AnyStore, database_rows
 from tests.property.docker_model import DIFF_IDS, LISTS, RAW_LISTS, Association, Docker, MissingError, key
+from tests.support import postgresql
 from tests.support.strategies import sha256
 
 LAYER_TEXTS = [sha256(1), sha256(2), "sha512:" + "3" * 128, "a+b:C_1="]
@@ -160,3 +161,19 @@ TestFiles = DirectoryMachine.TestCase
 TestSQLFile.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 TestFiles.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)  # each write is synced twice
 TestSQLMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_postgresql(postgresql_server: postgresql.Server):
+    class ServerMachine(V2Machine):
+        schema: str | None = None
+
+        def open(self) -> AnyStore:
+            self.schema = self.schema or postgresql.new_schema(postgresql_server)
+            return SQLMetadataStore(postgresql_server.url(self.schema), durability="normal")
+
+        def teardown(self) -> None:
+            super().teardown()
+            assert self.schema is not None
+            postgresql.drop_schema(postgresql_server, self.schema)
+
+    run_state_machine_as_test(ServerMachine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None))

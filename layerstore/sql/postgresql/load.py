@@ -16,6 +16,7 @@ from layerstore.collection import Incoming, Loaded, Resolve
 from layerstore.keys import Record
 from layerstore.sql.postgresql import statements, writing
 from layerstore.sql.postgresql.sessions import Session
+from layerstore.sql.postgresql.snapshot import number
 from layerstore.store import SetAside
 
 _LARGE: Final = 1 << 16
@@ -23,7 +24,11 @@ _LARGE: Final = 1 << 16
 _WINDOW: Final = 200
 """Pairs that differ and are settled at once."""
 _ANALYZED: Final = 1000
-"""So many new entries change how a query is best answered."""
+"""So many new entries change how a query is best answered, if they are a tenth of all."""
+# Not the values: to sample them costs more than all the rest.
+_ANALYZE: Final = (
+    "ANALYZE metadata (namespace, key, modified_at_ns), v2_metadata, diff_id_by_digest, v1_ids, blobs, locations"
+)
 
 _STAGED: Final = {
     "source": "int4",
@@ -63,8 +68,9 @@ _UNSTAGE: Final = f"DROP TABLE layerstore_staged, layerstore_new, {', '.join(f'l
 # Of a key, the row that came last.
 _ONCE: Final = """
 DELETE FROM layerstore_staged s USING (
-  SELECT number, max(number) OVER (PARTITION BY namespace, key) AS last FROM layerstore_staged WHERE source = %s) d
-WHERE s.source = %s AND s.number = d.number AND d.number < d.last"""
+  SELECT namespace, key, max(number) AS last FROM layerstore_staged WHERE source = %s
+  GROUP BY namespace, key HAVING count(*) > 1) d
+WHERE s.source = %s AND s.namespace = d.namespace AND s.key = d.key AND s.number < d.last"""
 _FIND_NEW: Final = """
 INSERT INTO layerstore_new SELECT number FROM layerstore_staged s WHERE source = %s
 AND NOT EXISTS (SELECT 1 FROM metadata m WHERE m.namespace = s.namespace AND m.key = s.key)"""
@@ -115,14 +121,15 @@ def load(session: Session, incoming: Iterable[Incoming], resolve: Resolve, *, is
     unordered, unfit = _stage(session, incoming)
     for source in (source for source, is_unordered in unordered.items() if is_unordered):
         execute(_ONCE, (source, source))
-    execute("ANALYZE layerstore_staged")
+    execute("ANALYZE layerstore_staged (source, number, namespace, key)")
     if not is_held:
         session.trip([(statements.LOCK, ())])
     done = {source: _merge(session, source, resolve) for source in sorted(unordered)}
     for one in unfit:
         session.trip(writing.setting_aside([one]))
-    if sum(one.added for one in done.values()) >= _ANALYZED:
-        execute("ANALYZE metadata, v2_metadata, diff_id_by_digest, v1_ids, blobs, locations")
+    added = sum(one.added for one in done.values())
+    if added >= max(_ANALYZED, number(session.first(statements.COUNT_ABOUT, ()), 0, 0) // 10):
+        execute(_ANALYZE)
     if is_held:
         execute(_UNSTAGE.encode())
     return done
@@ -132,7 +139,7 @@ def _stage(session: Session, incoming: Iterable[Incoming]) -> tuple[dict[int, bo
     """Fill the temporary tables; return which sources there are and which come in no order, and what is unfit."""
     unordered: dict[int, bool] = {}
     unfit: list[SetAside] = []
-    number = 0
+    arrived = 0
     for one in incoming:
         unordered.setdefault(one.source, not one.in_order)
         unfit += (SetAside(*each) for each in one.unfit)
@@ -144,10 +151,10 @@ def _stage(session: Session, incoming: Iterable[Incoming]) -> tuple[dict[int, bo
             if reason is not None:
                 unfit.append(SetAside(namespace, key, value, reason))
                 continue
-            number += 1
-            rows.append((one.source, number, namespace, key, value, modified_at_ns))
+            arrived += 1
+            rows.append((one.source, arrived, namespace, key, value, modified_at_ns))
             for table, row in of_entry:
-                of_tables[table].append((number, *row))
+                of_tables[table].append((arrived, *row))
         _copy(session, "staged", list(_STAGED.values()), rows)
         for table, staged in of_tables.items():
             _copy(session, table, ["int8", *_DERIVED[table][1].values()], staged)

@@ -196,6 +196,9 @@ QUARANTINE: Final = Statement(
 DROP_QUARANTINED: Final = Statement("drop_quarantined", "DELETE FROM quarantine WHERE id = ANY($1::bigint[])")
 COUNT_QUARANTINED: Final = Statement("count_quarantined", "SELECT count(*) FROM quarantine")
 COUNT: Final = Statement("count", "SELECT count(*) FROM metadata")
+COUNT_ABOUT: Final = Statement(
+    "count_about", "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'metadata'::regclass"
+)
 GET_RECORDS: Final = Statement(
     "get_records",
     "SELECT namespace, key, value, modified_at_ns FROM metadata"
