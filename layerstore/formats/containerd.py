@@ -128,10 +128,24 @@ def read(file: MetaFile) -> Facts:
             blobs = -1
         except OSError as error:
             raise TransferError(tree.why_unreadable(error), os.path.join(file.base, *file.blobs)) from error
-        for namespace, bucket in version.buckets():
-            images = bucket.below(b"images")
-            names = [] if images is None else [_text(name) for name, _ in images.buckets()]
-            yield from facts(_text(namespace), names, _blobs(metadata, bucket), lambda digest: _head(blobs, digest))
+        yield from facts_of(metadata, version, lambda digest: _head(blobs, digest))
+
+
+def facts_of(file: bbolt.File, version: bbolt.Bucket, head: Callable[[str], bytes | None]) -> Facts:
+    """Yield what the labels of all namespaces in a file of metadata say.
+
+    Args:
+        file: what is read.
+        version: its bucket `v1`.
+        head: as `facts`.
+
+    Raises:
+        TransferError: it is damaged.
+    """
+    for namespace, bucket in version.buckets():
+        images = bucket.below(b"images")
+        names = [] if images is None else [_text(name) for name, _ in images.buckets()]
+        yield from facts(_text(namespace), names, _blobs(file, bucket), head)
 
 
 def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Callable[[str], bytes | None]) -> Facts:
