@@ -27,11 +27,11 @@ from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer import summaries
 from layerstore.transfer.combining import for_docker
 from layerstore.transfer.importing import Skipped
-from layerstore.transfer.joining import records, side_by_side
 from layerstore.transfer.merging import Conflict, Examples, OnConflict
 from layerstore.transfer.place import Progress, opened, viewed
 from layerstore.transfer.placing import Writer, has_right_mode
 from layerstore.transfer.rules import Rules
+from layerstore.transfer.streams import records, side_by_side
 
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch

@@ -27,8 +27,8 @@ from layerstore.transfer import summaries
 from layerstore.transfer.criteria import Age, Criteria, Verdict
 from layerstore.transfer.exporting import new_file
 from layerstore.transfer.place import Place, Progress, indexed, name, opened
-from layerstore.transfer.repairing import why_unfit
 from layerstore.transfer.spool import Spool
+from layerstore.transfer.streams import why_unfit
 
 _EXAMPLES = 20
 _FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids", BLOBS: "blobs"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import secrets
 import sqlite3
@@ -11,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from layerstore.errors import StoreError, StoreOpenError
-from layerstore.files import tree
+from layerstore.files import system, tree
 from layerstore.paths import absolute, why_refused
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.errors import mapping
@@ -20,10 +18,7 @@ if TYPE_CHECKING:
     from layerstore.sql.store import SQLMetadataStore
 
 _FILE_MODE = 0o600
-_RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
-_NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS}
-"""What renameat2(2) fails with where the file system or the system does not have it."""
 
 
 def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
@@ -77,28 +72,14 @@ def _settle(temporary: str, target: str) -> None:
         os.close(descriptor)
     try:
         try:
-            _rename_to_new(temporary, target)
+            system.rename(_AT_FDCWD, temporary, target, system.NO_REPLACE)
         except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
+            if error.errno not in system.LACKING:
                 raise
             _claim(temporary, target)
     except FileExistsError:
         raise StoreError("another process has made a file of this name", target) from None
     tree.sync_directory(os.path.dirname(target))
-
-
-def _rename_to_new(old: str, new: str) -> None:
-    """Rename a file to a name that nobody has, which `os.rename` cannot.
-
-    Raises:
-        FileExistsError: somebody has it.
-    """
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "renameat2"):  # musl before 1.2.6
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if library.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), old, None, new)
 
 
 def _claim(temporary: str, target: str) -> None:
