@@ -1,4 +1,4 @@
-"""Temporary folders: made where `TMPDIR` says, removed whatever ends the work, and named when there is no room."""
+"""Temporary folders, made where `TMPDIR` says; and files that get their name when they are whole."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from layerstore.errors import StoreFullError, TransferError
+from layerstore.files import system, tree
 from layerstore.paths import why_refused
 from layerstore.words import no_temporary
 
 _MODE = 0o700
+_FILE_MODE = 0o600
+_WORKING_DIRECTORY = -100  # AT_FDCWD
 
 
 @contextmanager
@@ -59,6 +62,59 @@ def _remove(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)  # an interrupt came while it was being removed
+        raise
+
+
+@contextmanager
+def whole_file(target: str, *, overwrite: bool = False) -> Iterator[str]:
+    """Make an empty file for the body to fill, 0600; synced, it gets its name behind the body.
+
+    Args:
+        target: the name.
+        overwrite: replace a file that has it.
+
+    Raises:
+        FileExistsError: somebody has the name by then.
+        OSError: it cannot be made, synced or renamed.
+    """
+    path = f"{target}.tmp-{secrets.token_hex(8)}"
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
+        os.chmod(path, _FILE_MODE)  # whatever the umask
+        yield path
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if overwrite:
+            os.rename(path, target)
+        else:
+            _rename_to_new(path, target)
+        tree.sync_directory(os.path.dirname(target))
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _rename_to_new(old: str, new: str) -> None:
+    """Rename a file to a name that nobody has, which `os.rename` cannot.
+
+    Not by a hard link and the removal of the first name: killed in between, the file would have two names, and a
+    database that has two is refused. Where the system lacks the call, it is done in two steps: killed in between, an
+    empty file is left.
+    """
+    try:
+        return system.rename(_WORKING_DIRECTORY, old, new, system.NO_REPLACE)
+    except OSError as error:
+        if error.errno not in system.LACKING:
+            raise
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
+    try:
+        return os.rename(old, new)
+    except BaseException:
+        if os.path.exists(old):  # an interrupt may come right behind the rename
+            os.unlink(new)
         raise
 
 

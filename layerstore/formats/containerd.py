@@ -128,10 +128,24 @@ def read(file: MetaFile) -> Facts:
             blobs = -1
         except OSError as error:
             raise TransferError(tree.why_unreadable(error), os.path.join(file.base, *file.blobs)) from error
-        for namespace, bucket in version.buckets():
-            images = bucket.below(b"images")
-            names = [] if images is None else [_text(name) for name, _ in images.buckets()]
-            yield from facts(_text(namespace), names, _blobs(metadata, bucket), lambda digest: _head(blobs, digest))
+        yield from facts_of(metadata, version, lambda digest: _head(blobs, digest))
+
+
+def facts_of(file: bbolt.File, version: bbolt.Bucket, head: Callable[[str], bytes | None]) -> Facts:
+    """Yield what the labels of all namespaces in a file of metadata say.
+
+    Args:
+        file: what is read.
+        version: its bucket `v1`.
+        head: as `facts`.
+
+    Raises:
+        TransferError: it is damaged.
+    """
+    for namespace, bucket in version.buckets():
+        images = bucket.below(b"images")
+        names = [] if images is None else [_text(name) for name, _ in images.buckets()]
+        yield from facts(_text(namespace), names, _blobs(file, bucket), head)
 
 
 def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Callable[[str], bytes | None]) -> Facts:
@@ -218,22 +232,22 @@ class _Ports:
             return [host]  # dockerd's graph drivers keep the port
         exact = sorted(self._exact[host, path])
         if len(exact) > 1:
-            self._notes[host] = f"images of one name are of several ports: all are taken: {', '.join(exact)}"
+            self._notes[host] = f"images of one name are at several ports: all ports are used: {', '.join(exact)}"
         if exact:
             return exact
         known = sorted(self._by_host[host])
         if len(known) == 1:
             if known[0] != host:
                 self._notes[host] = (
-                    f"containerd does not keep ports: taken from the only one in images' names: {known[0]}"
+                    f"containerd does not keep ports: the only one in the names of images is used: {known[0]}"
                 )
             return known
         domain = f"[{host}]" if ":" in host else host
-        unknown = "containerd does not keep ports, and no image's name tells this one"
+        unknown = "containerd does not keep ports, and no name of an image has this one"
         if canonical_domain(f"{domain}/name") is None:
             self._notes[host] = f"left out: {unknown}; without it, the name is not a registry's"
             return []
-        self._notes[host] = f"{unknown}: taken without a port"
+        self._notes[host] = f"{unknown}: recorded without a port"
         return [domain]
 
 

@@ -13,6 +13,7 @@ Source: containers/image: pkg/blobinfocache/boltdb/boltdb.go; containers/storage
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -31,8 +32,12 @@ from layerstore.formats.facts import Facts, uncertain, unreadable, why_no_digest
 
 BOLT_NAME: Final = "blob-info-cache-v1.boltdb"
 """Name of the cache's file of versions before 2024."""
+BUCKETS: Final = frozenset((b"knownLocations", b"uncompressedDigest", b"digestCompressor"))
+"""Buckets of a cache in BoltDB, of which it has at least one."""
 LAYERS_NAME: Final = "layers.json"
 """Name of the file in a storage that has its layers."""
+begins_layers: Final = re.compile(rb'\s*\[\s*\{\s*"id"\s*:\s*"').match
+"""Tell such a file by its first bytes."""
 
 _CHUNKED: Final = "zstd:chunked"
 # Under which annotations a manifest has the digest of a blob's table of contents.
@@ -76,9 +81,13 @@ def read_bolt(base: str, *below: str) -> Facts:
         TransferError: another program holds its lock for over 5 s; it cannot be read, is damaged, or is no such cache.
         FileNotFoundError: it is not there.
     """
-    file = bbolt.read(base, *below, wait_s=_LOCK_WAIT_S)
+    return read_file(bbolt.read(base, *below, wait_s=_LOCK_WAIT_S))
+
+
+def read_file(file: bbolt.File) -> Facts:
+    """Read a cache in BoltDB. Otherwise as `read_bolt`."""
     buckets = dict(file.root.buckets())
-    if not buckets.keys() & {b"knownLocations", b"uncompressedDigest", b"digestCompressor"}:
+    if not buckets.keys() & BUCKETS:
         raise TransferError("not a cache of Podman or Skopeo: it has none of its buckets", file.name)
     empty = bbolt.Bucket(file, 0, (0, 0), bbolt.EMPTY_PAGE)
     blobs = _Blobs(file)

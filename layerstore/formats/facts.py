@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from layerstore.blobs import BlobRecord
+from layerstore.blobs import BlobRecord, encode
 from layerstore.collection import Odd
 from layerstore.digest import Digest, is_digest
+from layerstore.keys import BLOBS, Record, digest_key
 from layerstore.repository import why_not_canonical
 
 Fact = tuple[Digest, BlobRecord]
@@ -61,6 +62,14 @@ class Written:
         self.difference_count += 1
         if self.difference_count <= _EXAMPLES:
             self.differences.append(difference)
+
+
+def as_entry(found: Fact | Odd) -> Record | Odd:
+    """Return what a reader yields as an entry of `blob-by-digest`, if it is a fact."""
+    if isinstance(found, Odd):
+        return found
+    digest, record = found
+    return Record(BLOBS, digest_key(digest), encode(record), record.modified_at_ns)
 
 
 def unreadable(path: str, reason: str) -> Odd:

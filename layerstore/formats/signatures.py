@@ -56,7 +56,7 @@ _OTHERS: Final = (
     Signature(rb"07070[127]|\xc7\x71|\x71\xc7", "a cpio archive", "unpack it (`cpio -id`), and import the directory"),
     Signature(rb"\xed\xab\xee\xdb", "an RPM package", "give an archive of Docker's `distribution` directory"),
     Signature(rb"!<arch>\n", "an ar archive or Debian package", "give an archive of Docker's `distribution` directory"),
-    Signature(rb".{16}\xda\xed\x0c\xed", "a bolt database", "give an archive of Docker's `distribution` directory"),
+    Signature(rb".{16}\xda\xed\x0c\xed", "a bolt database", "give the path of the file itself, not compressed"),
     Signature(rb"(?i)\s*<(?:!doctype )?html", "an HTML page", "download the archive again: this may be an error page"),
     Signature(rb"(?i)\s*<\?xml", "an XML document", "download the archive again: this may be an error message"),
     Signature(rb"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]])", "JSON", "give an archive of Docker's `distribution` directory"),

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import chain, repeat
 from types import TracebackType
 from typing import IO, Any, Final
 
@@ -20,6 +22,7 @@ from layerstore.formats import compression, signatures, tar_members
 from layerstore.formats.compression import Damaged
 from layerstore.formats.tar_contents import Contents, base_of, is_rest_of_a_data_root, may_be_linked_to, relative
 from layerstore.formats.tar_members import Member, Members
+from layerstore.formats.tar_memories import Memories
 from layerstore.keys import Record
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
 
@@ -33,6 +36,8 @@ ROOT: Final = "distribution"
 _LINKABLE: Final = 32 << 20
 """Bytes of values that are remembered for hard links to them, with what remembering one takes."""
 _REMEMBERING: Final = 400
+_NAMED: Final = 1000
+"""Files outside every namespace that are named. Of more, the number is told."""
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -48,7 +53,9 @@ def scan(
 
     Yields each entry with the directory that it is from, as the archive has it: `image/overlay2/distribution`,
     `distribution`, another directory that holds Docker's namespaces, or `` when they lie at the top. Nothing is
-    unpacked. What else a data root holds is passed over, as are volume labels and the lists of incremental archives.
+    unpacked, but for what other engines remember: that comes at the end, each memory as a directory of its own. Beside
+    one, files outside every namespace are passed over. So are what else a data root holds, volume labels, and the lists
+    of incremental archives.
     Names with `..`, symbolic links, devices and files over 64 MiB come as `Odd`; so does a hard link whose target does
     not come before it, or 32 MiB of metadata before it. An absolute name counts without its slash.
 
@@ -67,22 +74,24 @@ def scan(
     """
     if file.isatty():
         raise TransferError("it is a terminal: give an archive's path, or pipe one in", name)
-    try:
-        members = Members(_plain(file, name))
-        reading = _Reading(members, force=force)
-        given = 0
-        for base, found in reading:
-            if isinstance(found, Record):
-                given += len(found.value)
-                if given > max_bytes and not force:
-                    raise TransferError(_too_much(max_bytes), name)
-            yield base, found
-    except Damaged as error:
-        raise TransferError(f"the archive is damaged: {error}: make it or send it again", name) from error
-    except OSError as error:
-        raise TransferError(f"cannot be read: {error.strerror or error}", name) from error
+    limit = sys.maxsize if force else max_bytes
+    with Memories(name, limit) as memories:
+        try:
+            members = Members(_plain(file, name))
+            reading = _Reading(members, memories, force=force)
+            given = 0
+            for base, found in reading:
+                if isinstance(found, Record):
+                    given += len(found.value)
+                    if given > limit:
+                        raise TransferError(_too_much(max_bytes), name)
+                yield base, found
+        except Damaged as error:
+            raise TransferError(f"the archive is damaged: {error}: make it or send it again", name) from error
+        except OSError as error:
+            raise TransferError(f"cannot be read: {error.strerror or error}", name) from error
     if not (reading.contents.has_metadata or reading.has_entries or allow_empty):
-        raise TransferError(reading.contents.why_nothing(), name)
+        raise TransferError(_EMPTY if memories.are_there else reading.contents.why_nothing(), name)
 
 
 def _plain(file: IO[bytes], name: str) -> io.BufferedReader:
@@ -105,6 +114,9 @@ def _plain(file: IO[bytes], name: str) -> io.BufferedReader:
     return inside
 
 
+_EMPTY: Final = "what container engines remember is in it, but nothing is recorded there; --allow-empty accepts it"
+
+
 def _too_much(limit: int) -> str:
     return (
         f"its values have more than {limit} bytes in all, the limit of one archive; --force lifts it, if you trust the"
@@ -115,8 +127,10 @@ def _too_much(limit: int) -> str:
 class _Reading:
     """The entries of an archive, and what is none, one after the other."""
 
-    def __init__(self, members: Members, *, force: bool) -> None:
-        self._members, self._force = members, force
+    def __init__(self, members: Members, memories: Memories, *, force: bool) -> None:
+        self._members, self._memories, self._force = members, memories, force
+        self._outside: list[Odd] = []
+        self._outside_count = 0
         self._earlier: dict[str, bytes] = {}
         self._room = _LINKABLE
         self.contents = Contents()
@@ -129,6 +143,12 @@ class _Reading:
                 yield found
         if self._members.rest:
             yield "", Odd("(behind the end)", "outside", f"{self._members.rest} bytes that are no archive")
+        for path, found_there in self._memories.entries():
+            self.has_entries = self.has_entries or isinstance(found_there, Record)
+            yield path, found_there
+        if self._outside and not self._memories.are_there:
+            more = repeat(self._outside[-1], self._outside_count - len(self._outside))
+            yield from (("", odd) for odd in chain(self._outside, more))
 
     def _read(self, member: Member) -> tuple[str, Record | Odd] | None:
         """Read a member, or return `None` for one that is not about metadata."""
@@ -141,9 +161,7 @@ class _Reading:
         if member.kind == tar_members.LABEL or (member.kind == tar_members.CONTINUED and base is None):
             return None
         self.contents.add(path, base)
-        if base is None and is_rest_of_a_data_root(path):
-            if may_be_linked_to(path) and member.size <= MAX_VALUE and member.kind in tar_members.REGULAR:
-                self._value(path, member)
+        if base is None and (self._memories.take(path, member, self._members) or self._is_passed_over(path, member)):
             return None
         known = base is not None or self._force
         base = base or ""
@@ -152,9 +170,22 @@ class _Reading:
         value = self._value(path, member) if odd is None else None
         if value is None:
             kind, reason = odd or ("special", "a hard link to what the archive does not have before it")
-            return base.rstrip("/"), Odd(_shown(member.name), kind, reason)
+            found = Odd(_shown(member.name), kind, reason)
+            if kind == "outside":
+                self._outside_count += 1
+                self._outside += [found] if len(self._outside) < _NAMED else []
+                return None
+            return base.rstrip("/"), found
         self.has_entries = True
         return base.rstrip("/"), Record(namespace, key, value, member.modified_at_ns)
+
+    def _is_passed_over(self, path: str, member: Member) -> bool:
+        """Tell whether a member is what else a data root holds; remember it for hard links that name it."""
+        found = is_rest_of_a_data_root(path)
+        is_file = member.kind in tar_members.REGULAR and member.size <= MAX_VALUE
+        if found and is_file and may_be_linked_to(path):
+            self._value(path, member)
+        return found
 
     def _value(self, path: str, member: Member) -> bytes | None:
         """Return a member's content, and remember it for hard links; of a hard link that of its target, if known."""

@@ -98,6 +98,7 @@ class Members:
         self._left = self._padding = 0
         self._pieces: Pieces | None = None
         self._map_in_content = False
+        self._begun = b""
         self._size = 0
         self._name = ""
         self.rest = 0
@@ -129,13 +130,26 @@ class Members:
 
     def content(self) -> bytes:
         """Return the content of the member that came last; once."""
-        if self._map_in_content:
-            numbers = self._numbers()
-            (count,) = islice(numbers, 1)
-            if count > _MAX_PIECES:
-                raise Damaged(f"a sparse file of {count} pieces {self._behind()}")
-            self._pieces = _in_pairs(list(islice(numbers, 2 * count)))
-        return self._take(self._left) if self._pieces is None else self._filled(self._pieces)
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the content of the member that came last, once: a sparse file's as a whole, any other in pieces."""
+        self._fill()
+        begun, self._begun = self._begun, b""
+        yield begun
+        while self._left:
+            yield self._take(min(self._left, _CHUNK))
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the content of the member that came last is read as a whole."""
+        return self._map_in_content or self._pieces is not None
+
+    def head(self, size: int) -> bytes:
+        """Return the first bytes of the content of the member that came last, before the rest is asked for."""
+        self._fill()
+        self._begun += self._take(min(size, self._left)) if not self._begun else b""
+        return self._begun[:size]
 
     def _behind(self) -> str:
         return f"behind {self._name!r}" if self._name else "in its first member"
@@ -160,7 +174,7 @@ class Members:
         if kind in _WITHOUT_CONTENT:
             stored = 0
         self._left, self._padding = stored, -stored % BLOCK
-        self._pieces, self._map_in_content, self._size = None, False, stored
+        self._pieces, self._map_in_content, self._size, self._begun = None, False, stored, b""
         problem = extended.problem
         if kind == _SPARSE:
             problem = self._read_gnu_map(block) or problem
@@ -237,6 +251,19 @@ class Members:
             *lines, rest = (rest + self._take(BLOCK)).split(b"\n")
             yield from map(_decimal, lines)
         raise Damaged(f"no map of a sparse file {self._behind()}")
+
+    def _fill(self) -> None:
+        """Read the content of a sparse file, which has its pieces alone."""
+        if self._map_in_content:
+            numbers = self._numbers()
+            (count,) = islice(numbers, 1)
+            if count > _MAX_PIECES:
+                raise Damaged(f"a sparse file of {count} pieces {self._behind()}")
+            self._pieces = _in_pairs(list(islice(numbers, 2 * count)))
+        if self._pieces is not None:
+            self._begun = self._filled(self._pieces)
+            self._skip(self._left)
+            self._pieces, self._map_in_content, self._left = None, False, 0
 
     def _filled(self, pieces: Pieces) -> bytes:
         content, end = io.BytesIO(), 0

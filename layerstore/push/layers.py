@@ -5,10 +5,8 @@ The choice itself is `layerstore.push.candidates`'s; this module reads the store
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import takewhile
-from operator import eq
 from typing import Any
 
 from layerstore.arguments import several
@@ -17,11 +15,17 @@ from layerstore.digest import DiffID
 from layerstore.errors import CorruptRecordError
 from layerstore.hmac import check_hmac
 from layerstore.keys import BLOBS, V2_METADATA, digest_key
-from layerstore.push.candidates import PushAttempts, existence_candidates, mount_candidates, push_attempts
-from layerstore.push.lists import filled, why_not_for_docker
-from layerstore.records import V2Metadata, decode_list, digests_of
+from layerstore.push.candidates import (
+    PushAttempts,
+    existence_candidates,
+    mount_candidates,
+    push_attempts,
+    shared_components,
+)
+from layerstore.records import MAX_METADATA, V2Metadata, decode_list, digests_of
 from layerstore.repository import Repository, canonical_domain, parse_normalized
 from layerstore.store import Store, get_many
+from layerstore.words import counted
 
 _Known = tuple[dict[str, bytes], dict[str, list[str]], dict[str, dict[str, bytes]]]
 """Layers' lists by their keys, and by layer the digests that map to it, and what other engines know of its blobs."""
@@ -166,6 +170,42 @@ def _blob(diff_id: str, digest: str, value: bytes) -> BlobRecord | None:
     return None if blob.conflicts else blob
 
 
+def why_not_for_docker(blob: BlobRecord) -> str | None:
+    """Say why Docker must not learn of a blob from other engines, or return `None`.
+
+    Docker calls every blob that it lists gzip, in the manifest of a push: another one would make a wrong manifest.
+    Source: tried with Docker 28.5.2, which lists zstd layers and calls them `…diff.tar.gzip`.
+    """
+    if blob.conflicts:
+        return f"sources disagree about the {' and '.join(blob.conflicts)}"
+    if blob.diff_id is None:
+        return "no engine has verified which layer it is"
+    if blob.compression is None:
+        return "its compression is not known"
+    return None if blob.compression == "gzip" else f"Docker's directory is for gzip, and it is {blob.compression}"
+
+
+def filled(own: Sequence[V2Metadata], blobs: Iterable[tuple[str, BlobRecord]]) -> list[V2Metadata]:
+    """Return a layer's list with the places of its blobs in front, the oldest first, up to 50 in all.
+
+    Docker's own entries stay as they are, and behind: it takes those for the newer ones.
+
+    Args:
+        own: Docker's list.
+        blobs: digests that are the layer, and what other engines know of them.
+    """
+    known = {(entry.digest, entry.source_repository) for entry in own}
+    places = sorted(
+        (seen is not None, seen or 0, name, digest)
+        for digest, blob in blobs
+        for name, seen in blob.locations.items()
+        if (digest, name) not in known
+    )
+    room = max(0, MAX_METADATA - len(own))
+    newest = places[max(0, len(places) - room) :] if room else []
+    return [*(V2Metadata(digest, name) for _, _, name, digest in newest), *own]
+
+
 def layer_candidates(
     store: Store, diff_id: str, target_repository: str, *, hmac_key: bytes | None = None, size: int | None = None
 ) -> LayerCandidates:
@@ -258,7 +298,7 @@ class _Rank:
 
     def __init__(self, entries: tuple[V2Metadata, ...], target: Repository, hmac_key: bytes | None) -> None:
         self._ages = {entry: len(entries) - at for at, entry in enumerate(entries)}
-        self._components = target.name.split("/")
+        self._target = target.name
         self._key = hmac_key
 
     def reason(self, entry: V2Metadata) -> str:
@@ -266,10 +306,10 @@ class _Rank:
             credentials = "the same credentials"
         else:
             credentials = "other credentials" if entry.hmac else "no HMAC, as of a pull"
-        shared = sum(takewhile(bool, map(eq, entry.source_repository.split("/"), self._components)))
+        shared = shared_components(entry.source_repository, self._target)
         age = self._ages[entry]
         return (
-            f"{credentials}; {shared} of {len(self._components)} parts of the name in common;"
+            f"{credentials}; {shared} of {self._target.count('/') + 1} parts of the name in common;"
             f" {'the newest' if age == 1 else f'number {age} from the newest'}"
         )
 
@@ -291,7 +331,7 @@ def _no_mounts(
         elif source == target.name:
             reason = "it is the target itself"
         else:
-            reason = f"beyond the limit of {_counted(attempts.mounts, 'mount')} for its size"
+            reason = f"beyond the limit of {counted(attempts.mounts, 'mount')} for its size"
         yield LeftOut(MOUNT, entry.digest, source, reason)
 
 
@@ -308,9 +348,5 @@ def _no_checks(
         elif not attempts.other_repositories and source not in ("", target.name):
             reason = "not known from the target, and behind the first check that counts for its size"
         else:
-            reason = f"beyond the limit of {_counted(attempts.existence_checks, 'check')} for its size"
+            reason = f"beyond the limit of {counted(attempts.existence_checks, 'check')} for its size"
         yield LeftOut(CHECK, entry.digest, source, reason)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

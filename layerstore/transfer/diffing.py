@@ -11,8 +11,8 @@ from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import V2Metadata, decode_list
 from layerstore.reports import Report
 from layerstore.transfer import summaries
-from layerstore.transfer.joining import records, side_by_side
 from layerstore.transfer.place import Place, name, opened
+from layerstore.transfer.streams import records, side_by_side
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,23 +7,20 @@ those of one blob are united where they are stored.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
 from typing import Final
 
-from layerstore.blobs import encode
 from layerstore.collection import Odd
 from layerstore.errors import TransferError
 from layerstore.files import tree
 from layerstore.formats import bbolt, containerd, containerd_live, containers, containers_sqlite
-from layerstore.formats.facts import Facts, uncertain
-from layerstore.keys import BLOBS, Record, digest_key
+from layerstore.formats.facts import Facts, as_entry, uncertain
+from layerstore.keys import Record
 from layerstore.transfer.looks import EXPECTED
 
 _HEAD: Final = 64
-_begins_layers = re.compile(rb'\s*\[\s*\{\s*"id"\s*:\s*"').match
 _LOOKED_AT: Final = 1000
 """What is no entry, at the beginning of a memory, before the look at it ends."""
 _STORAGE_FOLDER: Final = "-layers"
@@ -72,11 +69,7 @@ class Memory:
     def _entries(self) -> Iterator[tuple[str, Record | Odd]]:
         try:
             for fact in self._facts():
-                if isinstance(fact, Odd):
-                    yield "", fact
-                    continue
-                digest, record = fact
-                yield "", Record(BLOBS, digest_key(digest), encode(record), record.modified_at_ns)
+                yield "", as_entry(fact)
         except TransferError as error:
             if self._socket is None or not bbolt.is_in_use(error):
                 raise
@@ -118,7 +111,7 @@ def of_file(path: str, *, is_database: bool, allow_empty: bool = False) -> Memor
         raise TransferError(tree.why_unreadable(error), path) from error
     if bbolt.is_bbolt(head):
         return Memory(path, lambda: _read_bolt(path), may_be_empty=allow_empty)
-    if _begins_layers(head):
+    if containers.begins_layers(head):
         return Memory(path, lambda: containers.read_layers(path), may_be_empty=allow_empty)
     return None
 
@@ -164,7 +157,7 @@ def _is_cache(path: str) -> bool:
 def _read_bolt(path: str) -> Facts:
     """Read a bbolt file of which only the content says whose it is."""
     real = os.path.realpath(path)
-    folder, name = os.path.split(real)
-    if bbolt.read(real, wait_s=_LOCK_WAIT_S).root.below(b"v1") is None:
-        return containers.read_bolt(folder, name)
+    file = bbolt.read(real, wait_s=_LOCK_WAIT_S)
+    if file.root.below(b"v1") is None:
+        return containers.read_file(file)
     return containerd.read(containerd.file_at(real))

@@ -10,21 +10,14 @@ often read ours, without that write, before theirs is back.
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import functools
 import hashlib
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 
-from layerstore.files import tree
+from layerstore.files import system, tree
 from layerstore.keys import Record
 from layerstore.records import storable_time
-
-_NO_REPLACE, _EXCHANGE = 1, 2
-_LACKING = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 Look = bytes
 """What tells one state of a file from another."""
@@ -64,7 +57,7 @@ def take_name(directory: int, temporary: str, name: str, expected: Look) -> bool
             return _take_free_name(directory, temporary, name)
         return _take_from(directory, temporary, name, expected)
     except OSError as error:
-        if error.errno not in _LACKING:
+        if error.errno not in system.LACKING:
             raise
     if look(directory, name) != expected:
         return False
@@ -74,7 +67,7 @@ def take_name(directory: int, temporary: str, name: str, expected: Look) -> bool
 
 def _take_free_name(directory: int, temporary: str, name: str) -> bool:
     try:
-        _renameat2(directory, temporary, name, _NO_REPLACE)
+        system.rename(directory, temporary, name, system.NO_REPLACE)
     except FileExistsError:
         return False
     return True
@@ -85,16 +78,16 @@ def _take_from(directory: int, temporary: str, name: str, expected: Look) -> boo
         return False  # seen before anybody could read our file in its place
     ours = _inode(directory, temporary)
     try:
-        _renameat2(directory, temporary, name, _EXCHANGE)
+        system.rename(directory, temporary, name, system.EXCHANGE)
         if look(directory, temporary) == expected:
             os.unlink(temporary, dir_fd=directory)
             return True
-        _renameat2(directory, temporary, name, _EXCHANGE)
+        system.rename(directory, temporary, name, system.EXCHANGE)
     except FileNotFoundError:
         return False
     except BaseException:
         if _inode(directory, temporary) not in (ours, None):  # interrupted in between
-            _renameat2(directory, temporary, name, _EXCHANGE)
+            system.rename(directory, temporary, name, system.EXCHANGE)
         raise
     return False
 
@@ -103,17 +96,3 @@ def _inode(directory: int, name: str) -> int | None:
     with suppress(FileNotFoundError):
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
     return None
-
-
-@functools.cache
-def _system_call() -> Callable[..., int] | None:
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-
-
-def _renameat2(directory: int, one: str, other: str, flags: int) -> None:
-    call = _system_call()
-    if call is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if call(directory, os.fsencode(one), directory, os.fsencode(other), flags) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), other)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -18,6 +17,7 @@ from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidInputError, StoreFullError, TransferError
 from layerstore.files import scan, tree
+from layerstore.files.temporary import whole_file
 from layerstore.formats import compression, tar
 from layerstore.keys import KNOWN_NAMESPACES, Record
 from layerstore.paths import absolute, why_refused
@@ -27,17 +27,14 @@ from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
 from layerstore.transfer import summaries
 from layerstore.transfer.combining import for_docker
 from layerstore.transfer.importing import Skipped
-from layerstore.transfer.joining import records, side_by_side
 from layerstore.transfer.merging import Conflict, Examples, OnConflict
 from layerstore.transfer.place import Progress, opened, viewed
 from layerstore.transfer.placing import Writer, has_right_mode
 from layerstore.transfer.rules import Rules
+from layerstore.transfer.streams import records, side_by_side
 
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
-
-
-_PRIVATE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,22 +343,13 @@ def new_file(path: str, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
             yield packed
         return
     _refuse_existing(target, overwrite=overwrite)
-    temporary = f"{target}.tmp-{secrets.token_hex(8)}"
-    with _naming(target):
-        try:
-            with open(temporary, "xb", opener=_private) as file:
-                mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.isfile(target) else _PRIVATE
-                os.fchmod(file.fileno(), mode)
-                with compression.compressing(file, compressor) as packed:
-                    yield packed
-                file.flush()
-                os.fsync(file.fileno())
-            _refuse_existing(target, overwrite=overwrite)  # somebody may have made it meanwhile
-            os.rename(temporary, target)
-            tree.sync_directory(os.path.dirname(target))
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+    with _naming(target), whole_file(target, overwrite=overwrite) as temporary:
+        with open(temporary, "wb") as file:
+            if os.path.isfile(target):
+                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
+            with compression.compressing(file, compressor) as packed:
+                yield packed
+        _refuse_existing(target, overwrite=overwrite)  # somebody may have made it meanwhile
 
 
 def _refuse_existing(target: str, *, overwrite: bool) -> None:
@@ -369,10 +357,6 @@ def _refuse_existing(target: str, *, overwrite: bool) -> None:
         raise TransferError("it is a database, which an archive must not replace: give another name", target)
     if os.path.lexists(target) and not overwrite:
         raise TransferError("there is a file already: give a new name, or use --overwrite", target)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, _PRIVATE)
 
 
 def _check_paths(content: View, unplaceable: dict[tuple[str, str], str]) -> int:

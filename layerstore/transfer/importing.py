@@ -14,9 +14,9 @@ from layerstore.formats.facts import UNCERTAIN
 from layerstore.reports import Report
 from layerstore.store import Store, read_modify_write
 from layerstore.transfer import place, summaries
-from layerstore.transfer.batches import Batch, in_batches
 from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, keep, replace
 from layerstore.transfer.place import Place, Progress
+from layerstore.transfer.streams import Batch, in_batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ from layerstore.sql.store import SQLMetadataStore
 from layerstore.sql.url import is_url, shown
 from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import engines
-from layerstore.transfer.batches import in_batches
 from layerstore.transfer.looks import EXPECTED, NEW_FILE_SYSTEM, looks_like
+from layerstore.transfer.streams import in_batches
 
 Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""

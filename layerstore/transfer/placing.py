@@ -27,12 +27,12 @@ from contextlib import suppress
 from typing import NamedTuple, Self
 
 from layerstore.files import scan, tree
+from layerstore.files.system import sync_file_system
 from layerstore.keys import Record
 from layerstore.records import storable_time
 from layerstore.store import TEMPORARY_PREFIX
 from layerstore.transfer.exchanging import NO_FILE, NOTHING, Look, look, look_of, take_name
 from layerstore.transfer.spool import Spool
-from layerstore.transfer.syncing import sync_file_system
 
 _BATCH = 20_000
 """Files that get their names after one sync. A sync costs as much for one file as for many."""

@@ -146,7 +146,7 @@ OTHERS = {
     "old cpio": (b"\xc7\x71" + b"\1" * 600, "a cpio archive", "cpio -id"),
     "rpm": (b"\xed\xab\xee\xdb\3\0" + bytes(600), "an RPM package", "archive of Docker's"),
     "deb": (b"!<arch>\ndebian-binary   " + b" " * 600, "Debian package", "archive of Docker's"),
-    "bolt": (bytes(16) + b"\xda\xed\x0c\xed" + bytes(600), "a bolt database", "archive of Docker's"),
+    "bolt": (bytes(16) + b"\xda\xed\x0c\xed" + bytes(600), "a bolt database", "path of the file itself"),
     "web page": (b"<!DOCTYPE html>\n<html>" + b" " * 600, "an HTML page", "download"),
     "xml": (b"<?xml version='1.0'?><Error>NoSuchKey</Error>", "an XML document", "download"),
     "json": (b'{"message":"not found"}', "JSON", "archive of Docker's"),

@@ -18,9 +18,7 @@ from layerstore import (
     SQLMetadataStore,
     TransferError,
     diff,
-    export_layers,
     import_directory,
-    import_layers,
     prune,
     verify,
 )
@@ -28,11 +26,10 @@ from layerstore.blobs import BlobRecord, decode, encode
 from layerstore.formats import containers_sqlite
 from layerstore.keys import BLOBS
 from layerstore.transfer.importing import import_all
-from tests.conftest import database_rows
 from tests.formats import bolt
 from tests.formats.daemon import Containerd, answering, listening
 from tests.formats.test_containerd import GZIP, make_root, namespaces
-from tests.formats.test_containers import all_rows, digest
+from tests.formats.test_containers import digest
 from tests.support.command import DONE, Run
 from tests.support.entries import MAPPINGS, layer_key, rows_of, write_file
 
@@ -111,33 +108,6 @@ def test_a_cache_that_a_killed_program_left_half_written_is_read_as_before(tmp_p
         assert (tmp_path / f"{cache.name}-journal").exists()
         assert import_directory(sql_file, path).read == 8
     assert not (tmp_path / f"{cache.name}-journal").exists()
-
-
-CACHES = sorted(ENGINES.glob("*.sqlite"))
-
-
-@pytest.mark.parametrize("path", CACHES, ids=[path.stem for path in CACHES])
-def test_what_came_in_from_a_cache_is_what_is_in_the_tables_and_goes_out(
-    path: Path, tmp_path: Path, sql_file: SQLMetadataStore
-):
-    import_layers(sql_file, path)
-    known = all_rows(path)
-    layers = {str(row[0]): row[1] for row in known["DigestUncompressedPairs"]}
-    names = {"Xz": "xz"}
-    compressions = {str(row[0]): names.get(str(row[1]), row[1]) for row in known["DigestCompressors"]}
-    places = [(row[2], row[3], containers_sqlite.time_ns(row[4])) for row in known["KnownLocations"]]
-
-    located = {str(place[0]) for place in places}
-    assert {row[:3] for row in database_rows(sql_file, "SELECT digest, diff_id, compression FROM blobs")} == {
-        (blob, layers.get(blob), compressions.get(blob)) for blob in {*layers, *compressions, *located}
-    }
-    stored = database_rows(sql_file, "SELECT digest, source_repository, seen_at_ns FROM locations")
-    assert sorted(map(repr, stored)) == sorted(map(repr, places))
-
-    copy = tmp_path / "new" / containers_sqlite.NAME
-    assert export_layers(sql_file, copy).ok
-    assert all_rows(copy) == known
-    assert export_layers(sql_file, copy).written == 0
 
 
 def test_a_folder_of_caches_is_both_of_them(tmp_path: Path, sql_file: SQLMetadataStore):

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, export_directory
-from layerstore.files import tree
+from layerstore.files import system, tree
 from layerstore.keys import Record
 from layerstore.transfer import exchanging
 from layerstore.transfer.exchanging import NO_FILE, NOTHING, look, look_of, take_name
@@ -43,7 +44,8 @@ def lack_the_call(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
         return -1
 
     if how != "there":
-        monkeypatch.setattr(exchanging, "_system_call", lambda: None if how == "no call" else refuse)
+        library = SimpleNamespace() if how == "no call" else SimpleNamespace(renameat2=refuse)
+        monkeypatch.setattr(system, "_library", lambda: library)
 
 
 @pytest.fixture(params=["there", "no call", "no flags"])
@@ -120,14 +122,14 @@ def test_what_is_written_behind_the_look_comes_out_and_goes_back(
     directory: int, base: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write_file(base, ".", "k", b"older")
-    real = exchanging._renameat2
+    real = system.rename
 
     def write_first(*arguments: object) -> None:
-        monkeypatch.setattr(exchanging, "_renameat2", real)
+        monkeypatch.setattr(system, "rename", real)
         write_file(base, ".", "theirs", b"theirs").rename(base / "k")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(exchanging, "_renameat2", write_first)
+    monkeypatch.setattr(system, "rename", write_first)
 
     assert not take_name(directory, ".tmp-k1", "k", here(b"older"))
     assert contents(base) == {"k": b"theirs", ".tmp-k1": b"ours"}
@@ -138,13 +140,13 @@ def test_what_is_written_over_ours_in_between_is_in_the_temporary_file(
 ):
     """Both that somebody else has written are there: the one behind the look, and the one behind the exchange."""
     write_file(base, ".", "k", b"older")
-    real, calls = exchanging._renameat2, [b"first", b"second"]
+    real, calls = system.rename, [b"first", b"second"]
 
     def write_first(*arguments: object) -> None:
         write_file(base, ".", "theirs", calls.pop(0)).rename(base / "k")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(exchanging, "_renameat2", write_first)
+    monkeypatch.setattr(system, "rename", write_first)
 
     assert not take_name(directory, ".tmp-k1", "k", here(b"older"))
     assert contents(base) == {"k": b"first", ".tmp-k1": b"second"}

@@ -13,7 +13,8 @@ from tests.support.entries import GOLDEN_FILES, files_of, run_python, write_file
 KILLED = """
 import os, signal, sys
 from layerstore import SQLMetadataStore, export_directory
-from layerstore.transfer import exchanging, placing
+from layerstore.files import system
+from layerstore.transfer import placing
 
 database, target, moment, number, batch = sys.argv[1:]
 placing._BATCH = int(batch)
@@ -33,7 +34,7 @@ def dying(function):
     return call
 
 if moment == "rename":
-    os.rename, exchanging._renameat2 = dying(os.rename), dying(exchanging._renameat2)
+    os.rename, system.rename = dying(os.rename), dying(system.rename)
 elif moment == "sync":
     placing.sync_file_system = dying(placing.sync_file_system)
 elif moment == "write":

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-import secrets
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from layerstore.errors import StoreError, StoreOpenError
-from layerstore.files import tree
+from layerstore.files.temporary import whole_file
 from layerstore.paths import absolute, why_refused
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.errors import mapping
 
 if TYPE_CHECKING:
     from layerstore.sql.store import SQLMetadataStore
-
-_FILE_MODE = 0o600
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
-_NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS}
-"""What renameat2(2) fails with where the file system or the system does not have it."""
 
 
 def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
@@ -47,70 +38,22 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
     target = absolute(path)
     if os.path.lexists(target):
         raise StoreOpenError("there is a file already: give a new name, or remove it first", target)
-    temporary = f"{target}.tmp-{secrets.token_hex(8)}"
     try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
-        os.chmod(temporary, _FILE_MODE)  # whatever the umask
-        with mapping(target), closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
-            backend.copy_to(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")
-        _settle(temporary, target)
+        with whole_file(target) as temporary:
+            _copy(backend, temporary, target)
+    except FileExistsError as error:
+        raise StoreError("another process has made a file of this name", target) from error
     except OSError as error:
         raise StoreOpenError(f"cannot be made: {why_refused(error)}", target) from error
-    finally:
-        for leftover in (temporary, f"{temporary}-wal", f"{temporary}-shm", f"{temporary}-journal"):
-            if os.path.exists(leftover):
-                os.unlink(leftover)
     return os.path.getsize(target)
 
 
-def _settle(temporary: str, target: str) -> None:
-    """Give the synced copy its name, unless somebody took it in the meantime.
-
-    Not by a hard link and the removal of the first name: killed in between, the copy would have two names, and a
-    database that has two is refused.
-    """
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+def _copy(backend: SQLite, temporary: str, target: str) -> None:
     try:
-        os.fsync(descriptor)
+        with mapping(target), closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
+            backend.copy_to(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")
     finally:
-        os.close(descriptor)
-    try:
-        try:
-            _rename_to_new(temporary, target)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise
-            _claim(temporary, target)
-    except FileExistsError:
-        raise StoreError("another process has made a file of this name", target) from None
-    tree.sync_directory(os.path.dirname(target))
-
-
-def _rename_to_new(old: str, new: str) -> None:
-    """Rename a file to a name that nobody has, which `os.rename` cannot.
-
-    Raises:
-        FileExistsError: somebody has it.
-    """
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "renameat2"):  # musl before 1.2.6
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if library.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), old, None, new)
-
-
-def _claim(temporary: str, target: str) -> None:
-    """Rename a file to a name that nobody has, in two steps: killed in between, an empty file is left.
-
-    Raises:
-        FileExistsError: somebody has it.
-    """
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
-    try:
-        os.rename(temporary, target)
-    except BaseException:
-        if os.path.exists(temporary):  # an interrupt may come right behind the rename
-            os.unlink(target)
-        raise
+        for leftover in (f"{temporary}-wal", f"{temporary}-shm", f"{temporary}-journal"):
+            if os.path.exists(leftover):
+                os.unlink(leftover)

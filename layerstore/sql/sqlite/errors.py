@@ -5,10 +5,12 @@ Source: sqlite.org/rescode.html.
 
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from layerstore.errors import (
     InvalidInputError,
@@ -22,7 +24,7 @@ from layerstore.errors import (
     StoreReadOnlyError,
 )
 from layerstore.sql.sqlite.interrupts import raise_interruption
-from layerstore.sql.sqlite.temporary import trouble
+from layerstore.words import no_temporary
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
 _DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
@@ -81,13 +83,13 @@ def mapped(error: BaseException, path: str | None, *, closed: bool = False, read
     elif read_only and kind is StoreReadOnlyError:
         return kind("it was opened read_only: open it again without read_only to write", path)
     name = getattr(error, "sqlite_errorname", None)
-    return trouble(code, path) or kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
+    return _of_temporary(code, path) or kind(f"{advice} ({f'{name}: ' if name else ''}{error})", path)
 
 
 def error_of(code: int | None, said: str, path: str | None) -> StoreError:
     """Return the error of our tree for SQLite's code and text, which another process was told."""
     kind, advice = _BY_CODE.get((code or 0) & 0xFF, (StoreError, "SQLite failed"))
-    return trouble(code, path) or kind(f"{advice} ({said})", path)
+    return _of_temporary(code, path) or kind(f"{advice} ({said})", path)
 
 
 def _why_not_written() -> tuple[type[StoreError], str]:
@@ -95,6 +97,59 @@ def _why_not_written() -> tuple[type[StoreError], str]:
     if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
         return StoreFullError, "the limit on the size of files (`ulimit -f`) is reached; nothing of this write was kept"
     return StoreError, "writing the file failed: check the quota and the disk, then `layerstore verify`"
+
+
+_NOT_MADE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_GETTEMPPATH)
+
+
+def _of_temporary(code: int | None, path: str | None) -> StoreError | None:
+    """Return the error for a result code that SQLite's own temporary files have caused; else `None`.
+
+    It fails with the same codes for them as for the database, and does not say which it means.
+
+    Args:
+        code: the extended result code.
+        path: the database file, `None` in memory.
+    """
+    if code == sqlite3.SQLITE_FULL:
+        folder = _folder()
+        return StoreFullError(no_temporary("no space is left"), folder) if _is_fuller(folder, path) else None
+    if code in _NOT_MADE:
+        folder = _folder()
+        try:
+            _make_one_in(folder)
+        except OSError as error:
+            return StoreError(no_temporary(f"{error.strerror}"), folder)
+    return None
+
+
+def _make_one_in(folder: str) -> None:
+    path = os.path.join(folder, f"layerstore-{os.urandom(8).hex()}")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.close(descriptor)
+    os.unlink(path)
+
+
+def _folder() -> str:
+    """Return where SQLite makes them. Source: sqlite.org/tempfiles.html, section 5."""
+    places = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108
+    return next((place for place in places if place and os.access(place, os.W_OK | os.X_OK)), ".")
+
+
+def _is_fuller(folder: str, path: str | None) -> bool:
+    """Tell whether a folder is on another file system than the database, with less room."""
+    if path is None:
+        return True
+    try:
+        beside = os.path.dirname(path)
+        return os.stat(folder).st_dev != os.stat(beside).st_dev and _free(folder) < _free(beside)
+    except OSError:
+        return False
+
+
+def _free(folder: str) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 @contextmanager

@@ -127,17 +127,8 @@ _BOTH_VALUES = """
 _SET_TIME = "UPDATE main.metadata SET modified_at_ns = ? WHERE namespace = ? AND key = ?"
 
 # For as long as a load runs: pages that sorting and merging go back to stay in memory. (`threads` made sorting slower.)
-_CACHE = "main.cache_size=-65536"
 # What is staged is written and read from one end to the other: in large pages, by an eighth of the calls.
-_SETTINGS = ("temp.page_size=32768", _CACHE, "temp.cache_size=-16384")
-# What is appended is not gone back to; and pages of one statement that are still in memory in the next one are written
-# to the statement's journal before they are written to the log.
-_CACHE_TO_APPEND = "main.cache_size=-8192"
-_APPENDED = 4000
-"""Rows that are appended by one statement."""
-# The pages of the schema, to which dropping and making an index writes: used last, they are the last to be written.
-# When a page is written to the log again, SQLite sums up anew all that follows it there.
-_TOUCH_SCHEMA = "SELECT (SELECT count(sql) FROM main.sqlite_master), (SELECT count(stat) FROM main.sqlite_stat1)"
+_SETTINGS = ("temp.page_size=32768", "main.cache_size=-65536", "temp.cache_size=-16384")
 
 
 class _Span(NamedTuple):
@@ -303,12 +294,9 @@ def _indexes_last(handle: AnyHandle, spans: Sequence[_Span]) -> Iterator[None]:
         return
     for name in REBUILT:
         handle.execute(f"DROP INDEX main.{name}")
-    handle.execute(f"PRAGMA {_CACHE_TO_APPEND}")
     yield
     _log.info("building indexes")
-    handle.execute(f"PRAGMA {_CACHE}")
     for name in REBUILT:
-        handle.execute(_TOUCH_SCHEMA)
         handle.execute(statements.INDEXES[name])
     handle.execute_many(
         "INSERT INTO main.sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)",
@@ -317,21 +305,11 @@ def _indexes_last(handle: AnyHandle, spans: Sequence[_Span]) -> Iterator[None]:
     handle.execute("ANALYZE sqlite_master")
 
 
-def _windows(handle: AnyHandle, rows: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Yield behind and up to which staged row to append, some at a time."""
-    first, end = rows
-    for at in range(first, end, _APPENDED):
-        yield at, min(at + _APPENDED, end)
-        handle.execute(_TOUCH_SCHEMA)
-
-
 def _merge(handle: AnyHandle, span: _Span, resolve: Resolve) -> Loaded:
     if handle.first(_IS_EMPTY)[0]:
         for derivation, rows in zip(_DERIVATIONS, span.derived, strict=True):
-            for window in _windows(handle, rows):
-                handle.execute(derivation.add, window)
-        for window in _windows(handle, span.records):
-            handle.execute(_ADD, window)
+            handle.execute(derivation.add, rows)
+        handle.execute(_ADD, span.records)
         return Loaded(span.records[1] - span.records[0], 0)
     for derivation, rows in zip(_DERIVATIONS, span.derived, strict=True):
         handle.execute(derivation.forget_stale, rows)

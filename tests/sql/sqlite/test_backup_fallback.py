@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreError, StoreOpenError
-from layerstore.sql.sqlite import backup as backups
+from layerstore.files import system
 from layerstore.sql.sqlite.backup import backup
 from tests.sql.sqlite.test_backup import assert_whole
 from tests.support.entries import whole
 
 
 def fail_with(code: int, monkeypatch: pytest.MonkeyPatch, taken: bytes | None = None) -> None:
-    def rename(_old: str, new: str) -> None:
+    def rename(_directory: int, _old: str, new: str, _flags: int) -> None:
         if taken is not None:
             Path(new).write_bytes(taken)
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(backups, "_rename_to_new", rename)
+    monkeypatch.setattr(system, "rename", rename)
 
 
 @pytest.mark.parametrize("code", ["EINVAL", "ENOSYS"])

@@ -1,11 +1,12 @@
-"""What a source gives, in batches: entries, the invalid ones among them, and what is no entry."""
+"""Streams of entries: which are fit, in batches, and two of them side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from layerstore.collection import Odd
+from layerstore.collection import Odd, View
+from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import DIFF_IDS, V2_METADATA, Record
 from layerstore.records import Association, are_mappings, associations, why_unreadable
 from layerstore.store import MAX_SEGMENT, why_not_a_key, why_not_a_namespace
@@ -56,13 +57,13 @@ def in_batches(labelled: Iterable[tuple[str, Record | Odd]]) -> Iterator[Batch]:
 def _checked(batch: Batch) -> Batch:
     if not are_mappings(batch.records):
         for number, row in enumerate(batch.records):
-            reason = _why_unfit(row, batch.associations)
+            reason = _why_not_taken(row, batch.associations)
             if reason is not None:
                 batch.unfit.append((number, reason))
     return batch
 
 
-def _why_unfit(row: Row, derived: list[Association]) -> str | None:
+def _why_not_taken(row: Row, derived: list[Association]) -> str | None:
     """Say why an entry cannot be taken, or derive its rows; a database may hold keys that no directory can have."""
     namespace, key, value, _ = row
     # A short key that is a digest's breaks no rule; one that is none has a reason below.
@@ -76,3 +77,50 @@ def _why_unfit(row: Row, derived: list[Association]) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def why_unfit(namespace: str, key: str, value: bytes) -> str | None:
+    """Say why an entry cannot stay where it is, or return `None`."""
+    return why_not_a_namespace(namespace) or why_not_a_key(key) or why_unreadable(namespace, key, value)
+
+
+Pair = tuple[Record | None, Record | None]
+
+
+def records(view: View) -> Iterator[Record]:
+    """Yield all entries of a view, in order; what is no entry is left out.
+
+    Raises:
+        CorruptRecordError: the name of an entry is not UTF-8. StoreError: a file or directory cannot be read.
+    """
+    for found in view.scan():
+        if isinstance(found, Record):
+            yield found
+        elif found.place is not None:
+            namespace, _, key = found.path.partition("/")
+            raise CorruptRecordError(namespace, key, found.reason)
+        elif found.kind == "unreadable":
+            raise StoreError(found.reason, found.path)
+
+
+def side_by_side(left: Iterable[Record], right: Iterable[Record]) -> Iterator[Pair]:
+    """Yield each key once, with the entries that the two sides have of it.
+
+    Both sides must be ordered as stores order them: by namespace, then by the UTF-8 bytes of the whole key.
+    """
+    lefts, rights = iter(left), iter(right)
+    one, other = next(lefts, None), next(rights, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and _place(one) < _place(other)):
+            yield one, None
+            one = next(lefts, None)
+        elif one is None or _place(other) < _place(one):
+            yield None, other
+            other = next(rights, None)
+        else:
+            yield one, other
+            one, other = next(lefts, None), next(rights, None)
+
+
+def _place(record: Record) -> tuple[bytes, bytes]:
+    return record.namespace.encode(), record.key.encode("utf-8", "surrogatepass")
