@@ -9,6 +9,7 @@ import click
 
 from layerstore.cli.options import Settings, database_option, json_option, settings_argument
 from layerstore.cli.output import columns, print_json, say
+from layerstore.sql.url import is_url
 from layerstore.words import counted, size, utc
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def _show(found: Stats) -> None:
             ("other engines", f"{found.blobs:,} blobs in {found.locations:,} locations"),
             ("oldest list", utc(found.oldest_ns)),
             ("newest list", utc(found.newest_ns)),
-            ("file", f"{size(found.file_bytes)}, and {size(found.wal_bytes)} of write-ahead log{ratio}"),
+            (
+                ("tables", f"{size(found.file_bytes)}{ratio}")
+                if is_url(found.path)
+                else ("file", f"{size(found.file_bytes)}, and {size(found.wal_bytes)} of write-ahead log{ratio}")
+            ),
             (
                 "as a directory",
                 f"{size(directory.bytes)} in {counted(directory.files, 'file')}"

@@ -33,7 +33,7 @@ _AGAIN: Final = ("23505", "40001", "40P01")
 _TRIES: Final = 100
 
 
-_named = re.compile(r"(?<![:\w]):([a-z_]+)")
+_named = re.compile(r"(?<![:\w]):([a-z_]\w*)")
 
 
 def _said(statement: str) -> bytes:

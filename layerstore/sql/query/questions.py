@@ -97,7 +97,8 @@ QUESTIONS: Final = (
         "SELECT source_repository, layers FROM repositories WHERE source_repository GLOB :like LIMIT :limit",
         defaults={"like": "*", **_LIMIT},
         postgresql="SELECT source_repository, layers FROM repositories WHERE source_repository LIKE\n"
-        "  translate(replace(replace(replace(:like, '\\', '\\\\'), '%', '\\%'), '_', '\\_'), '*?', '%_') LIMIT :limit",
+        "  translate(replace(replace(replace(:like, '\\', '\\\\'), '%', '\\%'), '_', '\\_'), '*?', '%_')\n"
+        "ORDER BY source_repository LIMIT :limit",
     ),
     Question(
         "summary",
@@ -126,7 +127,8 @@ QUESTIONS: Final = (
         "Which repositories of this registry are known, and how many layers has each?",
         # Up to '0', the character after '/': a GLOB of what is put together from a parameter cannot use the index.
         "SELECT source_repository, layers FROM repositories\n"
-        "WHERE source_repository >= :registry || '/' AND source_repository < :registry || '0' LIMIT :limit",
+        "WHERE source_repository >= :registry || '/' AND source_repository < :registry || '0'\n"
+        "ORDER BY source_repository LIMIT :limit",
         ("registry",),
         _LIMIT,
     ),
