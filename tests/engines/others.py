@@ -55,8 +55,8 @@ class Skopeo:
         cache: the folder of the cache.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, home: Path, skopeo: str) -> None:
+        self._home, self._program = home, skopeo
         self.cache = home / "lib" / "containers" / "cache"
         (home / "lib").mkdir(parents=True)
 
@@ -66,7 +66,11 @@ class Skopeo:
         version = self._run("--version").split()[-1]
         return tuple(map(int, version.split(".")[:2])) >= (1, 14)
 
-    def copy(self, source: str, target: str) -> str:
+    def unpack(self, image: str) -> None:
+        """Pull an image into the storage of this host."""
+        self.copy(f"docker://{image}", "containers-storage:[vfs@/var/lib/storage+/var/lib/storage-run]app:latest")
+
+    def copy(self, source: str, target: str, *options: str) -> str:
         """Copy an image; return what Skopeo says about that in detail."""
         return self._run(
             *(
@@ -77,6 +81,7 @@ class Skopeo:
                 "--src-tls-verify=false",
                 "--dest-tls-verify=false",
             ),
+            *options,
             source,
             target,
         )
@@ -92,7 +97,7 @@ class Skopeo:
             script,
             "-",
             self._home / "lib",
-            program("skopeo"),
+            self._program,
             *arguments,
         ]
         done = subprocess.run(

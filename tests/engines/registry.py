@@ -37,18 +37,23 @@ class Registry:
         uploaded: the bytes of each blob that was sent in request bodies, by repository and digest. A blob that was
             mounted, or found there, is not in it.
         mounted: the repository that each mounted blob came from, by repository and digest.
+        fetched: repository and digest of each blob that was downloaded, as often as it was.
     """
 
     address: str
     storage: Path
     uploaded: dict[str, dict[str, int]] = field(default_factory=dict)
     mounted: dict[str, dict[str, str]] = field(default_factory=dict)
+    fetched: list[tuple[str, str]] = field(default_factory=list)
     _pending: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def saw(self, method: str, target: str, body: int, status: int) -> None:
         """Take down one answered request."""
         url = urlsplit(target)
+        if method == "GET" and "/blobs/sha256:" in url.path and status < 400:
+            name, _, digest = url.path.removeprefix("/v2/").partition("/blobs/")
+            self.fetched.append((name, digest))
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         repository, found, upload = url.path.removeprefix("/v2/").partition("/blobs/uploads/")
         if not found or status >= 400:

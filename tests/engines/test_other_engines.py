@@ -39,7 +39,7 @@ class Hosts:
         home.mkdir()
         self.archive = home / "image.tar"
         self.diff_ids = make_archive(self.archive, SIZES, seed=zlib.crc32(home.name.encode()))
-        self.owner = home.name.replace("_", "-")
+        self.owner = home.name.replace("__", "_").replace("_", "-")
         self.image = self.name("one")
         self.first = self.skopeo()
         self.first.copy(f"docker-archive:{self.archive}", f"docker://{self.image}")
@@ -50,8 +50,8 @@ class Hosts:
     def repository(self, name: str) -> str:
         return self.name(name).removesuffix(":latest")
 
-    def skopeo(self) -> Skopeo:
-        return Skopeo(self._new("skopeo"))
+    def skopeo(self, skopeo: str = "") -> Skopeo:
+        return Skopeo(self._new("skopeo"), skopeo or program("skopeo"))
 
     def containerd(self) -> Containerd:
         return Containerd(self._new("containerd"), self._trial.sockets)
@@ -79,6 +79,12 @@ class Hosts:
     def layers(self, repository: str = "one") -> list[Digest]:
         return list(map(Digest, self._trial.registry.image(f"{self.owner}/{repository}").layers))
 
+    def fetched(self, repository: str) -> list[str]:
+        """Return the digests of the layers of a repository's image that were downloaded from it."""
+        layers = self.layers(repository)
+        found = [digest for name, digest in self._trial.registry.fetched if name == f"{self.owner}/{repository}"]
+        return [digest for digest in found if digest in layers]
+
     def sent(self, repository: str) -> tuple[list[int], int]:
         """Return how many bytes of each layer were sent for a repository, and how many blobs were mounted into it."""
         repository = f"{self.owner}/{repository}"
@@ -99,7 +105,9 @@ def hosts(trial: Trial, request: pytest.FixtureRequest) -> Iterator[Hosts]:
     missing = [name for name in ("skopeo", "containerd", "ctr") if shutil.which(name, path=SEARCH) is None]
     if missing:
         pytest.skip(f"missing: {', '.join(missing)} (.ci/packages names the packages)")
-    home = trial.home / str(request.node.originalname).removeprefix("test_")[:40].rstrip("_")
+    # Of its own for each parameter too: what the registry has already, nobody uploads.
+    own = f"{zlib.crc32(request.node.name.encode()):08x}"
+    home = trial.home / f"{request.node.originalname.removeprefix('test_')[:30]}_{own}"
     yield Hosts(trial, home)
     shutil.rmtree(home)
 
@@ -135,6 +143,41 @@ def test_what_skopeo_learned_another_skopeo_mounts(hosts: Hosts, other: Skopeo):
     assert report["added"] > 2
     assert hosts.sent("two") == ([0, 0], 2)
     assert uploaded(hosts, "control") == ALL
+
+
+def test_what_an_older_skopeo_learned_a_newer_one_mounts(hosts: Hosts, other: Skopeo):
+    """Of its own accord, the newer one does not read the older one's cache: BoltDB beside its own."""
+    debians = shutil.which("skopeo", path="/usr/bin")
+    older = None if debians is None else hosts.skopeo(debians)
+    if older is None or older.uses_sqlite:
+        pytest.skip("no Skopeo before 1.14 is here, which keeps its cache in BoltDB")
+    control = hosts.skopeo()
+    older.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('older')}")
+    [bolt] = older.cache.iterdir()
+    control.cache.mkdir(parents=True)
+    shutil.copy(bolt, control.cache)
+    hosts.export(hosts.database(older.cache), other.cache / containers_sqlite.NAME)
+    other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
+    control.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
+
+    assert bolt.name == containers.BOLT_NAME
+    assert hosts.sent("two") == ([0, 0], 2)
+    assert uploaded(hosts, "control") == ALL
+
+
+def test_a_layer_that_a_host_has_unpacked_is_not_pulled_in_another_compression(hosts: Hosts, other: Skopeo):
+    packer, control = hosts.skopeo(), hosts.skopeo()
+    packer.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('zstd')}", "--dest-compress-format=zstd")
+    for skopeo in (other, control):
+        skopeo.unpack(hosts.image)
+    hosts.export(hosts.database(packer.cache), other.cache / containers_sqlite.NAME)
+    other.unpack(hosts.name("zstd"))
+    told = hosts.fetched("zstd")
+    control.unpack(hosts.name("zstd"))
+
+    assert set(hosts.layers("zstd")).isdisjoint(hosts.layers("one"))
+    assert told == []
+    assert sorted(hosts.fetched("zstd")) == sorted(hosts.layers("zstd"))
 
 
 def test_what_containerd_learned_skopeo_mounts(hosts: Hosts, other: Skopeo):
@@ -204,6 +247,18 @@ def test_what_docker_learned_containerd_mounts(hosts: Hosts):
     assert uploaded(hosts, "control") == ALL
 
 
+def test_what_containerd_learned_another_containerd_mounts(hosts: Hosts):
+    first = hosts.containerd()
+    with first.running():
+        first.pull(hosts.image)
+        database = hosts.database(f"containerd:{first.socket}")
+    push_by_containerd(hosts, database, "one", told=True, options=["--to", hosts.repository("two")])
+    push_by_containerd(hosts, database, "one", told=False)
+
+    assert hosts.sent("two") == ([0, 0], 3)
+    assert uploaded(hosts, "control") == ALL
+
+
 def test_what_containerd_forgot_is_written_back(hosts: Hosts):
     containerd, oci = hosts.containerd(), hosts.oci("one")
     with containerd.running():
@@ -265,14 +320,21 @@ def test_what_skopeo_learned_docker_mounts(hosts: Hosts):
     assert uploaded(hosts, "control") == ALL
 
 
-def test_what_containerd_learned_docker_mounts(hosts: Hosts):
+@pytest.mark.parametrize("by_a_cache", [False, True], ids=["straight", "by the cache of Podman"])
+def test_what_containerd_learned_docker_mounts(hosts: Hosts, by_a_cache: bool, tmp_path: Path):
     containerd = hosts.containerd()
     with containerd.running():
         containerd.pull(hosts.image)
         database = hosts.database(f"containerd:{containerd.socket}")
+    if by_a_cache:
+        cache = tmp_path / containers_sqlite.NAME
+        hosts.export(database, cache)
+        database = hosts.database(cache)
 
     assert push_by_docker(hosts, database, told=True) == [f"Mounted from {hosts.owner}/one"] * 2
+    assert push_by_docker(hosts, database, told=False) == ["Pushed"] * 2
     assert hosts.sent("two") == ([0, 0], 2)
+    assert uploaded(hosts, "control") == ALL
 
 
 # What is read
