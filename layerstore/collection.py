@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from layerstore.keys import Record
 from layerstore.records import Association
-from layerstore.store import Store
+from layerstore.store import SetAside, Store
 
 Place = tuple[str | bytes, ...]
 """By which `Collection.mend` finds what it can mend: namespace and digest of derived rows, namespace and key of an odd
@@ -72,6 +72,8 @@ class Loaded(NamedTuple):
 
     added: int
     updated: int
+    refused: Sequence[SetAside] = ()
+    """What only this database cannot hold; it was quarantined."""
 
 
 Aside = Callable[[Record, str], None]

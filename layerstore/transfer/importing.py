@@ -283,7 +283,10 @@ class _Reading:
         """Put what was read and what became of it side by side."""
         reports = []
         for of in self._accounts:
-            added, updated = loaded.get(of.number, Loaded(0, 0))
+            added, updated, refused = loaded.get(of.number, Loaded(0, 0))
+            of.quarantined += len(refused)
+            for namespace, key, _, reason in refused:
+                self.quarantined.add(QuarantinedEntry(os.path.join(of.label, namespace, key), reason))
             unchanged = of.read - added - updated - of.quarantined
             reports.append(SourceReport(of.label, of.read, added, updated, unchanged, of.quarantined))
         return tuple(reports)
