@@ -141,16 +141,12 @@ def _counting(
 
 
 def _of_written(path: str, written: Written, *, dry_run: bool) -> ExportReport:
-    differing = tuple(
-        Skipped(one.digest, f"the target says {one.field} {one.theirs}, the store {one.ours}")
-        for one in written.differences
-    )
     return ExportReport(
         path=path,
         added=written.added,
         merged=written.updated,
         unchanged=written.unchanged,
-        skipped=differing,
+        skipped=tuple(Skipped(*one) for one in written.differences),
         skipped_count=written.difference_count,
         left_out={reason: count for reason, count in written.left_out.items() if count},
         dry_run=dry_run,
