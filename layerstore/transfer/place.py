@@ -29,7 +29,7 @@ from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.sql.url import is_url, shown
+from layerstore.sql.url import names_a_database, shown
 from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import engines
 from layerstore.transfer.looks import EXPECTED, NEW_FILE_SYSTEM, looks_like
@@ -40,7 +40,7 @@ Progress = Callable[[int, int | None], None]
 
 Place = Store | str | os.PathLike[str]
 """A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin. Or the
-URL of a database on a server; a file of such a name is `./postgresql:…`, or a `Path`."""
+URL of a database, in a file or on a server; a file of such a name is `./postgresql:…`, or a `Path`."""
 
 STANDARD_INPUT = "-"
 _UNCHANGEABLE = "it can only be read, and cannot be changed: import it, then work on the store"
@@ -52,7 +52,7 @@ def name(place: Place) -> str:
     """Return what a report calls a store or path."""
     if not isinstance(place, str | os.PathLike):
         return getattr(place, "path", None) or ":memory:"
-    if is_url(place):
+    if names_a_database(place):
         return shown(place)
     asked = engines.of_text(place) if isinstance(place, str) else None
     if asked is not None:
@@ -297,7 +297,7 @@ def _named(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> 
         return _Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)
     if not isinstance(place, str):
         return None
-    return _Database(place, may_be_empty=allow_empty) if is_url(place) else engines.of_text(place)
+    return _Database(place, may_be_empty=allow_empty) if names_a_database(place) else engines.of_text(place)
 
 
 def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> Sequence[_Place]:
