@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_listeners: list[Callable[[str], None]] = []
+listeners: list[Callable[[str], None]] = []
+"""Who is told what the body of `told_to` warns of; a program has none."""
 
 
 @contextmanager
 def told_to(listener: Callable[[str], None]) -> Iterator[None]:
     """Give the warnings of the body to a function, and not to the logger."""
-    _listeners.append(listener)
+    listeners.append(listener)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        listeners.remove(listener)
 
 
 def tell(text: str, *values: object) -> None:
     """Tell a person who waits what is going on; a program, which has no listener, is told nothing."""
-    if _listeners:
-        _listeners[-1](text % values)
+    if listeners:
+        listeners[-1](text % values)
 
 
 def warn(text: str, *values: object) -> None:
     """Warn of something, formatted as `logging` does."""
-    if _listeners:
-        _listeners[-1](text % values)
+    if listeners:
+        listeners[-1](text % values)
         return
     import logging  # noqa: PLC0415  # takes as long as a lookup; most processes warn of nothing
 

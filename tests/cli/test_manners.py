@@ -7,9 +7,11 @@ import os
 import pty
 import re
 import select
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -276,6 +278,19 @@ def test_who_waits_for_another_writer_is_told_so_after_a_second(run_process: Run
         first, last = lines(result.err)
     assert first == f"layerstore: warning: waiting for another writer of {imported}, for up to 1.5 s"
     assert "did not end in time" in last
+
+
+@pytest.mark.parametrize("command", ["set n k v", f"import {GOLDEN}", "delete n k"])
+def test_who_waits_for_a_program_that_does_not_line_up_is_told_too(run_process: Run, imported: Path, command: str):
+    with closing(sqlite3.connect(imported, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        result = run_process(*command.split(), "--timeout", "1.5")
+        other.execute("ROLLBACK")
+    assert result.code == BAD
+    first, last = lines(result.err)
+    assert first == f"layerstore: warning: waiting for another writer of {imported}, for up to 1.5 s"
+    assert "did not end in time" in last
+    assert run_process("set", "n", "k", "v") == (DONE, b"", "")
 
 
 def test_the_files_that_were_moved_out_of_a_directory_are_listed(run: Run, imported: Path, tmp_path: Path):

@@ -21,6 +21,7 @@ from layerstore.sql.sqlite.errors import mapped
 from layerstore.sql.sqlite.file import Connection, File, apart_from_forks, keep_for_ever
 from layerstore.sql.sqlite.log import LogKeeper
 from layerstore.sql.sqlite.queue import FREE, LEAVE_BOTH, LEAVE_NEXT, SET, TAKE_BOTH, Queue
+from layerstore.warnings import listeners
 
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.place import LogFile
@@ -219,10 +220,10 @@ class Handle:
             waited_s = self._line_up()
             if (place := self.connection.place) is not None:
                 place.check()
-            if waited_s < _NEGLIGIBLE_S:
+            if waited_s < _NEGLIGIBLE_S and not listeners:
                 cursor.execute(statement, parameters)
             else:
-                self._execute_late(cursor, statement, parameters, waited_s)
+                self._queue.take_lock(cursor, statement, parameters, waited_s)
             self._ended(stays=True)
         except BaseException:
             self._queue.leave(self._ready)
@@ -277,10 +278,10 @@ class Handle:
                 if not self._has_written:
                     self._prepare(cursor)
                 waited_s = self._line_up()
-                if waited_s < _NEGLIGIBLE_S:
+                if waited_s < _NEGLIGIBLE_S and not listeners:
                     cursor.execute(self._begin)
                 else:
-                    self._execute_late(cursor, self._begin, (), waited_s)
+                    self._queue.take_lock(cursor, self._begin, (), waited_s)
                 if (place := self.connection.place) is not None:
                     place.check()  # behind the lock, for which it may have waited long
             self.depth += 1
@@ -341,15 +342,6 @@ class Handle:
 
     def _not_durable(self, what: str) -> StoreError:
         return StoreError(f"{what} not known to be durable; check the disk, then open the store again", self._file.path)
-
-    def _execute_late(self, cursor: sqlite3.Cursor, statement: str, parameters: Sequence[object], by_s: float) -> None:
-        """Run a statement that takes the lock of the writers: who has waited in line waits for SQLite the less."""
-        timeout_s = self._file.timeout_s
-        cursor.execute(f"PRAGMA busy_timeout={max(0, round((timeout_s - by_s) * 1000))}")
-        try:
-            cursor.execute(statement, parameters)
-        finally:
-            self.connection.execute(f"PRAGMA busy_timeout={round(timeout_s * 1000)}").close()
 
     def _check_transaction(self, cursor: sqlite3.Cursor) -> None:
         """Refuse to write where a transaction was begun and is no more: the statement would be committed alone.

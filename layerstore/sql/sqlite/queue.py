@@ -23,17 +23,18 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import sqlite3
 import stat
 import struct
 import sys
 import time
 from _thread import LockType, RLock, start_new_thread
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
-from layerstore.warnings import tell
+from layerstore.warnings import listeners, tell
 
 
 def _lock(kind: int, first: int, count: int) -> bytes:
@@ -109,8 +110,31 @@ class Queue:
             ready.acquire(timeout=min(left, _LOOK_AGAIN_S))
             if not is_told and time.monotonic() - began >= _LOOK_AGAIN_S:
                 is_told = True
-                tell("waiting for another writer of %s, for up to %g s", self._path or "the store", self._timeout_s)
+                self._tell()
         return time.monotonic() - began
+
+    def take_lock(self, cursor: sqlite3.Cursor, statement: str, parameters: Sequence[object], by_s: float) -> None:
+        """Run a statement that takes SQLite's lock of the writers: who has waited in line waits for it the less.
+
+        A person is told after a second, as by `wait`: a program that does not line up may have the lock.
+        """
+        left_s = max(0.0, self._timeout_s - by_s)
+        first_s = min(left_s, _LOOK_AGAIN_S) if listeners and by_s < _LOOK_AGAIN_S else left_s
+        try:
+            _wait_at_most(cursor, first_s)
+            try:
+                cursor.execute(statement, parameters)
+            except sqlite3.OperationalError as error:
+                if first_s == left_s or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                self._tell()
+                _wait_at_most(cursor, left_s - first_s)
+                cursor.execute(statement, parameters)
+        finally:
+            _wait_at_most(cursor, self._timeout_s)
+
+    def _tell(self) -> None:
+        tell("waiting for another writer of %s, for up to %g s", self._path or "the store", self._timeout_s)
 
     def leave(self, ready: LockType) -> None:
         """Take a writer out of the line, whether it has had its turn or not; do nothing if it is not in line."""
@@ -206,6 +230,10 @@ class Queue:
         sidecar = self.sidecar
         if sidecar is not None:
             fcntl.fcntl(sidecar, SET, LEAVE_BOTH)
+
+
+def _wait_at_most(cursor: sqlite3.Cursor, timeout_s: float) -> None:
+    cursor.connection.execute(f"PRAGMA busy_timeout={round(timeout_s * 1000)}").close()
 
 
 def _open(database: str) -> _Sidecar | None:
