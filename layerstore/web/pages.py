@@ -74,9 +74,17 @@ async def home(site: Site, _arguments: Arguments) -> Answer:
 
 
 async def layers(site: Site, arguments: Arguments) -> Answer:
-    """The newest layers, all of them or those of a registry."""
+    """The layers in order of time, all of them, or those of a registry or that contain a text."""
     registry = arguments.get("registry") or None
-    found = await site.ask(newest_layers, site.store, registry=registry, after=_key(arguments.get("after")))
+    part, sort = _chosen(arguments, "newest")
+    found = await site.ask(
+        newest_layers,
+        site.store,
+        registry=registry,
+        part=part,
+        oldest_first=sort == "oldest",
+        after=_key(arguments.get("after")),
+    )
     counted, _ = await site.glance()
     registries = () if counted.overview is None else counted.overview.registries
     return Page(
@@ -84,6 +92,8 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
         {"registry": registry, **_listed(asdict(found))},
         {
             "found": found,
+            "part": part,
+            "sort": sort,
             "registry": registry,
             "registries": registries,
             "largest": _largest(registries, registry),
@@ -103,7 +113,7 @@ async def _some_repositories(
     site: Site, arguments: Arguments, registry: str | None = None
 ) -> tuple[Repositories, dict[str, Any]]:
     """Return a page of repositories as it was asked for, and what the template needs for the form."""
-    part, sort = arguments.get("part", "").strip(), arguments.get("sort", "name")
+    part, sort = _chosen(arguments, "name")
     found = await site.ask(
         repositories_of,
         site.store,
@@ -135,10 +145,22 @@ async def registry(site: Site, arguments: Arguments) -> Answer:
 async def repository(site: Site, arguments: Arguments) -> Answer:
     """A repository, and its layers."""
     name = arguments.get("name", "")
-    found = await site.ask(repository_of, site.store, name, after=_key(arguments.get("after")))
+    part, sort = _chosen(arguments, "newest")
+    found = await site.ask(
+        repository_of,
+        site.store,
+        name,
+        part=part,
+        oldest_first=sort == "oldest",
+        after=_key(arguments.get("after")),
+    )
     if found is None:
         return _unknown("repository", name)
-    return Page("repository.html", _listed(asdict(found)), {"found": found, "registry": name.partition("/")[0]})
+    return Page(
+        "repository.html",
+        _listed(asdict(found)),
+        {"found": found, "name": name, "part": part, "sort": sort, "registry": name.partition("/")[0]},
+    )
 
 
 async def layer(site: Site, arguments: Arguments) -> Answer:
@@ -204,6 +226,11 @@ def _place(match: Match) -> str | None:
     if match.kind == "repository":
         return repository_url(match.name)
     return None if match.diff_id is None else layer_url(match.diff_id)
+
+
+def _chosen(arguments: Arguments, sort: str) -> tuple[str, str]:
+    """Return the text that a list shall contain, and how it is sorted."""
+    return arguments.get("part", "").strip(), arguments.get("sort", sort)
 
 
 def _unknown(kind: str, name: str) -> Page:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import LAYER, Show
+from layerstore import DiffID, SQLMetadataStore, V2MetadataService
+from tests.web.conftest import BLOB, LAYER, Show, Shown
 
 
 def names(page: str) -> list[str]:
@@ -38,6 +39,53 @@ def test_the_next_page_of_a_filtered_list_is_filtered_too(sample: Path, show: Sh
 
     assert found["next"] is not None
     assert f"part=localhost&amp;after={found['next']}" in site.text("/-/repositories?part=localhost")
+
+
+def paged(site: Shown, url: str, key: str, field: str) -> list[str]:
+    """Return a field of every row of a list, page by page."""
+    seen: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        page = site.json(f"{url}&after={after}")
+        seen += [one[field] for one in page[key]]
+        after = page["next"]
+    return seen
+
+
+def test_layers_are_sorted_by_time_both_ways_and_filtered(sample: Path, show: Show):
+    site = show(sample)
+    newest = paged(site, "/-/layers.json?sort=newest", "layers", "diff_id")
+
+    assert len(newest) == len(set(newest)) == 89
+    assert paged(site, "/-/layers.json?sort=oldest", "layers", "diff_id") == newest[::-1]
+    assert 'aria-sort="ascending"' in site.text("/-/layers?sort=oldest")
+    assert 'aria-sort="descending"' in site.text("/-/layers")
+    some = site.json("/-/layers.json?part=team1/")["layers"]
+    assert 0 < len(some) < 50
+    with SQLMetadataStore(sample, read_only=True) as store:
+        v2 = V2MetadataService(store)
+        for one in newest:
+            named = any("team1/" in each.source_repository for each in v2.get_metadata(DiffID.parse(one)))
+            assert named == (one in {each["diff_id"] for each in some}), one
+    assert [one["diff_id"] for one in site.json(f"/-/layers.json?part={LAYER[20:40]}")["layers"]] == [LAYER]
+    assert [one["diff_id"] for one in site.json(f"/-/layers.json?part={BLOB}")["layers"]] == [LAYER]
+    assert "No more layers with this in them." in site.text("/-/layers?part=nothing-of-this")
+    assert 'name="registry" value="localhost:5000"' in site.text("/-/layers?registry=localhost:5000")
+    assert site.json("/-/layers.json?registry=localhost:5000&part=team1/")["layers"] == some
+    assert re.search("part=localhost&amp;sort=oldest&amp;after=", site.text("/-/layers?part=localhost&sort=oldest"))
+
+
+def test_the_layers_of_a_repository_are_sorted_and_filtered(sample: Path, show: Show):
+    site = show(sample)
+    url = "/-/repository.json?name=localhost:5000/apps/a01"
+    newest = paged(site, url, "held", "diff_id")
+
+    assert len(newest) == 6
+    assert paged(site, f"{url}&sort=oldest", "held", "diff_id") == newest[::-1]
+    assert paged(site, f"{url}&part={newest[3][7:19]}", "held", "diff_id") == [newest[3]]
+    page = site.text("/-/repository?name=localhost:5000/apps/a01&part=no-such")
+    assert "No layers with this in them." in page
+    assert 'name="name" value="localhost:5000/apps/a01"' in page
 
 
 def test_a_question_is_not_asked_before_its_field_is_filled(sample: Path, show: Show):

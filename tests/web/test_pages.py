@@ -184,7 +184,7 @@ def test_the_layers_of_a_repository_are_paged_by_key_also_where_they_are_too_man
         url, newest_first = f"/-/repository.json?name={name}", False
         while url:
             page = site.json(url)
-            newest_first = page["newest_first"]
+            newest_first = page["order"] == "newest"
             seen += [one["diff_id"] for one in page["held"]]
             assert (page["layers"], page["associations"]) == (120, 240)
             url = page["next"] and f"/-/repository.json?name={name}&after={page['next']}"

@@ -22,11 +22,17 @@ QUESTIONS: dict[str, Callable[[SQLMetadataStore], object]] = {
     "newest layers": reading_layers.newest_layers,
     "newest layers, the next page": lambda store: reading_layers.newest_layers(store, after=KEY),
     "newest layers of a registry": lambda store: reading_layers.newest_layers(store, registry="r", after=KEY),
+    "oldest layers with a text": lambda store: reading_layers.newest_layers(
+        store, part="a/o", oldest_first=True, after=KEY
+    ),
     "repositories": reading_repositories.repositories,
     "repositories of a registry": lambda store: reading_repositories.repositories(store, registry="r", after="r/a"),
     "repository": lambda store: reading_repositories.repository(store, "registry.example.com/a/one"),
     "repository, the next page": lambda store: reading_repositories.repository(
         store, "registry.example.com/a/one", after=KEY
+    ),
+    "repository, some of its oldest layers": lambda store: reading_repositories.repository(
+        store, "registry.example.com/a/one", part="0", oldest_first=True, after=KEY
     ),
     "repository, whole": lambda store: reading_repositories.repository(store, "registry.example.com/a/one", size=None),
     "layer": lambda store: reading_layers.layer(store, TWO_BLOBS),

@@ -17,7 +17,7 @@ from layerstore.sql.store import SQLMetadataStore
 
 PAGE: Final = 50
 LOOKED_THROUGH: Final = 10_000
-"""How many of the newest layers one page of a registry's looks at: some 50 ms. The next page goes on behind them."""
+"""How many layers a page of some of them looks at: some 50 ms. The next page goes on behind them."""
 MOST: Final = 500
 """How many digests or V1 IDs of one layer are shown; Docker lets a layer have any number."""
 
@@ -37,7 +37,7 @@ class ListedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """A page of layers, the newest first; `next` is where the following one begins, `None` behind the last."""
+    """A page of layers in order of time; `next` is where the following one begins, `None` behind the last."""
 
     layers: tuple[ListedLayer, ...]
     next: Key | None
@@ -143,8 +143,6 @@ class V1Image:
 
 _LISTS = f"FROM metadata WHERE namespace = '{V2_METADATA}'"
 _DIFF_ID = "CAST(replace(l.key, '/', ':') AS TEXT)"
-_BEHIND = "AND (modified_at_ns, key) < (:time, :key)"
-_NEWEST = "ORDER BY modified_at_ns DESC, key DESC"
 _COUNTED = f"""
     SELECT {_DIFF_ID}, CAST(l.modified_at_ns AS INTEGER) AS modified_at_ns,
       (SELECT count(*) FROM v2_metadata WHERE diff_id = {_DIFF_ID}),
@@ -153,34 +151,54 @@ _COUNTED = f"""
 """
 # '0' is the character after '/'.
 _OF_REGISTRY = f"""
-    WHERE EXISTS (SELECT 1 FROM v2_metadata WHERE diff_id = {_DIFF_ID}
+    EXISTS (SELECT 1 FROM v2_metadata WHERE diff_id = {_DIFF_ID}
       AND source_repository >= :registry || '/' AND source_repository < :registry || '0')
+"""
+_WITH_PART = f"""
+    (instr({_DIFF_ID}, :part) OR EXISTS (SELECT 1 FROM v2_metadata WHERE diff_id = {_DIFF_ID}
+      AND (instr(source_repository, :part) OR instr(digest, :part))))
 """
 
 
 def newest_layers(
-    store: SQLMetadataStore, *, registry: str | None = None, after: Key | None = None, size: int = PAGE
+    store: SQLMetadataStore,
+    *,
+    registry: str | None = None,
+    part: str = "",
+    oldest_first: bool = False,
+    after: Key | None = None,
+    size: int = PAGE,
 ) -> Layers:
-    """Return the layers whose lists were written last, all of them or those available from a registry.
+    """Return the layers whose lists were written last, or those whose lists were not written for the longest time.
 
-    For a registry it looks through 10,000 layers at most, so that a page may have fewer than `size`, or none, and
-    still a next one.
+    To choose some of them it looks through 10,000 layers at most, so that a page may have fewer than `size`, or none,
+    and still a next one.
+
+    Args:
+        store: the store that is asked.
+        registry: only those available from this registry.
+        part: only those whose DiffID, or a digest or repository in whose list contains this text.
+        oldest_first: begin with the list that was not written for the longest time.
+        after: where the page begins.
+        size: how many there are on a page.
 
     Raises:
         StoreError: the store failed.
     """
-    looked_through = size + 1 if registry is None else LOOKED_THROUGH
-    values: dict[str, object] = {"most": looked_through, "size": size + 1, "registry": registry}
-    behind = ""
+    conditions = [condition for condition, wanted in ((_OF_REGISTRY, registry), (_WITH_PART, part)) if wanted]
+    values: dict[str, object] = {"size": size + 1, "registry": registry, "part": part}
+    values["most"] = LOOKED_THROUGH if conditions else size + 1
+    direction, behind = ("", ">") if oldest_first else ("DESC", "<")
+    inner = f"SELECT key, modified_at_ns {_LISTS}"
     if after is not None:
-        behind = _BEHIND
+        inner += f" AND (modified_at_ns, key) {behind} (:time, :key)"
         values |= {"time": after[0], "key": digest_key(after[1])}
-    inner = f"SELECT key, modified_at_ns {_LISTS} {behind} {_NEWEST}"
-    chosen = "" if registry is None else _OF_REGISTRY
+    inner += f" ORDER BY modified_at_ns {direction}, key {direction}"
+    chosen = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     with store.transaction(deferred=True):
         rows = store._run(f"{_COUNTED} FROM ({inner} LIMIT :most) l {chosen} LIMIT :size", values)
         last: list[tuple[str, int]] = []
-        if registry is not None and len(rows) <= size:
+        if conditions and len(rows) <= size:
             last = store._run(f"{inner} LIMIT 1 OFFSET :most", {**values, "most": LOOKED_THROUGH - 1})
     found = tuple(ListedLayer(*row) for row in rows if is_digest(row[0]))
     if len(rows) > size:

@@ -6,7 +6,7 @@ Each goes through an index, and a page is bounded, so that it costs the same in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from layerstore.keys import V2_METADATA
 from layerstore.sql.reading.layers import MOST, PAGE, Key
@@ -54,12 +54,15 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository and a page of its layers, or all: the newest first, or by DiffID where they are too many to sort."""
+    """A repository and a page of its layers, or all.
+
+    `order` is `newest` or `oldest` by the time of their lists, or `diff_id` where they are too many to sort.
+    """
 
     source_repository: str
     layers: int
     associations: int
-    newest_first: bool
+    order: Literal["newest", "oldest", "diff_id"]
     held: tuple[Held, ...]
     next: Key | None
     located: tuple[Located, ...] = ()
@@ -117,13 +120,21 @@ _LOCATED = """
 
 
 def repository(
-    store: SQLMetadataStore, name: str, *, after: Key | None = None, size: int | None = PAGE
+    store: SQLMetadataStore,
+    name: str,
+    *,
+    part: str = "",
+    oldest_first: bool = False,
+    after: Key | None = None,
+    size: int | None = PAGE,
 ) -> Repository | None:
     """Return a repository and a page of its layers, or `None` if nothing is available from it.
 
     Args:
         store: the store that is asked.
         name: the repository.
+        part: only its layers whose DiffID or digest contains this text.
+        oldest_first: begin with the list that was not written for the longest time.
         after: where the page begins.
         size: how many associations a page has; `None` for all, by DiffID.
 
@@ -132,6 +143,7 @@ def repository(
     """
     if not name or not is_utf8(name):
         return None
+    values: dict[str, object] = {"name": name, "size": -1 if size is None else size + 1, "part": part}
     with store.transaction(deferred=True):
         [(associations, layers)] = store._run(
             "SELECT count(*), count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name",
@@ -140,21 +152,23 @@ def repository(
         located = tuple(Located(*row) for row in store._run(_LOCATED, {"name": name, "most": MOST}))
         if not (associations or located):
             return None
-        newest_first = size is not None and associations <= ORDERED_BY_TIME
-        values: dict[str, object] = {"name": name, "size": -1 if size is None else size + 1}
-        order = "m.modified_at_ns DESC, v.diff_id DESC" if newest_first else "v.diff_id"
-        behind = ""
+        is_by_time = size is not None and associations <= ORDERED_BY_TIME
+        direction, behind = ("", ">") if oldest_first or not is_by_time else ("DESC", "<")
+        place, at = ("m.modified_at_ns, v.diff_id", ":time, :diff_id") if is_by_time else ("v.diff_id", ":diff_id")
+        query = f"{_HELD} AND (instr(v.diff_id, :part) OR instr(v.digest, :part))" if part else _HELD
         if after is not None:
             values |= {"time": after[0], "diff_id": after[1]}
-            behind = (
-                "AND (m.modified_at_ns, v.diff_id) < (:time, :diff_id)" if newest_first else "AND v.diff_id > :diff_id"
-            )
+            query += f" AND ({place}) {behind} ({at})"
         # All entries of one layer are on one page, as the key of a page is a layer's.
-        rows = store._run(f"{_HELD} {behind} ORDER BY {order}, v.position DESC LIMIT :size", values)
+        order = ", ".join(f"{column} {direction}" for column in place.split(", "))
+        rows = store._run(f"{query} ORDER BY {order}, v.position DESC LIMIT :size", values)
     held = [Held(*row) for row in rows]
     following = None
     if size is not None and len(held) > size:
         cut = held[size].diff_id
         held = [one for one in held[:size] if one.diff_id != cut] or held[:size]
         following = (held[-1].modified_at_ns or 0, held[-1].diff_id)
-    return Repository(name, layers, associations, newest_first, tuple(held), following, located)
+    named: Literal["newest", "oldest", "diff_id"] = (
+        "diff_id" if not is_by_time else "oldest" if oldest_first else "newest"
+    )
+    return Repository(name, layers, associations, named, tuple(held), following, located)
