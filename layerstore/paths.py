@@ -56,7 +56,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
         raise InvalidInputError(f"a path cannot hold the character {text[error.start]!r}: {text!r}") from error
     except OSError as error:
         raise InvalidInputError(
-            f"the working directory was removed, so that {text!r} is nowhere: give a path that begins with /, or `cd`"
+            f"the working directory was removed, so {text!r} cannot be found: give a path that begins with /, or `cd`"
             " to a directory that exists"
         ) from error
     encoded = os.fsencode(found)

@@ -91,7 +91,7 @@ def _show(error: click.ClickException) -> None:
 
     said = io.StringIO()
     error.show(said)
-    click.echo("\n".join(map(printable, said.getvalue().split("\n"))), nl=False, err=True)
+    click.echo("\n".join(map(printable, said.getvalue().expandtabs(2).split("\n"))), nl=False, err=True)
 
 
 def _prepare() -> None:

@@ -43,17 +43,17 @@ Examples:
 def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
     """List entries.
 
-    All of them, or those of NAMESPACE: time of modification, bytes of the value, place. Exits with 1 if NAMESPACE has
-    none.
+    All of them, or those of NAMESPACE: time of modification, bytes of the value, place. Exits with 1 if there is no
+    such namespace.
     """
     from layerstore.reports import with_iso_times
     from layerstore.words import near
 
-    is_empty = True
+    is_known = namespace in (None, *_NAMESPACES)
     with settings.reading() as store:
         separator = "["
         for record in store._records(namespace):
-            is_empty = False
+            is_known = True
             if not as_json:
                 place = printable(f"{record.namespace}/{record.key}")
                 click.echo(f"{utc(record.modified_at_ns)}  {len(record.value):>6}  {place}")
@@ -68,9 +68,8 @@ def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
             separator = ","
         if as_json:
             click.echo("[]" if separator == "[" else "\n]")
-    if is_empty and namespace is not None:
-        like = "" if namespace in _NAMESPACES else near(namespace, _NAMESPACES)
-        return fail(f"no entry in namespace {namespace!r} of {settings.path}{like}", 1)
+    if not is_known:
+        return fail(f"no namespace {namespace!r} in {settings.path}{near(str(namespace), _NAMESPACES)}", 1)
     return 0
 
 

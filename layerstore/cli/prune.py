@@ -95,7 +95,10 @@ def prune(
     from layerstore.transfer.pruning import prune as remove
 
     if not (keep_layers or older_than or registry or repository or keep_newest or temporary or vacuum):
-        raise click.UsageError("give a criterion: --keep-layers, --older-than, --registry, --repository, --keep-newest")
+        raise click.UsageError(
+            "give a criterion: --keep-layers, --older-than, --registry, --repository, --keep-newest;"
+            " or --temporary, --vacuum"
+        )
     work = partial(
         remove,
         keep_layers=keep_layers,

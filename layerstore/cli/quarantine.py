@@ -12,11 +12,23 @@ from layerstore.cli.options import (
     settings_argument,
     timeout_option,
 )
-from layerstore.cli.output import columns, print_json, print_value, say
+from layerstore.cli.output import columns, fail, print_json, print_value, say
+from layerstore.errors import NotFoundError
 from layerstore.words import utc
 
 
-@click.group()
+class _Numbers(click.Group):
+    """Commands that take numbers, and say so of one that is not there."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except NotFoundError as error:
+            return fail(f"no number {error.key} in quarantine: `layerstore quarantine list` shows them", 1)
+
+
+@click.group(cls=_Numbers)
 def quarantine() -> None:
     """List, restore or drop what was set aside.
 

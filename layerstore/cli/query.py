@@ -115,16 +115,18 @@ def _what(arguments: Sequence[str], file: str | None) -> tuple[str, Sequence[str
         if arguments and (arguments[0].startswith("@") or " " in arguments[0].strip()):
             raise click.UsageError(f"--file and {arguments[0]!r}: give the SQL once")
         return _read(file), arguments, None
+    from layerstore.sql.query.questions import QUESTIONS, question
+
     if not arguments:
         raise click.UsageError("give SQL, @NAME, - or --file; --list shows what has a name")
     first, *rest = arguments
     if first == "-":
         return _read("-"), rest, None
     if first.startswith("@"):
-        from layerstore.sql.query.questions import question
-
         found = question(first[1:])
         return found.sql, rest, found.defaults
+    if first.isidentifier() and first in (one.name for one in QUESTIONS):
+        raise click.UsageError(f"{first} is no SQL: did you mean @{first}?")
     return first, rest, None
 
 

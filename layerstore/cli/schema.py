@@ -23,7 +23,10 @@ def schema() -> None:
 @database_option
 @settings_argument
 def current(settings: Settings, as_json: bool) -> None:
-    """Print the database's revision, and the one that this version of layerstore works with."""
+    """Print the revision of the database.
+
+    Also the one that this version of layerstore works with, if it is another one.
+    """
     from layerstore.sql.schema import HEAD
     from layerstore.sql.sqlite.opening import revision
 
@@ -40,7 +43,10 @@ def current(settings: Settings, as_json: bool) -> None:
 @database_option
 @settings_argument
 def upgrade(settings: Settings, revision: str) -> None:
-    """Upgrade the database to REVISION, by default the newest, in one transaction."""
+    """Upgrade the database to a revision.
+
+    By default to the newest, in one transaction.
+    """
     _move(settings, revision)
 
 
@@ -49,7 +55,10 @@ def upgrade(settings: Settings, revision: str) -> None:
 @database_option
 @settings_argument
 def downgrade(settings: Settings, revision: str) -> None:
-    """Downgrade the database to REVISION, for an older version of layerstore, in one transaction."""
+    """Downgrade the database to a revision.
+
+    For an older version of layerstore, in one transaction.
+    """
     _move(settings, revision)
 
 

@@ -62,12 +62,14 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
 def _show(found: Sequence[Found]) -> None:
     from layerstore.sql.reading.layers import Blob, Layer, V1Image
     from layerstore.sql.reading.repositories import ListedRepository
+    from layerstore.sql.reading.search import MOST
 
     several = [
         (one.source_repository, counted(one.layers, "layer")) for one in found if isinstance(one, ListedRepository)
     ]
     if several:
-        say(f"{len(several)} repositories have this in their names; `show` one of them:")
+        more = "or more " if len(several) == MOST else ""
+        say(f"{len(several)} {more}repositories have this in their names; `show` one of them:")
         columns(several, indent="  ")
         return
     for number, one in enumerate(found):

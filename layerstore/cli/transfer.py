@@ -121,13 +121,13 @@ Examples:
     "--tar",
     "as_tar",
     is_flag=True,
-    help="Write PATH as a tar archive, compressed if it ends in .gz, .bz2 or .xz; - is standard output.",
+    help="Write TARGET as a tar archive, compressed if it ends in .gz, .bz2 or .xz; - is standard output.",
 )
 @click.option("--overwrite", is_flag=True, help="With --tar: replace the archive if it exists.")
 @click.option(
     "--on-conflict",
     type=click.Choice(["merge", "replace", "keep"]),
-    help="If both sides have an entry: merge by time, use the store's, or keep the directory's.  [default: merge]",
+    help="If both sides have an entry: merge by time, use the store's, or keep the target's.  [default: merge]",
 )
 @click.option("--delete", is_flag=True, help="Remove files that the store does not have. Needs --on-conflict replace.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only print what would be done.")
@@ -180,7 +180,7 @@ def export(
     """
     target = _target(path, data_root, driver, is_new=new_driver)
     if as_tar and data_root is not None:
-        raise click.UsageError("--tar goes with PATH, not with --data-root")
+        raise click.UsageError("--tar goes with TARGET, not with --data-root")
     if as_tar or target == "-":
         if delete or dry_run or on_conflict is not None:
             raise click.UsageError("--on-conflict, --delete and --dry-run go with a directory, not with a tar")
@@ -210,7 +210,7 @@ def export(
 
 def _target(path: str | None, data_root: str | None, driver: str | None, *, is_new: bool) -> str:
     if (path is None) == (data_root is None):
-        raise click.UsageError("give either PATH, or --data-root")
+        raise click.UsageError("give either TARGET, or --data-root")
     if path is not None:
         if driver is not None:
             raise click.UsageError("--driver goes with --data-root")

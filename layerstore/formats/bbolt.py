@@ -106,7 +106,7 @@ class File:
         """Return the error for something in the file that cannot be."""
         where = "" if page is None else f" at page {page}"
         return TransferError(
-            f"a damaged bolt database{where}: {why}; nothing of it can be trusted: take an older copy, if there is one",
+            f"a damaged bolt database{where}: {why}; nothing of it can be trusted: use an older copy, if there is one",
             self.name,
         )
 

@@ -218,22 +218,22 @@ class _Ports:
             return [host]  # dockerd's graph drivers keep the port
         exact = sorted(self._exact[host, path])
         if len(exact) > 1:
-            self._notes[host] = f"images of one name are of several ports: all are taken: {', '.join(exact)}"
+            self._notes[host] = f"images of one name are at several ports: all ports are used: {', '.join(exact)}"
         if exact:
             return exact
         known = sorted(self._by_host[host])
         if len(known) == 1:
             if known[0] != host:
                 self._notes[host] = (
-                    f"containerd does not keep ports: taken from the only one in images' names: {known[0]}"
+                    f"containerd does not keep ports: the only one in the names of images is used: {known[0]}"
                 )
             return known
         domain = f"[{host}]" if ":" in host else host
-        unknown = "containerd does not keep ports, and no image's name tells this one"
+        unknown = "containerd does not keep ports, and no name of an image has this one"
         if canonical_domain(f"{domain}/name") is None:
             self._notes[host] = f"left out: {unknown}; without it, the name is not a registry's"
             return []
-        self._notes[host] = f"{unknown}: taken without a port"
+        self._notes[host] = f"{unknown}: recorded without a port"
         return [domain]
 
 

@@ -186,7 +186,7 @@ class _Changes:
         for name in names:
             longer = _sorted([*value, name])
             if len(key) + len(",".join(longer)) > _MAX_LABEL - ROOM:
-                self.left_out.append("no room in the label")
+                self.left_out.append("the label is full")
                 break
             value = longer
         return value
@@ -202,7 +202,7 @@ def _why_not(digest: str, record: BlobRecord, blobs: Mapping[str, Blob], leaves:
     if digest not in blobs:
         return _NOT_THERE
     if digest not in leaves:
-        return "no layer or configuration of an image that is meant"
+        return "not a layer or configuration of a chosen image"
     return None if record.locations else "no repository is known to have it"
 
 

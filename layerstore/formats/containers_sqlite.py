@@ -84,7 +84,7 @@ _LONGEST_VALUE: Final = 1 << 24
 _PRIVATE: Final = 0o600
 
 _LOCKED: Final = "another program has it locked: try again when that has ended"
-_DAMAGED: Final = "a damaged cache: nothing of it can be trusted: remove it, or take an older copy"
+_DAMAGED: Final = "a damaged cache: nothing of it can be trusted: remove it, or use an older copy"
 _WORDS: Final = {
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,

@@ -72,7 +72,7 @@ class Channel:
             from h2.config import H2Configuration
             from h2.connection import H2Connection
         except ImportError as error:
-            what = "a running containerd is asked by the package h2: `pip install 'layerstore[containerd]'`"
+            what = "asking a running containerd needs the package h2: `pip install 'layerstore[containerd]'`"
             raise TransferError(what, path) from error
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

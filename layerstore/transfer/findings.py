@@ -42,7 +42,7 @@ _KINDS = {
     "foreign-schema": _Kind(
         "error",
         "the schema is not layerstore's, so every write is refused",
-        "undo that with `sqlite3`, or take the entries into a new database: `layerstore --db NEW import FILE`",
+        "undo that with `sqlite3`, or import the entries into a new database: `layerstore --db NEW import FILE`",
     ),
     "unreadable-file": _Kind(
         "error", "a file or directory cannot be read", "check its permissions, its size and the disk"

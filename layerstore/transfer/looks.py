@@ -34,12 +34,12 @@ def looks_like(path: str, names: list[str]) -> str:
     if not names:
         return (
             f"it is empty: check the path, and that its file system is mounted{_mounted(path)}; {EXPECTED};"
-            " --allow-empty takes an empty directory"
+            " --allow-empty accepts an empty directory"
         )
     what = next((f"; it looks like {what}" for marks, what in _LOOKS if marks <= set(names)), "")
     return (
         f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {_shortened(names)}{what}:"
-        f" {EXPECTED}; --force takes every file below it as an entry"
+        f" {EXPECTED}; --force imports every file below it as an entry"
     )
 
 

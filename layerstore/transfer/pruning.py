@@ -29,6 +29,7 @@ from layerstore.transfer.exporting import new_file
 from layerstore.transfer.place import Place, Progress, indexed, name, opened
 from layerstore.transfer.repairing import why_unfit
 from layerstore.transfer.spool import Spool
+from layerstore.words import counted
 
 _EXAMPLES = 20
 _FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids", BLOBS: "blobs"}
@@ -244,8 +245,8 @@ class _Judge:
     def _note(self, record: Record, verdict: Verdict) -> None:
         self._doomed.add(*record, verdict.kept, verdict.associations)
         if len(self.examples) < _EXAMPLES:
-            what = "locations" if record.namespace == BLOBS else "associations"
-            some = "" if verdict.kept is None else f": {verdict.associations} {what}"
+            what = "location" if record.namespace == BLOBS else "association"
+            some = "" if verdict.kept is None else f": {counted(verdict.associations, what)}"
             self.examples.append(f"{record.namespace}/{record.key}{some}")
 
     def counts_without(self, left: list[int]) -> Counter[str]:

@@ -133,8 +133,7 @@ def of_diff(report: DiffReport, *, quiet: bool) -> Iterator[str]:
 def of_prune(report: PruneReport, *, is_directory: bool) -> Iterator[str]:
     """Yield what a prune removed, or would remove."""
     if report.dry_run:
-        for example in report.examples:
-            yield f"would remove {example}"
+        yield from (f"would remove {example}" for example in report.examples)
         more = report.lists + report.shortened + report.mappings + report.v1_ids + report.blobs - len(report.examples)
         if more > 0:
             yield f"and {more:,} more"
@@ -177,8 +176,8 @@ def of_recover(report: RecoverReport, *, quiet: bool) -> Iterator[str]:
         if count:
             yield f"{count} {what}"
     if not quiet:
-        found = counted(report.recovered, "entry", "entries")
-        yield f"recovered {report.path} to {report.new}: {found}, {report.kept_in_quarantine} of quarantine"
+        found, kept = counted(report.recovered, "entry", "entries"), counted(report.kept_in_quarantine, "value")
+        yield f"recovered {report.path} to {report.new}: {found}, {kept} in quarantine"
 
 
 def skipped(count: int, named: Sequence[Skipped]) -> Iterator[str]:

@@ -115,7 +115,7 @@ def test_list_shows_one_namespace(run: Run, imported: Path):
     nothing = run("list", "diffid-by-diges")
     assert (nothing.code, nothing.raw) == (FOUND, b"")
     assert nothing.err.endswith(
-        "no entry in namespace 'diffid-by-diges' of " + str(imported) + "; did you mean diffid-by-digest?\n"
+        "no namespace 'diffid-by-diges' in " + str(imported) + "; did you mean diffid-by-digest?\n"
     )
     assert len(lines(run("list").out)) == GOLDEN_FILES
 

@@ -146,7 +146,7 @@ class TestFinding:
         result = run("show", "localhost:5000")
 
         assert result.code == DONE
-        assert lines(result.out)[0] == "50 repositories have this in their names; `show` one of them:"
+        assert lines(result.out)[0] == "50 or more repositories have this in their names; `show` one of them:"
         assert ["localhost:5000/apps/a01", "6", "layers"] in [line.split() for line in lines(result.out)]
         found = run("show", "localhost:5000", "--json").json
         assert {one["kind"] for one in found} == {"repository"}
@@ -339,6 +339,19 @@ class TestQuery:
         assert run("query", "--no-header", "SELECT 1 WHERE 0") == (DONE, b"", "")
         assert imported.exists()
 
+    def test_values_that_do_not_fit_the_parameters_are_told_with_a_sentence(self, run: Run, imported: Path):
+        for arguments, said in (
+            (["SELECT ?"], "the SQL needs 1 value, one for each ?, and 0 are given"),
+            (["SELECT '?', ?, ?", "1", "2", "3"], "the SQL needs 2 values, one for each ?, and 3 are given"),
+            (["SELECT 1", "x"], "the SQL needs 0 values, one for each ?, and 1 are given"),
+        ):
+            result = run("query", *arguments)
+            assert result.code == BAD
+            assert_one_line_error(result, said)
+        assert lines(run("query", "--no-header", "SELECT ?1 + ?1", "2").out) == ["4"]
+        assert "newest is no SQL: did you mean @newest?" in run("query", "newest").err
+        assert imported.exists()
+
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -382,13 +395,42 @@ def test_many_files_of_one_reason_are_summed_up(run: Run, database: Path, tmp_pa
     assert database.exists()
 
 
+def test_a_namespace_without_entries_is_listed_and_one_that_is_not_there_is_told(run: Run, imported: Path):
+    assert run("list", "v1id") == (DONE, b"", "")
+    assert run("list", "v1id", "--json").json == []
+    assert run("list", "nope").code == FOUND
+    assert imported.exists()
+
+
+def test_what_has_no_number_in_quarantine_is_told(run: Run, imported: Path):
+    for command in (["show", "7"], ["restore", "7"], ["drop", "7"]):
+        result = run("quarantine", *command)
+        assert result.code == FOUND
+        assert_one_line_error(result, "no number 7 in quarantine: `layerstore quarantine list` shows them")
+    assert imported.exists()
+
+
+def test_no_screen_of_help_is_cut_or_steered(run_process: Run):
+    for command in (["--help"], ["schema", "--help"], ["quarantine", "--help"]):
+        assert "..." not in run_process(*command).out.replace("[ARGS]...", "")
+    assert "\\t" not in run_process("completion").err
+
+
 def test_plurals_are_right(run: Run, database: Path, tmp_path: Path):
     with SQLMetadataStore(database) as store:
         V2MetadataService(store).add(sha256(1), V2Metadata(sha256(2), "localhost:5000/a"))
 
+        V2MetadataService(store).add(sha256(1), V2Metadata(sha256(2), "localhost:5000/b"))
+
     said = "".join(
         run(*command).out
-        for command in (["stats"], ["verify"], ["show", "localhost:5000/a"], ["prune", "-n", "--older-than", "0s"])
+        for command in (
+            ["stats"],
+            ["verify"],
+            ["show", "localhost:5000/a"],
+            ["prune", "-n", "--older-than", "0s"],
+            ["prune", "-n", "--keep-newest", "1"],
+        )
     )
     assert "1 layer" not in said or re.search(r"\b1 layer\b", said)
     assert not re.search(r"\b1 (layers|associations|registries|repositories|entries|lists|mappings|files)\b", said)

@@ -246,7 +246,7 @@ def test_a_named_query_takes_values_in_order_and_by_name(run: Run, imported: Pat
         (["@absent"], BAD, "no query is named @absent"),
         (["@digest"], BAD, "digest=VALUE"),
         (["@newest", "1", "2"], BAD, "no parameter for '2'"),
-        (["SELECT ?"], BAD, "there are 0 supplied"),
+        (["SELECT ?"], BAD, "0 are given"),
         (["--format", "xml", "SELECT 1"], USAGE, "'xml'"),
         (["--timeout", "0", "SELECT 1"], USAGE, "--timeout"),
     ],

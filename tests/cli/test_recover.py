@@ -13,7 +13,7 @@ def test_it_says_what_it_made_and_the_new_one_is_used_like_any_other(run: Run, i
     result = run("recover", imported, new)
 
     assert (result.code, result.err) == (DONE, "")
-    assert result.out == f"recovered {imported} to {new}: {GOLDEN_FILES} entries, 0 of quarantine\n"
+    assert result.out == f"recovered {imported} to {new}: {GOLDEN_FILES} entries, 0 values in quarantine\n"
     assert run("--db", new, "diff", imported).code == DONE
     assert run("--db", new, "set", "n", "k", "v").code == DONE
 

@@ -95,7 +95,7 @@ def test_a_port_that_nothing_tells_is_left_out_and_said(images: tuple[str, ...])
     assert found[digest(1)].locations == {"localhost/gone": 5}
     assert found[digest(2)].locations == {"h.x/gone": 5}
     assert [one.kind for one in odd] == ["uncertain"] * 2
-    assert "no image's name tells" in odd[0].reason
+    assert "no name of an image has" in odd[0].reason
 
 
 def test_a_host_that_is_none_without_its_port_is_left_out():

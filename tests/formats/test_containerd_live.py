@@ -166,7 +166,7 @@ def test_manifests_and_what_is_not_there_are_left_out(containerd: Containerd, pa
 
     assert containerd.updates == []
     assert written.left_out == {
-        "no layer or configuration of an image that is meant": 1,
+        "not a layer or configuration of a chosen image": 1,
         "the content is not there": 1,
     }
 
@@ -201,7 +201,7 @@ def test_room_stays_in_a_label(containerd: Containerd, path: Path):
     assert 3500 < len(key) + len(value) <= 4096 - 256
     assert set(before.split(",")) < set(value.split(","))
     assert f"{'h' * 240}/x" in value  # the newest one
-    assert written.left_out == {"no room in the label": 1}
+    assert written.left_out == {"the label is full": 1}
 
 
 def test_only_layers_and_configurations_of_the_named_images(containerd: Containerd, path: Path):

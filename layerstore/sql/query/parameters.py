@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from layerstore.errors import QueryError
 from layerstore.sql.sqlite.sandbox import Parameters, Value
+from layerstore.words import counted
 
 _is_whole_number = re.compile(r"0|-?[1-9][0-9]{0,17}").fullmatch
 # A name of a parameter, or what only looks like one inside: a text, a quoted name, a comment.
 _names = re.compile(
-    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|[:@$]([^\W\d][\w$]*)", re.DOTALL
+    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|[:@$]([^\W\d][\w$]*)|(\?\d*)", re.DOTALL
 ).finditer
 
 
@@ -36,6 +37,11 @@ def given(sql: str, texts: Sequence[str], defaults: Mapping[str, Value] | None =
     """
     names = names_in(sql)
     if not names:
+        marks = [match[2] for match in _names(sql) if match[2]]
+        if len(texts) != len(marks) and set(marks) <= {"?"}:
+            raise QueryError(
+                f"the SQL needs {counted(len(marks), 'value')}, one for each ?, and {len(texts)} are given"
+            )
         return [_value(text) for text in texts]
     values: dict[str, Value] = {}
     rest = []

@@ -131,7 +131,7 @@ def refuse_foreign(rows: list[Any], found: str, path: str | None) -> None:
     if reason is not None:
         raise StoreOpenError(
             f"its schema is not layerstore's: {reason}. It can be read, not written: repair it with `sqlite3`,"
-            " or take its entries into a new one with `layerstore --db NEW import FILE`",
+            " or import its entries into a new one with `layerstore --db NEW import FILE`",
             path,
         )
 
