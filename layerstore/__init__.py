@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from layerstore.repository import canonical_repository as canonical_repository
     from layerstore.sql.backend import Known as Known
     from layerstore.sql.backend import Quarantined as Quarantined
+    from layerstore.sql.quarantine import drop_quarantined as drop_quarantined
+    from layerstore.sql.quarantine import restore_quarantined as restore_quarantined
     from layerstore.sql.query.query import query as query
     from layerstore.sql.reading.layers import Association as Association
     from layerstore.sql.reading.layers import Blob as Blob
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from layerstore.sql.reading.totals import stats as stats
     from layerstore.sql.sqlite.sandbox import Answer as Answer
     from layerstore.sql.store import SQLMetadataStore as SQLMetadataStore
+    from layerstore.sql.tables import Engine as Engine
     from layerstore.sql.tables import schema as schema
     from layerstore.store import Change as Change
     from layerstore.store import SetAside as SetAside
@@ -158,6 +161,7 @@ _MODULES = {
     "reports": ("Report",),
     "repository": ("canonical_repository",),
     "sql.backend": ("Known", "Quarantined"),
+    "sql.quarantine": ("drop_quarantined", "restore_quarantined"),
     "sql.query.query": ("query",),
     "sql.reading.layers": ("Association", "Blob", "KnownBlob", "Layer", "LayerDigest", "Location", "V1Image"),
     "sql.reading.repositories": ("Held", "ListedRepository", "Located", "Repository"),
@@ -165,7 +169,7 @@ _MODULES = {
     "sql.reading.totals": ("DirectorySize", "Stats", "stats"),
     "sql.sqlite.sandbox": ("Answer",),
     "sql.store": ("SQLMetadataStore",),
-    "sql.tables": ("schema",),
+    "sql.tables": ("Engine", "schema"),
     "store": ("Change", "SetAside", "Store", "Write"),
     "transfer.diffing": ("BlobDifference", "DiffReport", "Entry", "LayerDifference", "diff"),
     "transfer.exporting": ("ExportReport", "export_directory"),
