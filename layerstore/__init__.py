@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from layerstore.repository import canonical_repository as canonical_repository
     from layerstore.sql.backend import Known as Known
     from layerstore.sql.backend import Quarantined as Quarantined
+    from layerstore.sql.quarantine import drop_quarantined as drop_quarantined
+    from layerstore.sql.quarantine import restore_quarantined as restore_quarantined
     from layerstore.sql.query.answer import Answer as Answer
     from layerstore.sql.query.query import query as query
     from layerstore.sql.reading.layers import Association as Association
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from layerstore.sql.reading.totals import Stats as Stats
     from layerstore.sql.reading.totals import stats as stats
     from layerstore.sql.store import SQLMetadataStore as SQLMetadataStore
+    from layerstore.sql.tables import Engine as Engine
     from layerstore.sql.tables import schema as schema
     from layerstore.store import Change as Change
     from layerstore.store import SetAside as SetAside
@@ -160,6 +163,7 @@ _MODULES = {
     "reports": ("Report",),
     "repository": ("canonical_repository",),
     "sql.backend": ("Known", "Quarantined"),
+    "sql.quarantine": ("drop_quarantined", "restore_quarantined"),
     "sql.query.query": ("query",),
     "sql.reading.layers": ("Association", "Blob", "KnownBlob", "Layer", "LayerDigest", "Location", "V1Image"),
     "sql.reading.repositories": ("Held", "ListedRepository", "Located", "Repository"),
@@ -167,7 +171,7 @@ _MODULES = {
     "sql.reading.totals": ("DirectorySize", "Stats", "stats"),
     "sql.query.answer": ("Answer",),
     "sql.store": ("SQLMetadataStore",),
-    "sql.tables": ("schema",),
+    "sql.tables": ("Engine", "schema"),
     "store": ("Change", "SetAside", "Store", "Write"),
     "transfer.diffing": ("BlobDifference", "DiffReport", "Entry", "LayerDifference", "diff"),
     "transfer.exporting": ("ExportReport", "export_directory"),

@@ -5,7 +5,7 @@ Source: click.palletsprojects.com, "Complex Applications", "Lazily Loading Subco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Final
 
@@ -36,7 +36,7 @@ COMMANDS: Final = {
 """By name: the module below `layerstore.cli`, the command's name in it, and what `--help` says of it."""
 
 
-class _Loaded(MutableMapping[str, click.Command]):
+class _Loaded(Mapping[str, click.Command]):
     """The commands by name; one is loaded when it is asked for."""
 
     def __getitem__(self, name: str) -> click.Command:
@@ -44,20 +44,11 @@ class _Loaded(MutableMapping[str, click.Command]):
         command: click.Command = getattr(import_module(f"layerstore.cli.{module}"), attribute)
         return command
 
-    def __setitem__(self, name: str, command: click.Command) -> None:
-        raise TypeError(f"{name} goes into the table above, not {command}")
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError(f"{name} goes out of the table above")
-
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
 
     def __len__(self) -> int:
         return len(COMMANDS)
-
-    def __contains__(self, name: object) -> bool:
-        return name in COMMANDS
 
 
 class Commands(click.Group):
@@ -65,7 +56,7 @@ class Commands(click.Group):
 
     def __init__(self, name: str | None = None, **attributes: object) -> None:
         super().__init__(name, **attributes)  # type: ignore[arg-type]  # what the decorator has collected
-        self.commands = _Loaded()
+        self.commands = _Loaded()  # type: ignore[assignment]  # click adds to it for who decorates, which we do not
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""

@@ -14,18 +14,11 @@ from layerstore.words import utc
 _NAMESPACES = ("blob-by-digest", "diffid-by-digest", "v1id", "v2metadata-by-diffid")
 
 
-class _Namespace(click.ParamType[str]):
-    """Any namespace; completion offers those that layerstore knows."""
-
-    name = "namespace"
-
-    def shell_complete(
-        self, _context: click.Context, _parameter: click.Parameter, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
-        return [click.shell_completion.CompletionItem(name) for name in _NAMESPACES if name.startswith(incomplete)]
+def _complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in _NAMESPACES if name.startswith(incomplete)]
 
 
-_namespace = click.argument("namespace", type=_Namespace())
+_namespace = click.argument("namespace", shell_complete=_complete)
 
 
 @click.command(
@@ -36,7 +29,7 @@ Examples:
   layerstore list diffid-by-digest
   layerstore list --json v2metadata-by-diffid | jq -r '.[].key'""",
 )
-@click.argument("namespace", type=_Namespace(), required=False)
+@click.argument("namespace", shell_complete=_complete, required=False)
 @json_option
 @database_option
 @settings_argument

@@ -125,10 +125,10 @@ def restore(settings: Settings, number: int, force: bool) -> None:
 
     What is in its place moves to quarantine. Exits with 1 if there is no such number.
     """
-    from layerstore.sql.quarantine import restore as put_back
+    from layerstore.sql.quarantine import restore_quarantined
 
     with settings.writing() as store:
-        found = put_back(store, number, force=force)
+        found = restore_quarantined(store, number, force=force)
     say(f"restored {found.namespace}/{found.key}")
 
 
@@ -143,10 +143,10 @@ def drop(settings: Settings, numbers: tuple[int, ...], everything: bool) -> None
 
     All that are named, or none of them. Exits with 1 if one of them is not there.
     """
-    from layerstore.sql.quarantine import drop as forget
+    from layerstore.sql.quarantine import drop_quarantined
 
     if bool(numbers) == everything:
         raise click.UsageError("give numbers, or --all")
     with settings.writing() as store, store.transaction():
-        dropped = forget(store, [one.number for one in store.quarantined()] if everything else numbers)
+        dropped = drop_quarantined(store, [one.number for one in store.quarantined()] if everything else numbers)
     say(f"{len(dropped)} dropped")

@@ -23,7 +23,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
 from layerstore.blobs import BlobRecord
@@ -186,15 +186,6 @@ def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Ca
     yield from ports.notes(namespace)
 
 
-def host_of(name: str) -> tuple[str, str, str] | None:
-    """Split an image's name into host as a label has it, host with port, and repository; `None` if it is none."""
-    try:
-        repository = parse_reference(name)
-    except InvalidRepositoryError:
-        return None
-    return hostname(repository.domain), repository.domain, repository.path
-
-
 def hostname(domain: str) -> str:
     """Return a registry's host as a label has it: without port and brackets. Source: Go's `url.Hostname`."""
     if domain.startswith("["):
@@ -210,11 +201,10 @@ class _Ports:
         self._by_host: defaultdict[str, set[str]] = defaultdict(set)
         self._notes: dict[str, str] = {}
         for image in images:
-            found = host_of(image)
-            if found is not None:
-                host, domain, path = found
-                self._exact[host, path].add(domain)
-                self._by_host[host].add(domain)
+            with suppress(InvalidRepositoryError):  # an image may have any name
+                domain, path = parse_reference(image)[:2]
+                self._exact[hostname(domain), path].add(domain)
+                self._by_host[hostname(domain)].add(domain)
 
     def locations(self, host: str, value: str) -> Iterator[str]:
         """Yield the repositories of a label: the host as its key has it, and its value."""

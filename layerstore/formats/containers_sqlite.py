@@ -23,7 +23,7 @@ from typing import Any, Final
 from layerstore.blobs import BlobRecord, time_text
 from layerstore.errors import TransferError
 from layerstore.files import tree
-from layerstore.formats.facts import Difference, Fact, Written
+from layerstore.formats.facts import Fact, Written
 from layerstore.paths import PERMISSION_DENIED, kind, status
 
 NAME: Final = "blob-info-cache-v1.sqlite"
@@ -186,7 +186,7 @@ def _add(connection: sqlite3.Connection, digest: str, record: BlobRecord, writte
     for name, theirs, ours in (("DiffID", diff_id, record.diff_id), ("Compression", known, compressor)):
         # Before 2024, the variant stood for the compression, of which it is one.
         if theirs is not None and ours is not None and theirs not in (ours, record.variant):
-            written.differs(Difference(digest, name, str(theirs), ours))
+            written.differs(digest, f"the target says {name} {theirs}, the store {ours}")
             return
     changes = 0
     if record.diff_id is not None:

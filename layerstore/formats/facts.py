@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from layerstore.blobs import BlobRecord, encode
 from layerstore.collection import Odd
@@ -27,16 +27,6 @@ UNCERTAIN: Final = "uncertain"
 _EXAMPLES: Final = 1000
 
 
-class Difference(NamedTuple):
-    """Of a blob, the target knows something else than what was to be written: nothing of the blob was."""
-
-    digest: str
-    field: str
-    """`DiffID` or `Compression`."""
-    theirs: str
-    ours: str
-
-
 @dataclass(slots=True)
 class Written:
     """What was written into another engine's memory, or with a dry run would be. Counts are blobs.
@@ -46,7 +36,8 @@ class Written:
         updated: number of blobs of which it learned something.
         unchanged: number of blobs of which it knew all that.
         left_out: why blobs or some of their locations were not written, and how many.
-        differences: the first 1,000 blobs of which the target knows something else.
+        differences: the first 1,000 blobs of which the target knows something else, each with what that is. Nothing of
+            such a blob was written.
         difference_count: number of them.
     """
 
@@ -54,14 +45,14 @@ class Written:
     updated: int = 0
     unchanged: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[tuple[str, str]] = field(default_factory=list)
     difference_count: int = 0
 
-    def differs(self, difference: Difference) -> None:
+    def differs(self, digest: str, difference: str) -> None:
         """Count a difference, and keep it if it is one of the first 1,000."""
         self.difference_count += 1
         if self.difference_count <= _EXAMPLES:
-            self.differences.append(difference)
+            self.differences.append((digest, difference))
 
 
 def as_entry(found: Fact | Odd) -> Record | Odd:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote
@@ -127,7 +128,7 @@ class Channel:
         start += [("content-type", "application/grpc"), ("te", "trailers"), *headers]
         answer = _Answer(self)
         until = time.monotonic() + LONGEST_S
-        with _Mapped(self):
+        with self._mapped():
             self._http.send_headers(number, start)
             self._http.send_data(number, b"\0" + len(request).to_bytes(4, "big") + request, end_stream=True)
             self._send()
@@ -147,6 +148,20 @@ class Channel:
         """Return the error for an answer that cannot be."""
         return TransferError(f"the answer of the daemon cannot be read: {why}: is it containerd's socket?", self.path)
 
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turn what the socket and `h2` raise into errors that name the socket."""
+        from h2.exceptions import H2Error
+
+        try:
+            yield
+        except TimeoutError as error:
+            raise TransferError("the daemon does not answer in time: try again", self.path) from error
+        except OSError as error:
+            raise TransferError(f"the connection broke off: {why_refused(error)}", self.path) from error
+        except H2Error as error:
+            raise self.broken(str(error) or type(error).__name__) from error
+
     def _send(self) -> None:
         self._socket.sendall(self._http.data_to_send())
 
@@ -155,28 +170,6 @@ class Channel:
         if not data:
             raise TransferError("the daemon closed the connection: try again", self.path)
         return self._http.receive_data(data)
-
-
-class _Mapped:
-    """Turns what the socket and `h2` raise into the errors of a channel."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        from h2.exceptions import H2Error
-
-        if isinstance(error, TimeoutError):
-            raise TransferError("the daemon does not answer in time: try again", self._channel.path) from error
-        if isinstance(error, OSError):
-            raise TransferError(f"the connection broke off: {why_refused(error)}", self._channel.path) from error
-        if isinstance(error, H2Error):
-            raise self._channel.broken(str(error) or type(error).__name__) from error
 
 
 class _Answer:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy import Engine as Engine  # noqa: PLC0414  # the type of `store.engine`, for who annotates it
 
 from layerstore.sql.sqlite.views import DIFF_ID, DIGEST, IS_LIST, IS_MAPPING, IS_V1_ID, REGISTRY, V1_ID
 

@@ -17,6 +17,11 @@ def is_url(place: object) -> bool:
     return isinstance(place, str) and place.startswith(_SCHEMES)
 
 
+def names_a_database(place: object) -> bool:
+    """Tell whether a place is the URL of a database, in a file or on a server; a `Path` never is."""
+    return is_url(place) or (isinstance(place, str) and place.startswith("sqlite:"))
+
+
 def shown(place: str | os.PathLike[str]) -> str:
     """Return a place as messages have it: a URL without its password, a path as it is."""
     text = os.fspath(place)

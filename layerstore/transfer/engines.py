@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain, islice
 from typing import Final
 
 from layerstore.collection import Odd
@@ -19,15 +18,15 @@ from layerstore.formats import bbolt, containerd, containerd_live, containers, c
 from layerstore.formats.facts import Facts, as_entry, uncertain
 from layerstore.keys import Record
 from layerstore.transfer.looks import EXPECTED
+from layerstore.transfer.streams import Stream
 
 _HEAD: Final = 64
-_LOOKED_AT: Final = 1000
-"""What is no entry, at the beginning of a memory, before the look at it ends."""
+_EMPTY: Final = f"nothing is recorded in it: {EXPECTED}; --allow-empty accepts it"
 _STORAGE_FOLDER: Final = "-layers"
 _LOCK_WAIT_S: Final = 1.0
 
 
-class Memory:
+class Memory(Stream):
     """What an engine knows, somewhere: a source of entries.
 
     Args:
@@ -38,35 +37,13 @@ class Memory:
             out with a note. `None`: that is an error.
     """
 
-    in_order = False
-
     def __init__(
         self, name: str, facts: Callable[[], Facts], *, may_be_empty: bool = False, socket: str | None = None
     ) -> None:
-        self.name, self._facts, self._may_be_empty, self._socket = name, facts, may_be_empty, socket
-        self._begun: Iterator[tuple[str, Record | Odd]] | None = None
+        super().__init__(name, if_empty=None if may_be_empty else _EMPTY)
+        self._facts, self._socket = facts, socket
 
-    def count(self) -> None:
-        return None
-
-    def read(self) -> Iterator[tuple[str, Record | Odd]]:
-        begun, self._begun = self._begun, None
-        yield from begun or self._entries()
-
-    def look(self, *, hold: bool) -> None:
-        """Read up to the first entry, so that what cannot be read is found out before anything is made for it."""
-        reading = self._entries()
-        first: list[tuple[str, Record | Odd]] = []
-        for one in islice(reading, _LOOKED_AT):
-            first.append(one)
-            if isinstance(one[1], Record):
-                break
-        else:
-            if not self._may_be_empty and len(first) < _LOOKED_AT:
-                raise TransferError(f"nothing is recorded in it: {EXPECTED}; --allow-empty accepts it", self.name)
-        self._begun = chain(first, reading) if hold else None
-
-    def _entries(self) -> Iterator[tuple[str, Record | Odd]]:
+    def entries(self) -> Iterator[tuple[str, Record | Odd]]:
         try:
             for fact in self._facts():
                 yield "", as_entry(fact)

@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from typing import IO, cast
 
 from layerstore.arguments import a_store
@@ -29,32 +29,30 @@ from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.sql.url import is_url, shown
+from layerstore.sql.url import names_a_database, shown
 from layerstore.store import TEMPORARY_PREFIX, Store
 from layerstore.transfer import engines
 from layerstore.transfer.looks import EXPECTED, NEW_FILE_SYSTEM, looks_like
-from layerstore.transfer.streams import in_batches
+from layerstore.transfer.streams import Stream, in_batches
 
 Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""
 
 Place = Store | str | os.PathLike[str]
 """A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin. Or the
-URL of a database on a server; a file of such a name is `./postgresql:…`, or a `Path`."""
+URL of a database, in a file or on a server; a file of such a name is `./postgresql:…`, or a `Path`."""
 
 STANDARD_INPUT = "-"
 _UNCHANGEABLE = "it can only be read, and cannot be changed: import it, then work on the store"
 _HELD = 100
 """Sources of which an archive is held open between the look into it and its reading. Those behind are opened again."""
-_LOOKED_AT = 1000
-"""What is no entry, at the beginning of an archive, before the look at it ends."""
 
 
 def name(place: Place) -> str:
     """Return what a report calls a store or path."""
     if not isinstance(place, str | os.PathLike):
         return getattr(place, "path", None) or ":memory:"
-    if is_url(place):
+    if names_a_database(place):
         return shown(place)
     asked = engines.of_text(place) if isinstance(place, str) else None
     if asked is not None:
@@ -124,11 +122,9 @@ def opened(place: Place, *, write: bool = False, force: bool = False) -> Iterato
         what = f"several metadata directories: give one of {names}" if found else "it has no metadata"
         raise TransferError(what, name(place))
     (source,) = found
-    if isinstance(source, _Archive | engines.Memory) and write:
+    if isinstance(source, Stream) and write:
         raise TransferError(_UNCHANGEABLE, source.name)
-    with (
-        unpacked(source) if isinstance(source, _Archive | engines.Memory) else source.opened(write=write) as collection
-    ):
+    with unpacked(source) if isinstance(source, Stream) else source.opened(write=write) as collection:
         yield collection
 
 
@@ -272,39 +268,16 @@ def _refuse_nothing(source: Source) -> None:
         raise TransferError(f"there is no entry in it: {EXPECTED}; --allow-empty accepts it", source.name)
 
 
-class _Archive:
-    """A tar, read once from its beginning to its end."""
-
-    in_order = False
+class _Archive(Stream):
+    """A tar."""
 
     def __init__(
         self, name: str, open_: Callable[[], IO[bytes]], *, is_once: bool, force: bool, allow_empty: bool
     ) -> None:
-        self.name, self._open, self._is_once = name, open_, is_once
-        self._force, self._allow_empty = force, allow_empty
-        self._begun: Iterator[tuple[str, Record | Odd]] | None = None
+        super().__init__(name, is_once=is_once)
+        self._open, self._force, self._allow_empty = open_, force, allow_empty
 
-    def count(self) -> None:
-        return None
-
-    def read(self) -> Iterator[tuple[str, Record | Odd]]:
-        begun, self._begun = self._begun, None
-        yield from begun or self._scan()
-
-    def look(self, *, hold: bool) -> None:
-        """Read up to the first entry, so that what is no archive is found out before anything is made for it.
-
-        What was read is read no second time, but where the file would have to be held open, and need not be.
-        """
-        reading = self._scan()
-        first: list[tuple[str, Record | Odd]] = []
-        for one in islice(reading, _LOOKED_AT):
-            first.append(one)
-            if isinstance(one[1], Record):
-                break
-        self._begun = chain(first, reading) if hold or self._is_once else None
-
-    def _scan(self) -> Iterator[tuple[str, Record | Odd]]:
+    def entries(self) -> Iterator[tuple[str, Record | Odd]]:
         try:
             file = self._open()
         except OSError as error:
@@ -315,7 +288,7 @@ class _Archive:
             yield from tar.scan(file, self.name, force=self._force, allow_empty=self._allow_empty)
 
 
-_Place = _Directory | _Database | _Archive | engines.Memory
+_Place = _Directory | _Database | Stream
 
 
 def _named(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> _Place | None:
@@ -324,7 +297,7 @@ def _named(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> 
         return _Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)
     if not isinstance(place, str):
         return None
-    return _Database(place, may_be_empty=allow_empty) if is_url(place) else engines.of_text(place)
+    return _Database(place, may_be_empty=allow_empty) if names_a_database(place) else engines.of_text(place)
 
 
 def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> Sequence[_Place]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Final, NamedTuple
 
 from layerstore.collection import Odd, View
-from layerstore.errors import CorruptRecordError, StoreError
+from layerstore.errors import CorruptRecordError, StoreError, TransferError
 from layerstore.keys import DIFF_IDS, V2_METADATA, Record
 from layerstore.records import Association, are_mappings, associations, why_unreadable
 from layerstore.store import MAX_SEGMENT, why_not_a_key, why_not_a_namespace
@@ -18,6 +20,53 @@ _BYTES = 4 << 20
 
 Row = tuple[str, str, bytes, int]
 """What a `Record` holds; of a million, the plain tuple is made faster."""
+
+
+_LOOKED_AT: Final = 1000
+"""What is no entry, at the beginning of a stream, before the look at it ends."""
+
+
+class Stream:
+    """A source that is read from its beginning to its end, in its own order: an archive, what an engine remembers.
+
+    Args:
+        name: what reports call it.
+        if_empty: why it is refused if there is no entry in it; `None` takes it.
+        is_once: it can be read but once.
+    """
+
+    in_order = False
+
+    def __init__(self, name: str, *, if_empty: str | None = None, is_once: bool = False) -> None:
+        self.name, self._if_empty, self._is_once = name, if_empty, is_once
+        self._begun: Iterator[tuple[str, Record | Odd]] | None = None
+
+    @abstractmethod
+    def entries(self) -> Iterator[tuple[str, Record | Odd]]:
+        """Read it anew."""
+
+    def count(self) -> None:
+        return None
+
+    def read(self) -> Iterator[tuple[str, Record | Odd]]:
+        begun, self._begun = self._begun, None
+        yield from begun or self.entries()
+
+    def look(self, *, hold: bool) -> None:
+        """Read up to the first entry, so that what cannot be read is found out before anything is made for it.
+
+        What was read is read no second time, but where a file would have to be held open, and need not be.
+        """
+        reading = self.entries()
+        first: list[tuple[str, Record | Odd]] = []
+        for one in islice(reading, _LOOKED_AT):
+            first.append(one)
+            if isinstance(one[1], Record):
+                break
+        else:
+            if self._if_empty is not None and len(first) < _LOOKED_AT:
+                raise TransferError(self._if_empty, self.name)
+        self._begun = chain(first, reading) if hold or self._is_once else None
 
 
 class Batch(NamedTuple):

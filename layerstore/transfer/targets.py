@@ -13,8 +13,9 @@ from layerstore.formats import containerd_live, containers_sqlite
 from layerstore.formats.facts import Written
 from layerstore.keys import V1_IDS
 from layerstore.paths import absolute
-from layerstore.sql.sqlite.recognition import is_database
+from layerstore.sql.sqlite.recognition import is_database, resolve
 from layerstore.sql.store import SQLMetadataStore
+from layerstore.sql.url import is_url, names_a_database
 from layerstore.store import Store
 from layerstore.transfer import place
 from layerstore.transfer.combining import facts
@@ -46,8 +47,9 @@ def export_layers(
     Args:
         store: a `SQLMetadataStore` or `FSMetadataStore`.
         target: a `distribution` directory, for which see `export_directory`; a cache of Podman, Skopeo, Buildah and
-            CRI-O; a running containerd, `containerd:SOCKET?namespace=NAME`; a database of this package, or a store of
-            it. What is not there yet is a cache if its name is `blob-info-cache-v1.sqlite`, else a directory.
+            CRI-O; a running containerd, `containerd:SOCKET?namespace=NAME`; a database of this package by its path or
+            URL, or a store of it. What is not there yet is a database if it is a URL, a cache if its name is
+            `blob-info-cache-v1.sqlite`, else a directory.
         on_conflict: `merge`; for a directory or store also `replace` and `keep`.
         delete: as `export_directory`; for a directory only.
         force: as `export_directory`; for a directory only.
@@ -69,7 +71,8 @@ def export_layers(
     is_live = isinstance(target, str) and target.startswith(containerd_live.SCHEME)
     if not is_live and (images or to is not None):
         raise InvalidInputError("images and to go with containerd:SOCKET?namespace=NAME")
-    path = None if is_live or not isinstance(target, str | os.PathLike) else absolute(target)
+    is_other = is_live or names_a_database(target)
+    path = None if is_other or not isinstance(target, str | os.PathLike) else absolute(target)
     if path is not None and not _is_file(path):
         return export_directory(
             store,
@@ -85,7 +88,7 @@ def export_layers(
     if delete:
         raise InvalidInputError("delete goes with a directory")
     if not is_live and (path is None or not _is_cache(path)):
-        with _opened(target) as other:
+        with _opened(target, dry_run=dry_run) as other:
             done = import_layers(other, store, on_conflict=on_conflict, dry_run=dry_run, progress=progress)
         return _of_import(place.name(target), done, dry_run=dry_run)
     if on_conflict != "merge":
@@ -123,11 +126,13 @@ def _is_cache(path: str) -> bool:
 
 
 @contextmanager
-def _opened(target: Place) -> Iterator[Store]:
+def _opened(target: Place, *, dry_run: bool) -> Iterator[Store]:
     if not isinstance(target, str | os.PathLike):
         yield target
         return
-    with SQLMetadataStore(target) as store:
+    file = None if is_url(target) else resolve(target)
+    is_new = file is not None and not os.path.lexists(file)
+    with SQLMetadataStore(":memory:" if dry_run and is_new else target) as store:
         yield store
 
 
@@ -141,16 +146,12 @@ def _counting(
 
 
 def _of_written(path: str, written: Written, *, dry_run: bool) -> ExportReport:
-    differing = tuple(
-        Skipped(one.digest, f"the target says {one.field} {one.theirs}, the store {one.ours}")
-        for one in written.differences
-    )
     return ExportReport(
         path=path,
         added=written.added,
         merged=written.updated,
         unchanged=written.unchanged,
-        skipped=differing,
+        skipped=tuple(Skipped(*one) for one in written.differences),
         skipped_count=written.difference_count,
         left_out={reason: count for reason, count in written.left_out.items() if count},
         dry_run=dry_run,

@@ -29,131 +29,64 @@ SETTINGS: Final = {
     "truncate_cells_html": 0,  # long values are folded by `layerstore.web.cells`
 }
 
-# Only what an index puts in order: all else would sort a million rows for the first fifty.
+_COLUMNS: Final = {
+    "namespace": "the directory that the file is in",
+    "key": "the rest of its path",
+    "value": "its bytes",
+    "diff_id": "the layer; NULL if it is not known, or if two engines disagree",
+    "digest": "the blob",
+    "source_repository": "a repository that has it; empty if that is not known",
+    "hmac": "ties the entry to credentials; empty if it was recorded without any",
+    "position": "rises from the layer's oldest association to its newest, with gaps",
+    "compression": "gzip, zstd, bzip2, xz or uncompressed; NULL if that is not known",
+    "toc_digest": "digest of its table of contents; NULL if that is not known",
+    "registry": "its host",
+    "v1_id": "64 hex digits",
+    "layers": "how many layers it has",
+    "associations": "in how many entries of lists",
+    "repositories": "how many repositories",
+    "v1_ids": "how many V1 images",
+    "modified_at": "when its list or mapping was last written",
+    "modified_at_ns": "when it was last written, in nanoseconds since 1970",
+    "seen_at_ns": "when it was seen there last, in nanoseconds since 1970; NULL if that is not known",
+    "reason": "why it was set aside",
+    "quarantined_at_ns": "when it was set aside, in nanoseconds since 1970",
+}
+"""What a column of this name means, in each table that has it."""
+
+
+def _table(description: str, *sortable: str, facet: str | None = None) -> dict[str, Any]:
+    """Describe a table, whose sortable columns are those that an index has in order: all else sorts a million rows."""
+    facets = {} if facet is None else {"facets": [facet]}
+    return {"description": description, "sortable_columns": list(sortable), "columns": _COLUMNS, **facets}
+
+
 _TABLES: Final[dict[str, dict[str, Any]]] = {
-    "metadata": {
-        "description": "The truth: one row per file of Docker's. All other tables but quarantine are derived from it.",
-        "sortable_columns": [],
-        "columns": {
-            "namespace": "the directory that the file is in",
-            "key": "the rest of its path",
-            "value": "its bytes",
-            "modified_at_ns": "its time, in nanoseconds since 1970",
-        },
-    },
-    "v2_metadata": {
-        "description": "One row per association: a layer, one of its blobs, and a repository that has the blob.",
-        "sortable_columns": ["digest", "source_repository"],
-        "facets": ["source_repository"],
-        "columns": {
-            "diff_id": "the layer",
-            "position": "rises from the layer's oldest to its newest, with gaps",
-            "digest": "the blob",
-            "source_repository": "the repository that has it; empty if that is not known",
-            "hmac": "ties the entry to credentials; empty if it was recorded without any",
-        },
-    },
-    "blobs": {
-        "description": "One row per blob that another engine than Docker knows, such as containerd or Podman.",
-        "sortable_columns": ["digest", "diff_id"],
-        "columns": {
-            "digest": "the blob",
-            "diff_id": "the layer that it is; NULL if no engine has verified one, or two disagree",
-            "compression": "gzip, zstd, bzip2, xz or uncompressed; NULL if that is not known",
-            "toc_digest": "digest of its table of contents; NULL if that is not known",
-        },
-    },
-    "locations": {
-        "description": "One row per repository in which another engine than Docker has seen a blob.",
-        "sortable_columns": ["digest", "source_repository"],
-        "facets": ["source_repository"],
-        "columns": {
-            "digest": "the blob",
-            "source_repository": "the repository that has it",
-            "seen_at_ns": "when it was seen there last, in nanoseconds since 1970; NULL if that is not known",
-        },
-    },
-    "places": {
-        "description": "One row per place that a blob is available from, by Docker's lists and by other engines.",
-        "sortable_columns": [],
-        "columns": {
-            "digest": "the blob",
-            "diff_id": "the layer that it is; NULL if that is not known",
-            "source_repository": "the repository that has it",
-            "hmac": "as Docker recorded it; empty if it was recorded without credentials",
-            "seen_at_ns": "when it was seen there last, in nanoseconds since 1970; NULL if that is not known",
-        },
-    },
-    "quarantine": {
-        "description": "Invalid values that a write or an import set aside.",
-        "sortable_columns": ["id"],
-        "columns": {
-            "namespace": "where it was, with key",
-            "value": "its bytes",
-            "reason": "why",
-            "quarantined_at_ns": "when, in nanoseconds since 1970",
-        },
-    },
-    "diff_id_by_digest": {
-        "description": "Which layer each blob is.",
-        "sortable_columns": ["digest", "diff_id"],
-        "columns": {"digest": "the blob", "diff_id": "the layer"},
-    },
-    "v1_ids": {
-        "description": "Which layer each V1 image is, at which registry.",
-        "sortable_columns": ["registry", "v1_id"],
-        "columns": {"registry": "its registry", "v1_id": "64 hex digits", "diff_id": "the layer"},
-    },
-    "layers": {
-        "description": "One row per layer that has a list.",
-        "sortable_columns": ["modified_at_ns"],
-        "columns": {
-            "diff_id": "the layer",
-            "modified_at": "when its list was last written",
-            "modified_at_ns": "the same, to sort and compare by",
-            "associations": "how many its list has",
-            "repositories": "how many repositories have it",
-        },
-    },
-    "repositories": {
-        "description": "One row per repository, by name.",
-        "sortable_columns": [],
-        "facets": ["registry"],
-        "columns": {
-            "source_repository": "its name",
-            "registry": "the part before the first /",
-            "layers": "how many layers it has",
-            "associations": "in how many entries of lists",
-            "modified_at": "when the newest of these lists was last written",
-        },
-    },
-    "registries": {
-        "description": "One row per registry, of repositories and of V1 images.",
-        "sortable_columns": [],
-        "columns": {
-            "registry": "its host",
-            "repositories": "how many are known of it",
-            "v1_ids": "how many V1 images",
-        },
-    },
-    "shared_layers": {
-        "description": "One row per layer that two or more repositories have.",
-        "sortable_columns": [],
-        "columns": {
-            "diff_id": "the layer",
-            "repositories": "how many have it",
-            "associations": "in how many entries",
-        },
-    },
-    "unlisted_digests": {
-        "description": "One row per blob that is in no list, because it was removed or evicted (a list keeps 50).",
-        "sortable_columns": [],
-        "columns": {
-            "digest": "the blob",
-            "diff_id": "the layer that it is",
-            "modified_at": "when that was last written",
-        },
-    },
+    "metadata": _table("The truth: one row per file of Docker's. All others but quarantine are derived from it."),
+    "v2_metadata": _table(
+        "One row per association: a layer, one of its blobs, and a repository that has the blob.",
+        *("digest", "source_repository"),
+        facet="source_repository",
+    ),
+    "blobs": _table(
+        "One row per blob that another engine than Docker knows, such as containerd or Podman.", "digest", "diff_id"
+    ),
+    "locations": _table(
+        "One row per repository in which another engine than Docker has seen a blob.",
+        *("digest", "source_repository"),
+        facet="source_repository",
+    ),
+    "places": _table("One row per place that a blob is available from, by Docker's lists and by other engines."),
+    "quarantine": _table("Invalid values that a write or an import set aside.", "id"),
+    "diff_id_by_digest": _table("Which layer each blob is.", "digest", "diff_id"),
+    "v1_ids": _table("Which layer each V1 image is, at which registry.", "registry", "v1_id"),
+    "layers": _table("One row per layer that has a list.", "modified_at_ns"),
+    "repositories": _table("One row per repository, by name.", facet="registry"),
+    "registries": _table("One row per registry, of repositories and of V1 images."),
+    "shared_layers": _table("One row per layer that two or more repositories have."),
+    "unlisted_digests": _table(
+        "One row per blob that is in no list, because it was removed or evicted (a list keeps 50)."
+    ),
 }
 _NOT_OURS: Final = {"alembic_version": {"hidden": True}, "sqlite_sequence": {"hidden": True}}
 

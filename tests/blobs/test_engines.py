@@ -1,80 +1,24 @@
-"""What real engines wrote is a source wherever a path is taken, and a cache is a target."""
+"""A cache as source and target, beside what Docker recorded."""
 
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from layerstore import SQLMetadataStore, TransferError, diff, export_layers, import_layers, verify
+from layerstore import SQLMetadataStore, TransferError, export_layers, import_layers
 from layerstore.blobs import BlobRecord, decode, encode
 from layerstore.keys import BLOBS
-from tests.conftest import OpenSQL, assert_sound, database_rows
-from tests.support.entries import AT, layer_key, whole
+from tests.conftest import OpenSQL, assert_sound
+from tests.formats.test_containers import all_rows
+from tests.support.entries import AT, layer_key
 from tests.support.strategies import sha256
 from tests.transfer.prune.conftest import HUB, OURS, a_list, fill, mapping
 
 ENGINES = Path(__file__).parents[1] / "golden" / "engines"
 FILES = sorted(path for path in ENGINES.rglob("*") if path.suffix in (".db", ".sqlite", ".boltdb", ".json"))
 CACHE = "blob-info-cache-v1.sqlite"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_what_an_engine_wrote_is_imported_and_a_second_import_changes_nothing(
-    sql_file: SQLMetadataStore, path: Path, tmp_path: Path
-):
-    copy = tmp_path / ("layers.json" if path.suffix == ".json" else path.name)
-    shutil.copy(path, copy)
-
-    report = import_layers(sql_file, copy)
-
-    assert report.added
-    assert report.ok
-    assert report.sources[0].source == str(copy)
-    assert {row[0] for row in database_rows(sql_file, "SELECT DISTINCT namespace FROM metadata")} == {BLOBS}
-    before = whole(sql_file)
-    again = import_layers(sql_file, copy)
-    assert (again.added, again.updated, again.unchanged) == (0, 0, again.read)
-    assert whole(sql_file) == before
-    assert verify(copy).ok
-    assert diff(sql_file, copy).ok
-
-
-def rows_of_cache(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    connection = sqlite3.connect(path)
-    try:
-        tables = {
-            "DigestUncompressedPairs": "anyDigest, uncompressedDigest",
-            "DigestCompressors": "digest, compressor",
-            "KnownLocations": "transport, scope, digest, location",
-        }
-        return {
-            table: connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3").fetchall()
-            if columns.count(",") > 1
-            else connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1").fetchall()
-            for table, columns in tables.items()
-        }
-    finally:
-        connection.close()
-
-
-@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".sqlite"], ids=lambda path: path.name)
-def test_what_goes_out_into_a_new_cache_is_what_came_in(sql_file: SQLMetadataStore, path: Path, tmp_path: Path):
-    import_layers(sql_file, path)
-
-    report = export_layers(sql_file, tmp_path / "cache" / CACHE)
-
-    assert report.ok
-    assert report.added
-    written, there = rows_of_cache(tmp_path / "cache" / CACHE), rows_of_cache(path)
-    assert written["DigestCompressors"] == there["DigestCompressors"]
-    assert written["KnownLocations"] == [row for row in there["KnownLocations"] if row[0] == "docker"]
-    pairs = [row for row in there["DigestUncompressedPairs"] if row[0] != row[1]]
-    assert [row for row in written["DigestUncompressedPairs"] if row[0] != row[1]] == pairs
-    again = export_layers(sql_file, tmp_path / "cache" / CACHE)
-    assert (again.written, again.unchanged) == (0, report.added)
 
 
 def test_a_folder_of_a_cache_is_a_source_and_as_a_target_it_names_the_file(sql_file: SQLMetadataStore, tmp_path: Path):
@@ -97,13 +41,13 @@ def test_what_docker_recorded_goes_into_a_cache(sql_file: SQLMetadataStore, tmp_
 
     report = export_layers(sql_file, tmp_path / CACHE)
 
-    found = rows_of_cache(tmp_path / CACHE)
+    found = all_rows(tmp_path / CACHE)
     assert found["DigestCompressors"] == [(sha256(2), "gzip")]
     assert {row[0] for row in found["DigestUncompressedPairs"]} >= {sha256(1), sha256(2)}
     assert {(row[2], row[3]) for row in found["KnownLocations"]} >= {(sha256(2), HUB), (sha256(2), OURS)}
     assert report.left_out["a V1 ID, which only Docker has"] == 1
     export_layers(sql_file, tmp_path / CACHE, assume_compression="gzip")
-    assert rows_of_cache(tmp_path / CACHE)["DigestCompressors"] == [(sha256(1), "gzip"), (sha256(2), "gzip")]
+    assert all_rows(tmp_path / CACHE)["DigestCompressors"] == [(sha256(1), "gzip"), (sha256(2), "gzip")]
 
 
 def test_a_blob_on_which_docker_and_others_disagree_is_not_written(sql_file: SQLMetadataStore, tmp_path: Path):
@@ -113,7 +57,7 @@ def test_a_blob_on_which_docker_and_others_disagree_is_not_written(sql_file: SQL
 
     report = export_layers(sql_file, tmp_path / CACHE)
 
-    assert rows_of_cache(tmp_path / CACHE)["DigestUncompressedPairs"] == []
+    assert all_rows(tmp_path / CACHE)["DigestUncompressedPairs"] == []
     assert sum(report.left_out.values()) == 1
 
 

@@ -17,6 +17,7 @@ from layerstore import (
     export_layers,
     import_directory,
     import_layers,
+    verify,
 )
 from layerstore.blobs import BlobRecord, encode
 from layerstore.keys import BLOBS, Record
@@ -186,6 +187,32 @@ def test_a_store_goes_into_a_store(sql_file: SQLMetadataStore, open_sql: OpenSQL
     assert (done.added, done.written, done.ok) == (3, 3, True)
     assert diff(sql_file, other).ok
     assert export_layers(sql_file, other).unchanged == 3
+
+
+def test_a_url_is_a_database_as_source_and_target(
+    sql_file: SQLMetadataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fill(sql_file, [gzip(1, 9, ours=AT), a_list(9, (1, HUB)), mapping(1, 9)])
+    monkeypatch.chdir(tmp_path)
+    url = f"sqlite:///{tmp_path}/other.db"
+
+    assert export_layers(sql_file, url, dry_run=True).added == 3
+    assert not (tmp_path / "other.db").exists()
+    assert export_layers(sql_file, url).added == 3
+    assert diff(url, sql_file).ok
+    assert verify(url).checked == 3
+    with SQLMetadataStore(":memory:") as store:
+        assert import_layers(store, url).added == 3
+    assert export_layers(sql_file, Path(url)).written == 2  # a path is a directory of that name
+
+
+def test_a_url_of_a_server_is_a_database_as_source_and_target(sql_file: SQLMetadataStore, postgresql_url: str):
+    fill(sql_file, [gzip(1, 9, ours=AT), a_list(9, (1, HUB)), mapping(1, 9)])
+
+    assert (export_layers(sql_file, postgresql_url).added, export_layers(sql_file, postgresql_url).unchanged) == (3, 3)
+    assert diff(postgresql_url, sql_file).ok
+    with SQLMetadataStore(":memory:") as store:
+        assert import_layers(store, postgresql_url).added == 3
 
 
 def test_a_trial_import_says_what_would_be_and_changes_nothing(sql_file: SQLMetadataStore, base: Path):

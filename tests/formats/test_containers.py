@@ -311,9 +311,9 @@ def test_nothing_that_a_cache_knows_is_changed_but_an_earlier_time(tmp_path: Pat
     )
 
     assert (written.added, written.updated, written.unchanged) == (1, 0, 1)
-    assert [tuple(one) for one in written.differences] == [
-        (digest(3), "DiffID", digest(2), digest(9)),
-        (digest(4), "Compression", "gzip", "zstd"),
+    assert written.differences == [
+        (digest(3), f"the target says DiffID {digest(2)}, the store {digest(9)}"),
+        (digest(4), "the target says Compression gzip, the store zstd"),
     ]
     assert written.left_out == {
         "sources disagree about the blob": 1,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from layerstore import InvalidInputError, InvalidKeyError, NotFoundError, SQLMetadataStore, import_directory
 from layerstore.keys import Record
 from layerstore.sql.backend import Quarantined
-from layerstore.sql.quarantine import drop, one_quarantined, restore
+from layerstore.sql.quarantine import drop_quarantined, one_quarantined, restore_quarantined
 from tests.conftest import database_rows
 from tests.support.entries import LISTS, MAPPINGS, entries, layer_key, whole, write_file
 
@@ -53,9 +53,9 @@ def test_a_number_that_is_not_there_is_not_found(sql_store: SQLMetadataStore):
 
     for work in (
         lambda: one_quarantined(sql_store, 99),
-        lambda: restore(sql_store, 99),
-        lambda: restore(sql_store, 99, force=True),
-        lambda: drop(sql_store, [99]),
+        lambda: restore_quarantined(sql_store, 99),
+        lambda: restore_quarantined(sql_store, 99, force=True),
+        lambda: drop_quarantined(sql_store, [99]),
         lambda: one_quarantined(sql_store, -1),
     ):
         with pytest.raises(NotFoundError) as raised:
@@ -67,7 +67,7 @@ def test_a_number_that_is_not_there_is_not_found(sql_store: SQLMetadataStore):
 def test_restore_puts_back_what_is_not_there(sql_file: SQLMetadataStore):
     sql_file.quarantine(LISTS, KEY, entries(1, 2), "why")
 
-    found = restore(sql_file, *numbers(sql_file))
+    found = restore_quarantined(sql_file, *numbers(sql_file))
 
     assert isinstance(found, Quarantined)
     assert (found.namespace, found.key, found.value) == (LISTS, KEY, entries(1, 2))
@@ -83,7 +83,7 @@ def test_restore_swaps_with_what_is_there(sql_file: SQLMetadataStore):
 
     for expected, other in ((entries(2), entries(1)), (entries(1), entries(2))):
         (number,) = numbers(sql_file)
-        restore(sql_file, number)
+        restore_quarantined(sql_file, number)
         (aside,) = sql_file.quarantined()
         assert (sql_file.get(LISTS, KEY), aside.value) == (expected, other)
         assert str(number) in aside.reason
@@ -94,7 +94,7 @@ def test_restore_of_what_is_there_already_only_ends_its_quarantine(sql_file: SQL
     sql_file.set("n", "k", b"v")
     sql_file.quarantine("n", "k", b"v", "why")
 
-    restore(sql_file, *numbers(sql_file))
+    restore_quarantined(sql_file, *numbers(sql_file))
 
     assert sql_file.get("n", "k") == b"v"
     assert sql_file.quarantined() == []
@@ -111,10 +111,10 @@ def test_what_still_cannot_be_read_is_restored_only_by_force(
     before = whole(sql_file)
 
     with pytest.raises(InvalidInputError, match="--force"):
-        restore(sql_file, *numbers(sql_file))
+        restore_quarantined(sql_file, *numbers(sql_file))
     assert whole(sql_file) == before
 
-    restore(sql_file, *numbers(sql_file), force=True)
+    restore_quarantined(sql_file, *numbers(sql_file), force=True)
     assert sql_file.get(namespace, key) == value
     assert sql_file.quarantined() == []
 
@@ -129,7 +129,7 @@ def test_a_key_that_breaks_the_key_rules_is_not_restored_even_by_force(
 
     for force in (False, True):
         with pytest.raises(InvalidKeyError):
-            restore(sql_file, *numbers(sql_file), force=force)
+            restore_quarantined(sql_file, *numbers(sql_file), force=force)
         assert whole(sql_file) == before
 
 
@@ -145,7 +145,7 @@ def test_an_error_in_the_middle_of_restore_leaves_all_as_it_was(
 
     monkeypatch.setattr(sql_file, "set", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
-        restore(sql_file, *numbers(sql_file))
+        restore_quarantined(sql_file, *numbers(sql_file))
     assert whole(sql_file) == before
 
 
@@ -156,12 +156,12 @@ def test_drop_forgets_all_that_are_named_or_none(sql_file: SQLMetadataStore):
     before = whole(sql_file)
 
     with pytest.raises(NotFoundError):
-        drop(sql_file, [one, 99, two])
+        drop_quarantined(sql_file, [one, 99, two])
     assert whole(sql_file) == before
 
-    assert [found.key for found in drop(sql_file, [three, one])] == ["c", "a"]
+    assert [found.key for found in drop_quarantined(sql_file, [three, one])] == ["c", "a"]
     assert numbers(sql_file) == [two]
-    assert drop(sql_file, []) == []
+    assert drop_quarantined(sql_file, []) == []
 
 
 def test_a_number_is_never_given_to_another_value(sql_file: SQLMetadataStore):
@@ -169,12 +169,12 @@ def test_a_number_is_never_given_to_another_value(sql_file: SQLMetadataStore):
     sql_file.quarantine("n", "a", b"read and no longer needed", "why")
     sql_file.quarantine("n", "b", b"also", "why")
     listed = numbers(sql_file)
-    drop(sql_file, listed[-1:])
+    drop_quarantined(sql_file, listed[-1:])
 
     sql_file.quarantine("n", "c", b"new", "why")
 
     with pytest.raises(NotFoundError):
-        drop(sql_file, listed[-1:])
+        drop_quarantined(sql_file, listed[-1:])
     assert [one.value for one in sql_file.quarantined()][-1] == b"new"
 
 
@@ -186,7 +186,7 @@ def test_both_sides_of_a_conflict_are_still_there_after_it_was_decided_otherwise
         import_directory(sql_file, tmp_path / "d")
     assert sql_file.get(MAPPINGS, KEY).endswith(b"2")
 
-    restore(sql_file, *numbers(sql_file))
+    restore_quarantined(sql_file, *numbers(sql_file))
 
     assert sql_file.get(MAPPINGS, KEY).endswith(b"1")
     assert [one.value[-1:] for one in sql_file.quarantined()] == [b"2"]
@@ -219,7 +219,7 @@ def _restore_and_compare(store: SQLMetadataStore, number: int, *, force: bool) -
     place = (chosen.namespace, chosen.key)
     was_there = store.get_many(chosen.namespace, [chosen.key]).get(chosen.key) == chosen.value
     try:
-        restore(store, number, force=force)
+        restore_quarantined(store, number, force=force)
     except InvalidInputError:
         assert not force
         assert values(store) == before

@@ -208,6 +208,16 @@ def test_by_the_keyboard_alone(browser: Browser, address: str):
         expect(page.get_by_role("heading", level=1)).to_have_text(LAYER)
 
 
+def test_a_field_for_a_digest_shows_it_in_full(browser: Browser, address: str):
+    with context(browser) as made:
+        page = made.new_page()
+        for url, name in ((f"/store/ask-digest?digest={BLOB}", "digest"), (f"/-/layers?part={BLOB}", "part")):
+            page.goto(address + url)
+            field = page.locator(f"input[name={name}]")
+            assert field.input_value() == BLOB
+            assert field.evaluate("one => one.scrollWidth <= one.clientWidth"), url
+
+
 def test_no_page_needs_a_script(browser: Browser, address: str):
     with browser.new_context(java_script_enabled=False) as made:
         page = made.new_page()

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from layerstore import DiffID, SQLMetadataStore, V2MetadataService
-from tests.web.conftest import BLOB, LAYER, Show, Shown
+from tests.web.conftest import BLOB, LAYER, ROOT, Show, Shown
+
+CSS = (ROOT / "layerstore" / "web" / "static" / "layerstore.css").read_text()
 
 
 def names(page: str) -> list[str]:
@@ -133,3 +135,28 @@ def test_a_page_has_no_two_landmarks_of_one_name(sample: Path, show: Show):
 
     assert len(labels) == len(set(labels)) > 1
     assert not set(labels) & set(re.findall(r"<h2[^>]*>([^<]+)</h2>", page))
+
+
+def colours(scheme: str) -> dict[str, str]:
+    """Return the colours of a scheme: those of the dark one replace what it has of the light one's."""
+    light, dark = (
+        re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", part) for part in CSS.split("prefers-color-scheme: dark")
+    )
+    return dict(light) if scheme == "light" else {**dict(light), **dict(dark)}
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (one / 12.92 if one <= 0.03928 else ((one + 0.055) / 1.055) ** 2.4 for one in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_bars_stand_out_from_what_is_behind_them(scheme: str):
+    """By 3:1 at least, as WCAG 2 asks of what is no text."""
+    of = colours(scheme)
+    assert ".bar rect, .plot rect { fill: var(--bar); }" in CSS
+    for behind in ("page", "card", "soft"):
+        darker, lighter = sorted((luminance(of["bar"]), luminance(of[behind])))
+        assert (lighter + 0.05) / (darker + 0.05) >= 3, (scheme, behind)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreCorruptError, VerifyReport, import_directory, verify
-from layerstore.sql.quarantine import drop
+from layerstore.sql.quarantine import drop_quarantined
 from layerstore.transfer.recovering import recover
 from tests.conftest import OpenSQL
 from tests.support.command import DONE, FOUND, GOLDEN, Run, database, run
@@ -92,7 +92,7 @@ def test_a_quarantine_that_is_not_of_our_types_is_shown_reported_and_repaired(
         ours, theirs = store.quarantined()
         assert ours.value == b"value"
         assert (theirs.namespace, theirs.key, theirs.value, theirs.reason, theirs.quarantined_at_ns) == shown
-        drop(store, [1, 2])
+        drop_quarantined(store, [1, 2])
 
 
 def test_a_name_in_the_schema_that_is_not_utf_8_is_damage_that_recover_mends(
