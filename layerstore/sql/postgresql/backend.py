@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from layerstore.collection import Doomed, Incoming, Loaded, Place, Resolve
+from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
 from layerstore.digest import DiffID
 from layerstore.errors import StoreBusyError, StoreReadOnlyError
 from layerstore.keys import V2_METADATA, Record, digest_key, key_digest
@@ -305,7 +305,8 @@ class PostgreSQL:
         return self._transactions.transaction(deferred=deferred)
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, _note: Note | None = None) -> Iterator[Snapshot]:
+        """A server that finds a database damaged reads nothing more of it."""
         own = self._transactions.own()
         if own is not None:
             yield Snapshot(own, self._failing)

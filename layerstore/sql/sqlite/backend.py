@@ -19,9 +19,9 @@ from layerstore.store import SetAside
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from layerstore.collection import Doomed, Incoming, Loaded, Place, Resolve
+    from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
     from layerstore.digest import DiffID
-    from layerstore.sql.backend import Known, OddName, Quarantined
+    from layerstore.sql.backend import Known, Quarantined
     from layerstore.sql.sqlite.file import Durability
     from layerstore.sql.sqlite.handles import Parameters
     from layerstore.sql.sqlite.snapshot import Snapshot
@@ -141,8 +141,6 @@ class SQLite:
             return [number for number, one in enumerate(doomed) if not writing.remove(handle, one)]
 
     def mend(self, kind: str, place: Place) -> bool:
-        from layerstore.sql.backend import OddName
-
         match kind, place:
             case "stale-rows", (str(namespace), digest):
                 self._rederive(namespace, digest)
@@ -151,7 +149,7 @@ class SQLite:
             case "odd-quarantine", (str(number),):
                 self._rewrite_quarantined(int(number))
             case _, (bytes(raw_namespace), bytes(raw_key)):
-                return self._set_aside_odd_name(OddName(raw_namespace, raw_key))
+                return self._set_aside_odd_name(raw_namespace, raw_key)
         return True
 
     def _rederive(self, namespace: str, digest: str | bytes) -> None:
@@ -172,17 +170,17 @@ class SQLite:
         return Transaction(self._connections, deferred=deferred)
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, note: Note | None = None) -> Iterator[Snapshot]:
         from layerstore.sql.sqlite.snapshot import Snapshot
 
         if self.is_held:
             handle = self._connections.local.handle
             with writing.together(handle):
-                yield Snapshot(handle)
+                yield Snapshot(handle, note)
             return
         with closing(self._connections.new_handle(read_only=True)) as reader:
             reader.begin()
-            yield Snapshot(reader)
+            yield Snapshot(reader, note)
 
     def set_aside(self, entries: Iterable[SetAside], *, at_ns: int | None = None) -> int:
         handle = self._connections.local.handle
@@ -216,16 +214,17 @@ class SQLite:
             for number in numbers:
                 handle.execute(statements.DROP_QUARANTINED, (number,))
 
-    def _set_aside_odd_name(self, name: OddName) -> bool:
+    def _set_aside_odd_name(self, namespace: bytes, key: bytes) -> bool:
         """Move an entry whose name is not UTF-8 to quarantine; tell whether it was there."""
-        from layerstore.sql.backend import NOT_UTF8
+        from layerstore.collection import NOT_UTF8
 
         handle = self._connections.local.handle
-        twice = (name.namespace, name.namespace, name.key, name.key)
-        reason = f"{NOT_UTF8}: X'{name.namespace.hex()}', X'{name.key.hex()}'"
+        twice = (namespace, namespace, key, key)
+        reason = f"{NOT_UTF8}: X'{namespace.hex()}', X'{key.hex()}'"
+        shown = (namespace.decode("utf-8", "backslashreplace"), key.decode("utf-8", "backslashreplace"))
         with writing.together(handle):
             values = handle.execute(statements.GET_RAW, twice)
-            writing.set_aside(handle, [SetAside(*name.shown(), value, reason) for (value,) in values])
+            writing.set_aside(handle, [SetAside(*shown, value, reason) for (value,) in values])
             handle.execute(statements.DELETE_RAW, twice)
         return bool(values)
 
