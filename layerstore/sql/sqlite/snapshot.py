@@ -15,9 +15,9 @@ from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable, noting_damage
+from layerstore.sql.sqlite.handles import Handle
 from layerstore.sql.sqlite.objects import OBJECTS
 from layerstore.sql.sqlite.recognition import ours
-from layerstore.sql.sqlite.transactions import AnyHandle
 
 
 def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
@@ -37,7 +37,7 @@ class Snapshot:
     With `note`, what cannot be read of a damaged file is told to that.
     """
 
-    def __init__(self, handle: AnyHandle, note: Note | None = None) -> None:
+    def __init__(self, handle: Handle, note: Note | None = None) -> None:
         self._handle, self._note = handle, note
 
     def count(self) -> int:

@@ -2,23 +2,21 @@
 
 A transaction belongs to the asyncio task that began it, or outside of a loop to the thread. All tasks of a loop run in
 one thread, and so on one connection: what another task wrote would be rolled back with the transaction, and what it
-read might never be committed. So while one is open, the thread's handle is replaced by one that asks who uses it.
+read might never be committed. So while one is open, whoever takes the thread's handle is asked who it is.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from layerstore.errors import StoreError
-from layerstore.sql.sqlite.handles import Handle, Parameters, inside
+from layerstore.sql.sqlite.handles import Handle, inside
 
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.connections import Connections
-    from layerstore.sql.sqlite.file import Connection, File
+    from layerstore.sql.sqlite.file import File
 
 _NEXT: Final = "put the whole transaction into one function, and run that with `asyncio.to_thread`"
 _OTHERS: Final = f"a transaction of another asyncio task is open in this thread: {_NEXT}"
@@ -38,7 +36,7 @@ def current_task() -> object | None:
 
 
 class Held:
-    """The handle of a thread while a transaction is open on it: it serves only the task that began the transaction."""
+    """A thread's handle while a transaction is open on it: only the task that began the transaction gets it."""
 
     def __init__(self, handle: Handle, file: File) -> None:
         self.handle = handle
@@ -48,47 +46,21 @@ class Held:
         self._pid = os.getpid()
         self._broken = False
 
-    @property
-    def depth(self) -> int:
-        return self.handle.depth
+    def mine(self) -> Handle:
+        """Return the handle, if it is the task's that asks.
 
-    @property
-    def connection(self) -> Connection:
-        return self._mine().connection
-
-    def driver(self) -> AbstractContextManager[Connection]:
-        return self._mine().driver()
-
-    def first(self, statement: str, parameters: Parameters = ()) -> Any:
-        return self._mine().first(statement, parameters)
-
-    def execute(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        return self._mine().execute(statement, parameters)
-
-    def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
-        self._mine().execute_many(statement, rows)
-
-    def stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
-        return self._mine().stream(statement, parameters)
-
-    def write(self, statement: str, parameters: Sequence[object]) -> None:
-        self._mine().write(statement, parameters)
-
-    def begin(self, *, deferred: bool = False) -> None:
-        self._mine().begin(deferred=deferred)
-
-    def fail(self) -> None:
-        self._mine().fail()
-
-    def end(self, *, commit: bool) -> bool:
-        return self._mine().end(commit=commit)
-
-    def commit(self) -> None:
-        self._mine().commit()
+        Raises:
+            StoreError: it is another task's, or the transaction was left out of order.
+        """
+        if self._broken and self.open:
+            self._refuse(_ORDER)
+        if self.open and current_task() is not self._owner:
+            self._refuse(_OTHERS)
+        return self.handle
 
     def enter(self, transaction: Transaction, *, deferred: bool) -> None:
         """Begin a transaction, or one inside those that are open."""
-        self._mine().begin(deferred=deferred)
+        self.mine().begin(deferred=deferred)
         self.open.append(transaction)
 
     def leave(self, transaction: Transaction, *, commit: bool) -> bool:
@@ -123,18 +95,8 @@ class Held:
         if file is self._file and self.open and not self._broken and self._pid == os.getpid():
             self._refuse(f"this thread was started inside a transaction, which its write would wait for: {_NEXT}")
 
-    def _mine(self) -> Handle:
-        if self._broken and self.open:
-            self._refuse(_ORDER)
-        if self.open and current_task() is not self._owner:
-            self._refuse(_OTHERS)
-        return self.handle
-
     def _refuse(self, why: str) -> NoReturn:
         raise StoreError(why, self._file.path)
-
-
-AnyHandle = Handle | Held
 
 
 class Transaction:
@@ -147,8 +109,7 @@ class Transaction:
         self._deferred = deferred
 
     def __enter__(self) -> None:
-        handle = self._connections.local.handle
-        self._held = handle if isinstance(handle, Held) and handle.open else self._connections.hold()
+        self._held = self._connections.hold()
         try:
             self._held.enter(self, deferred=self._deferred)
         except BaseException:
