@@ -69,7 +69,9 @@ class Connections:
         local: has the `handle` of the thread that asks.
     """
 
-    def __init__(self, path: str | None, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
+    def __init__(
+        self, path: str | None, *, durability: Durability = "full", read_only: bool = False, timeout_s: float = 30.0
+    ) -> None:
         self.shown = path
         self._private_folder: Callable[[], object] | None = None
         if path is None:
