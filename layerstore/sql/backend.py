@@ -35,6 +35,19 @@ class Known(NamedTuple):
     """What other engines know of a layer's blobs, by DiffID and digest. One that Docker maps to another layer is left
     out."""
 
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, bytes | None, str | None]]) -> Known:
+        """Sort rows: a list's has no digest, a mapping's has no value, and what other engines know has both."""
+        known = cls({}, {}, {})
+        for name, value, digest in rows:
+            if value is None:
+                known.digests.setdefault(name, []).append(str(digest))
+            elif digest is None:
+                known.lists[name] = value
+            else:
+                known.blobs.setdefault(name, {})[digest] = value
+        return known
+
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:

@@ -134,18 +134,14 @@ class PostgreSQL:
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
         wanted = list(dict.fromkeys(diff_ids))
         found = self._first(statements.KNOWN_LAYERS, array(map(digest_key, wanted)), array(wanted))
-        lists: dict[str, bytes] = {}
-        digests: dict[str, list[str]] = {}
-        blobs: dict[str, dict[str, bytes]] = {}
-        for row in range(found.ntuples):
-            name, value = text(found, row, 0), found.get_value(row, 1)
-            if found.get_value(row, 2) is None:
-                lists[name] = data(found, row, 1)
-            elif value is None:
-                digests.setdefault(name, []).append(text(found, row, 2))
-            else:
-                blobs.setdefault(name, {})[text(found, row, 2)] = value
-        return Known(lists, digests, blobs)
+        return Known.of(
+            (
+                text(found, row, 0),
+                found.get_value(row, 1),
+                None if found.get_value(row, 2) is None else text(found, row, 2),
+            )
+            for row in range(found.ntuples)
+        )
 
     def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
         """One trip to read, and one more for each time that `compute` asks for more; one to write and commit."""

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 # In SQL, as Core has no CROSS JOIN: it keeps SQLite from walking all digests and looking for each in the array. The
 # namespace is no parameter: a bound value that decides whether a partial index can serve makes SQLite prepare the
 # statement anew at each run, which takes ten times as long as running it.
-# A list's row has no digest, a digest's has no value, and what other engines know has both. Which layer that is, they
-# know, or else Docker's mapping.
+# Which layer a blob is, other engines know, or else Docker's mapping.
 KNOWN_LAYERS: Final = f"""\
 SELECT key, CAST(value AS BLOB), NULL
 FROM metadata
@@ -104,19 +103,10 @@ class SQLite:
 
         wanted = list(dict.fromkeys(diff_ids))
         keys = [digest_key(diff_id) for diff_id in wanted]
-        lists: dict[str, bytes] = {}
-        digests: dict[str, list[str]] = {}
-        blobs: dict[str, dict[str, bytes]] = {}
         layers = json.dumps(wanted)
-        rows = self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), layers, layers, layers))
-        for name, value, digest in rows:
-            if digest is None:
-                lists[name] = value
-            elif value is None:
-                digests.setdefault(name, []).append(digest)
-            else:
-                blobs.setdefault(name, {})[digest] = value
-        return Known(lists, digests, blobs)
+        return Known.of(
+            self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), layers, layers, layers))
+        )
 
     def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
         return writing.change(self._connections.local.handle, addresses, compute)
