@@ -81,7 +81,7 @@ class Snapshot(Protocol):
         """Yield namespace and key of all entries, in the order of `records`, and raise as it does."""
 
     def records(self, namespace: str | None = None) -> Iterator[Record]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key.
 
         Raises:
             CorruptRecordError: the name of the next one is not UTF-8; `scan` goes on behind it.

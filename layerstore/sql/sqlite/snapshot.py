@@ -56,7 +56,7 @@ class Snapshot:
             raise self._odd_name(statements.RAW_RECORDS, (done,)) from error
 
     def records(self, namespace: str | None = None) -> Iterator[Record]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key.
 
         Raises:
             CorruptRecordError: the name of the next one is not UTF-8; `scan` goes on behind it.
