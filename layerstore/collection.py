@@ -98,7 +98,7 @@ class View(Protocol):
         """Return how many entries there are, or files."""
 
     def scan(self, namespace: str | None = None) -> Iterator[Record | Odd]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key."""
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key."""
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield namespace and key of all entries, in the order of `scan`.

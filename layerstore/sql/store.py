@@ -57,11 +57,11 @@ class SQLMetadataStore:
     opened.
 
     Args:
-        path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, which goes when the
+        path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, removed when the
             store is closed. Or a database on a server: `postgresql://user@host/database` (docs/fleet.md).
         durability: `"full"` syncs each commit before the call returns, so that a power cut loses nothing that was
             acknowledged (others may see it a moment before); `"normal"`
-            syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
+            syncs at checkpoints only: a power cut may cost the last commits, each in full, and never the
             file's consistency. A crash of the process alone costs nothing either way.
         read_only: open only to read, and never change the file; it must be there and at this version's schema.
         timeout_s: seconds that a writer waits for the others before `StoreBusyError`; 0 does not wait.
@@ -163,9 +163,9 @@ class SQLMetadataStore:
         return self._backend.change(addresses, compute)
 
     def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key.
 
-        One snapshot, of the moment when the first is taken, on a connection of its own; writers do not wait for it.
+        One snapshot, of the moment when the first is read, on a connection of its own; writers do not wait for it.
         Inside `transaction()`, and in memory, it is read into memory at that moment.
 
         Raises:
@@ -282,7 +282,7 @@ class SQLMetadataStore:
         self._backend.put((namespace, key, _checked(namespace, key, value), modified_at_ns))
 
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
-        """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.
+        """Keep bytes that are about to be replaced, or that were not imported. Exactly the same again is kept once.
 
         Raises: as `set`.
         """
@@ -310,7 +310,7 @@ class SQLMetadataStore:
         return backup(self, path)
 
     def transaction(self, *, deferred: bool = False) -> AbstractContextManager[None]:
-        """Return a context manager: what this task writes in it happens whole, or not at all if an error leaves it.
+        """Return a context manager: what this task writes in it is kept in full, or not at all if an error leaves it.
 
         It begins with the lock of the writers (`BEGIN IMMEDIATE`), so that what is read in it is still true when it
         is written; other writers wait, readers do not. Reads in it see its writes. One inside another is a savepoint:
@@ -318,7 +318,7 @@ class SQLMetadataStore:
         transaction also when the error was caught.
 
         It belongs to the asyncio task that began it, or outside of a loop to the thread: while it is open, other tasks
-        of the loop cannot use the store. Under asyncio, put the whole transaction into one function, and run that with
+        of the loop cannot use the store. Under asyncio, put all of the transaction into one function, and run that with
         `asyncio.to_thread`. Transactions are left in the reverse order of their beginning; otherwise all is rolled
         back.
 

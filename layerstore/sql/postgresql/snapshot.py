@@ -46,7 +46,7 @@ class Snapshot:
         return self.stream(statements.NAMES)
 
     def scan(self, namespace: str | None = None) -> Iterator[Record]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key."""
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key."""
         found = (
             self.stream(statements.RECORDS)
             if namespace is None
