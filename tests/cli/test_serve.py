@@ -208,7 +208,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run_process: Run,
         result = run_process("serve", "--port", str(port))
 
     assert (result.code, result.out) == (BAD, "")
-    assert f"port {port} of 127.0.0.1 is taken" in result.err
+    assert f"port {port} of 127.0.0.1 is in use" in result.err
     assert "--port 0" in result.err
     assert imported.exists()
 
