@@ -94,7 +94,7 @@ def test_facts_about_one_blob_are_united_and_of_other_entries_the_last_counts(sq
     ]
     others = [("n", "k", b"first", 5), ("n", "k", b"last", 4)]
 
-    loaded = sql_store._load([Incoming(0, facts), Incoming(0, others)], keep)
+    loaded = sql_store._backend.load([Incoming(0, facts), Incoming(0, others)], keep)
 
     assert loaded[0].added == count + 1
     assert sql_store.get("n", "k") == b"last"
