@@ -62,7 +62,9 @@ SLOW = (
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]
 
-hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, print_blob=True)
+# Each run tries other examples: few find what a change breaks, and `--hypothesis-profile thorough` what hides for long.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=40, print_blob=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("suite")
 
 
