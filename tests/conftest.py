@@ -66,7 +66,7 @@ SLOW = (
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]
 
-# Each run tries other examples: few find what a change breaks, and `--hypothesis-profile thorough` what hides for long.
+# Each run tries other examples: few find what a change breaks, and `--hypothesis-profile thorough` what hides.
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=40, print_blob=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("suite")

@@ -258,7 +258,12 @@ for line in sys.stdin:
         os.setgid(65534)
         os.setuid(65534)
         sys.argv[1:] = json.loads(line)
-        layerstore.cli.main()
+        try:
+            layerstore.cli.main()
+        except SystemExit as ended:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code)  # to tidy up all that was imported takes longer than the command
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
