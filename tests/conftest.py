@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -32,6 +33,9 @@ pytest_plugins = [  # each after those that it imports
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in a shell's background: Ctrl-C would be ignored by every program that a test starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The programs that tests start import the package from the checkout: each of them would compile it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 SLOW = (
     "formats/test_no_tar.py",
@@ -62,7 +66,9 @@ SLOW = (
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]
 
-hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, print_blob=True)
+# Each run tries other examples: few find what a change breaks, and `--hypothesis-profile thorough` what hides.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=40, print_blob=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("suite")
 
 
@@ -95,30 +101,31 @@ def assert_sound(store: SQLMetadataStore) -> None:
     """Run `verify`, and hold the derived rows against the entries that they come from, without it."""
     wrong = {"damaged-file", "stale-rows"}
     assert [found for found in verify(store).findings if found.kind in wrong] == []
-    with store.engine.connect() as connection:
-        value = "value"
-        if connection.dialect.name == "sqlite":
-            value = "CAST(value AS BLOB)"
-            assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
-        lists = connection.execute(
-            text(f"SELECT key, {value} FROM metadata WHERE namespace = 'v2metadata-by-diffid'")
-        ).all()
-        found = connection.execute(
-            text("SELECT diff_id, digest, source_repository, hmac FROM v2_metadata ORDER BY diff_id, position")
-        ).all()
-        known = connection.execute(text(f"SELECT key, {value} FROM metadata WHERE namespace = 'blob-by-digest'")).all()
-        blobs = connection.execute(text("SELECT digest, diff_id, compression, toc_digest FROM blobs")).all()
-        locations = connection.execute(text("SELECT digest, source_repository, seen_at_ns FROM locations")).all()
+
+    def ask(statement: str) -> list[Any]:
+        """Without an engine where that is possible: to make it would take as long as all the rest."""
+        on_sqlite = isinstance(store._backend, SQLite)
+        return sqlite_of(store).run(statement) if on_sqlite else database_rows(store, statement)
+
+    value = "value"
+    if isinstance(store._backend, SQLite):
+        value = "CAST(value AS BLOB)"
+        assert ask("PRAGMA integrity_check") == [("ok",)]
+    lists = ask(f"SELECT key, {value} FROM metadata WHERE namespace = 'v2metadata-by-diffid'")
+    found = ask("SELECT diff_id, digest, source_repository, hmac FROM v2_metadata ORDER BY diff_id, position")
+    known = ask(f"SELECT key, {value} FROM metadata WHERE namespace = 'blob-by-digest'")
+    blobs = ask("SELECT digest, diff_id, compression, toc_digest FROM blobs")
+    locations = ask("SELECT digest, source_repository, seen_at_ns FROM locations")
     records = {key.replace("/", ":"): blob_of(key, value) for key, value in known}
-    assert {tuple(row) for row in blobs} == {
+    assert set(blobs) == {
         (digest, one.diff_id, one.compression, one.toc) for digest, one in records.items() if one is not None
     }
-    assert {tuple(row) for row in locations} == {
+    assert set(locations) == {
         (digest, *place) for digest, one in records.items() if one is not None for place in one.locations.items()
     }
     wanted = [(row[0], *row[2:]) for key, value in lists for row in derived.rows(key, value)]
     wanted.sort(key=lambda row: row[0])
-    assert [tuple(row) for row in found] == wanted
+    assert found == wanted
 
 
 def blob_of(key: str, value: bytes) -> BlobRecord | None:
@@ -214,6 +221,11 @@ def sql_store(request: pytest.FixtureRequest) -> SQLMetadataStore:
 
 STORES = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files", "postgresql": "sql_postgresql"}
 """What the contract suite is run over, each by the fixture that makes it."""
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Run one test more than there are processors, as tests wait for syncs and for processes; or what xdist finds."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

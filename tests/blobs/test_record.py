@@ -7,7 +7,7 @@ from functools import reduce
 from itertools import permutations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from layerstore import CorruptRecordError
@@ -183,7 +183,6 @@ def test_any_bytes_are_read_or_refused(value: bytes):
     assert decode(encode(record), KEY) == record
 
 
-@settings(max_examples=500)
 @given(st.lists(records(), min_size=3, max_size=3))
 def test_merging_is_commutative_associative_and_idempotent(found: list[BlobRecord]):
     merged = {encode(reduce(merge, order)) for order in permutations(found)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -239,17 +240,31 @@ def test_a_path_that_is_too_long_is_one_clear_error(
 
 
 _AS_NOBODY = """
-import importlib, os, pkgutil, sys
+import importlib, json, os, pkgutil, sys
 import layerstore
 # What is imported may lie where this user may not look.
 for module in pkgutil.walk_packages(layerstore.__path__, "layerstore."):
     if module.name != "layerstore.__main__":
         importlib.import_module(module.name)
 layerstore.SQLMetadataStore(":memory:").close()
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
-layerstore.cli.main()
+os.chdir(sys.argv[1])
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        sys.argv[1:] = json.loads(line)
+        try:
+            layerstore.cli.main()
+        except SystemExit as ended:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code)  # to tidy up all that was imported takes longer than the command
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 DENIED = {
@@ -277,11 +292,9 @@ DENIED = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize(("arguments", "named"), DENIED.values(), ids=DENIED.keys())
-def test_what_may_not_be_read_is_bad_input_and_the_next_step_is_named(arguments: list[str], named: str):
-    """Never `no such file`, which would send one looking for it."""
+@pytest.fixture(scope="module")
+def as_nobody() -> Iterator[Callable[[list[str]], tuple[int, str, Path]]]:
+    """Run commands as a user who may not look; one process imports everything, and each command is a child of it."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -298,19 +311,37 @@ def test_what_may_not_be_read_is_bad_input_and_the_next_step_is_named(arguments:
             backup(store, root / "d" / "open.db")
         (root / "d" / "open.db").chmod(0o644)
 
-        words = [str(root / word) if "/" in word or word == "closed" else word for word in arguments]
-        done = subprocess.run(
-            [sys.executable, "-c", _AS_NOBODY, *words],
-            cwd=root,
+        with subprocess.Popen(
+            [sys.executable, "-c", _AS_NOBODY, name],
             env={**os.environ, "PYTHONPATH": str(ROOT), "LAYERSTORE_DB": f"{root}/mine/layers.db"},
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=60,
-        )
+        ) as process:
+            orders, codes = process.stdin, process.stdout
+            assert orders is not None
+            assert codes is not None
 
-        assert done.returncode == BAD, done.stderr
-        assert done.stderr.startswith(f"layerstore: {root / named}"), done.stderr
-        assert "permission denied" in done.stderr
-        assert "sudo" in done.stderr
-        assert done.stderr.count("\n") == 1
+            def run_one(arguments: list[str]) -> tuple[int, str, Path]:
+                words = [str(root / word) if "/" in word or word == "closed" else word for word in arguments]
+                print(json.dumps(words), file=orders, flush=True)
+                code = int(codes.readline())
+                return code, (root / "said").read_text(), root
+
+            yield run_one
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("arguments", "named"), DENIED.values(), ids=DENIED.keys())
+def test_what_may_not_be_read_is_bad_input_and_the_next_step_is_named(
+    as_nobody: Callable[[list[str]], tuple[int, str, Path]], arguments: list[str], named: str
+):
+    """Never `no such file`, which would send one looking for it."""
+    code, said, root = as_nobody(arguments)
+
+    assert code == BAD, said
+    assert said.startswith(f"layerstore: {root / named}"), said
+    assert "permission denied" in said
+    assert "sudo" in said
+    assert said.count("\n") == 1

@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_suite(factory: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--store", factory, "tests/contract/test_store.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--assert", "plain", "--store", factory]
+    command.append("tests/contract/test_store.py")
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -51,7 +51,7 @@ def test_the_layers_of_an_image_are_recorded_at_once(store: AnyStore):
     assert v2.get_diff_ids(metadata.digest for _, metadata in IMAGE) == {one.digest: layer for layer, one in IMAGE}
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(associations, associations)
 def test_it_does_what_adding_each_in_its_order_does(
     before: list[tuple[str, V2Metadata]], many: list[tuple[str, V2Metadata]]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import LayerstoreError, SQLMetadataStore, StoreOpenError, TransferError, diff, import_directory, verify
@@ -159,7 +159,6 @@ def _assert_only_our_errors(content: bytes) -> None:
             assert str(path) in str(report)
 
 
-@settings(max_examples=60)
 @given(st.sampled_from([b"", b"\x1f\x8b\x08", b"BZh91AY&SY", b"\xfd7zXZ\0", WHOLE[:512]]), st.binary(max_size=3000))
 def test_no_bytes_raise_anything_but_errors_of_ours(start: bytes, rest: bytes):
     """Or they are taken: whatever they are, the answer is a report or an error that names the file."""
@@ -170,7 +169,6 @@ _GOOD = tree_archive("image/overlay2/distribution/")
 assert len(TREE) > 3
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_no_change_of_a_good_archive_raises_anything_but_errors_of_ours(data: st.DataObject):
     """Headers with a checksum that fits, so that the change is looked at."""

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, import_directory
@@ -248,7 +248,6 @@ def _write_odd_tree(base: Path, tree: dict[str, tuple[bytes, str]]) -> None:
             os.utime(target, ns=((SECONDS + number) * 10**9,) * 2)
 
 
-@settings(max_examples=40)
 @given(_TREES, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
 def test_any_tree_packed_and_taken_in_is_the_tree_taken_in(tree: dict[str, tuple[bytes, str]], form: int):
     """Rows, times, quarantine, and how many files are skipped or temporary."""

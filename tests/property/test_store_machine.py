@@ -150,8 +150,9 @@ class DirectoryMachine(StoreMachine):
 TestSQLFile = FileMachine.TestCase
 TestSQLMemory = MemoryMachine.TestCase
 TestFiles = DirectoryMachine.TestCase
-TestSQLFile.settings = TestFiles.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-TestSQLMemory.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+HALF = settings().max_examples // 2
+TestSQLFile.settings = TestFiles.settings = settings(max_examples=HALF, stateful_step_count=20)
+TestSQLMemory.settings = settings(stateful_step_count=30)
 
 
 def test_postgresql(postgresql_server: postgresql.Server):
@@ -167,4 +168,4 @@ def test_postgresql(postgresql_server: postgresql.Server):
             assert self.schema is not None
             postgresql.drop_schema(postgresql_server, self.schema)
 
-    run_state_machine_as_test(ServerMachine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(ServerMachine, settings=settings(max_examples=HALF, stateful_step_count=15))

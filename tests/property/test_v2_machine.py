@@ -158,9 +158,10 @@ class DirectoryMachine(V2Machine):
 TestSQLFile = FileMachine.TestCase
 TestSQLMemory = MemoryMachine.TestCase
 TestFiles = DirectoryMachine.TestCase
-TestSQLFile.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
-TestFiles.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)  # each write is synced twice
-TestSQLMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+EXAMPLES = settings().max_examples  # of the profile
+TestSQLFile.settings = settings(max_examples=EXAMPLES // 2, stateful_step_count=25)
+TestFiles.settings = settings(max_examples=EXAMPLES // 4, stateful_step_count=20)  # each write is synced twice
+TestSQLMemory.settings = settings(stateful_step_count=40)
 
 
 def test_postgresql(postgresql_server: postgresql.Server):
@@ -176,4 +177,4 @@ def test_postgresql(postgresql_server: postgresql.Server):
             assert self.schema is not None
             postgresql.drop_schema(postgresql_server, self.schema)
 
-    run_state_machine_as_test(ServerMachine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(ServerMachine, settings=settings(max_examples=EXAMPLES // 3, stateful_step_count=25))

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import InvalidInputError, InvalidKeyError, NotFoundError, SQLMetadataStore, import_directory
@@ -199,7 +199,6 @@ _STEPS = st.tuples(st.sampled_from(["set", "aside", "restore"]), _RECORDS, _REST
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
 @given(st.lists(_STEPS, max_size=12))
 def test_whatever_was_done_before_restore_loses_no_bytes(steps: list[tuple[str, Record, tuple[int, bool]]]):
     """The multiset of all values stays; only of two that are equal in one place may one go."""

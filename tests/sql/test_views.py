@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
@@ -56,7 +56,6 @@ def fill(store: SQLMetadataStore, lists: object, mappings: object, v1_ids: objec
     store.set(DIFF_IDS, "sha256:" + "0" * 64, sha256(1).encode())
 
 
-@settings(max_examples=40)
 @given(lists=LISTS, mappings=MAPPINGS, v1_ids=V1_IDS)
 def test_the_views_are_a_count_of_the_lists(lists: object, mappings: object, v1_ids: object):
     with SQLMetadataStore(":memory:") as store:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import (
@@ -149,7 +149,6 @@ _contents = st.dictionaries(st.tuples(SEGMENTS, KEYS), st.sampled_from([b"", b"x
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
 @given(_contents, _contents)
 def test_a_difference_is_what_sets_of_entries_say(
     left: dict[tuple[str, str], bytes], right: dict[tuple[str, str], bytes]

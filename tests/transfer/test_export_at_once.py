@@ -23,7 +23,7 @@ with SQLMetadataStore(sys.argv[1], read_only=True) as store:
         print(report.written + report.unchanged, flush=True)
 """
 PROCESSES = 4
-ROUNDS = 8
+ROUNDS = 4
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "half there"])

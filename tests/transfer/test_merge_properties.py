@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V2Metadata, import_directory
@@ -65,7 +65,6 @@ def versions(draw: st.DrawFn, count: int) -> list[Record]:
     return [Record(namespace, key, draw(values), draw(st.integers(0, 2))) for _ in range(count)]
 
 
-@settings(max_examples=500)
 @given(versions(2))
 def test_two_versions_give_the_same_in_both_orders(both: list[Record]):
     one, other = both
@@ -76,7 +75,6 @@ def test_two_versions_give_the_same_in_both_orders(both: list[Record]):
     )
 
 
-@settings(max_examples=500)
 @given(versions(2))
 @example([Record(LISTS, layer_key(0), encode_list([V2Metadata(sha256(n)) for n in range(40)]), 1)] * 2)
 @example(
@@ -93,7 +91,6 @@ def test_what_was_merged_is_not_changed_by_merging_either_again(both: list[Recor
         assert merge(merged, version).record == merged
 
 
-@settings(max_examples=300)
 @given(versions(2))
 def test_nothing_of_two_lists_is_lost_but_to_the_cap(both: list[Record]):
     found = merge(*both)
@@ -105,7 +102,6 @@ def test_nothing_of_two_lists_is_lost_but_to_the_cap(both: list[Record]):
     assert set(entries) == known or len(entries) == MAX_METADATA
 
 
-@settings(max_examples=300)
 @given(versions(2))
 def test_two_hosts_that_take_from_each_other_come_to_rest(both: list[Record]):
     """Whoever takes first: after three exchanges both have the same, and keep it."""
@@ -133,7 +129,6 @@ def merged(*sources: Path) -> tuple[list[tuple[object, ...]], list[tuple[object,
         return rows_of(store), sorted(quarantine_of(store), key=repr)
 
 
-@settings(max_examples=60)
 @given(directories(2))
 @example(
     [
@@ -148,7 +143,6 @@ def test_two_directories_give_the_same_store_in_both_orders(items: list[list[tup
         assert merged(one, other) == merged(other, one)
 
 
-@settings(max_examples=60)
 @given(directories(2))
 def test_merging_again_changes_nothing(items: list[list[tuple[Item, int]]]):
     """Not the last source, not an earlier one, and not both."""
@@ -164,7 +158,6 @@ def test_merging_again_changes_nothing(items: list[list[tuple[Item, int]]]):
             assert (report.added, report.updated, report.evicted) == (0, 0, 0)
 
 
-@settings(max_examples=40)
 @given(directories(1), st.booleans())
 def test_a_directory_merged_into_an_empty_store_is_the_directory(items: list[list[tuple[Item, int]]], again: bool):
     """But for what goes to quarantine."""

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from layerstore import InvalidKeyError, LayerstoreError, SQLMetadataStore, diff, export_directory, import_directory
@@ -35,7 +35,6 @@ def fill(store: SQLMetadataStore, records: list[Record]) -> None:
             assume(False)  # a key that no store takes
 
 
-@settings(max_examples=60)
 @given(_stores)
 def test_a_store_comes_back_from_its_directory(records: list[Record]):
     """But for what its namespace cannot have: that goes to quarantine, byte for byte."""
@@ -66,7 +65,6 @@ def test_a_store_comes_back_from_its_directory(records: list[Record]):
 _garbage = st.one_of(st.binary(max_size=8), st.text(max_size=8), st.integers(-(2**63), 2**63 - 1), st.floats())
 
 
-@settings(max_examples=60)
 @given(st.lists(st.tuples(_garbage, _garbage, _garbage, _garbage), min_size=1, max_size=4))
 def test_no_garbage_in_a_database_raises_anything_but_our_errors(rows: list[tuple[object, ...]]):
     """Whatever another program wrote into the table, of whatever type; nothing is half written."""

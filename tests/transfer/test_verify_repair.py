@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import (
@@ -188,7 +188,6 @@ NAMES = st.one_of(st.sampled_from([LISTS, MAPPINGS, V1, layer_key(1), "../x", sh
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
 @given(
     st.lists(st.tuples(NAMES, NAMES, GARBAGE, st.one_of(st.integers(0, 2**62), GARBAGE)), max_size=6),
     st.lists(st.tuples(NAMES, st.integers(0, 9), NAMES, NAMES, NAMES), max_size=4),
@@ -218,7 +217,6 @@ def insert(connections: Connections, statement: str, rows: list[tuple[object, ..
 
 
 @pytest.mark.slow
-@settings(max_examples=80)
 @given(
     st.dictionaries(
         st.tuples(

@@ -53,6 +53,18 @@ def sample(tmp_path: Path) -> Iterator[Path]:
     checked(path)
 
 
+@pytest.fixture(scope="module")
+def sample_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same for all tests of a module that only ask. It has the same bytes when they are over."""
+    path = tmp_path_factory.mktemp("sample") / "sample.db"
+    with SQLMetadataStore(path) as store:
+        import_directory(store, GOLDEN)
+    before = fingerprint(path)
+    yield path
+    assert fingerprint(path) == before
+    checked(path)
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> Iterator[Path]:
     """Whatever is seldom: several digests of a layer, a layer without a list, one that is unreadable, odd names."""
@@ -131,9 +143,9 @@ def closed_at_the_end() -> Iterator[None]:
 Show = Callable[..., Shown]
 
 
-@pytest.fixture
-def show() -> Iterator[Show]:
-    """Show a store in this process, counted, and without `verify` in the background unless told otherwise."""
+@contextmanager
+def showing() -> Iterator[Show]:
+    """Show stores until the body is over: counted, and without `verify` in the background unless told otherwise."""
     with closed_at_the_end(), ExitStack() as stack:
 
         def show_one(path: Path, *, host: str = "127.0.0.1", verify: bool = False, counted: bool = True) -> Shown:
@@ -144,6 +156,13 @@ def show() -> Iterator[Show]:
             stack.callback(made.close)
             return made
 
+        yield show_one
+
+
+@pytest.fixture
+def show() -> Iterator[Show]:
+    """Show a store in this process."""
+    with showing() as show_one:
         yield show_one
 
 

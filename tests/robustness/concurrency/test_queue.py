@@ -220,11 +220,15 @@ def test_no_writer_gets_less_than_half_of_its_share(open_sql: OpenSQL, processes
 
 
 def write_impatiently(start: Any, failures: Any, path: str, number: int) -> None:
-    """Write with three threads, each of which soon gives up; report what was written and is not there."""
+    """Write with three threads, each of which soon gives up; report what was written and is not there.
+
+    Each write is synced, and a disk that is busy takes a tenth of a second for that: they end by the clock.
+    """
 
     def write(thread: int) -> None:
-        luck, written = random.Random(f"{number} {thread}"), []
-        for step in range(150):
+        luck, written, step, end = random.Random(f"{number} {thread}"), [], 0, time.monotonic() + 3
+        while time.monotonic() < end:
+            step += 1
             with SQLMetadataStore(path, timeout_s=luck.choice([0, 0.001, 0.005, 0.02])) as store:
                 for turn in range(3):
                     key = f"{number}-{thread}-{step}-{turn}"
@@ -233,7 +237,7 @@ def write_impatiently(start: Any, failures: Any, path: str, number: int) -> None
                         written.append(key)
         with SQLMetadataStore(path, read_only=True) as store:
             lost = {*written} - {key for _, key, _ in store.entries("n")}
-        if lost or not written:
+        if lost:
             failures.put(f"{len(lost)} of {len(written)} are lost")
 
     start.wait()
@@ -245,6 +249,7 @@ def test_turns_that_nobody_waits_for_any_more_are_not_lost(open_sql: OpenSQL):
     """Many give up at the very moment at which their turn comes."""
     store = open_sql(timeout_s=60)
     assert in_processes(write_impatiently, [(str(store.path), number) for number in range(4)]) == []
+    assert len(list(store.entries("n"))) > 0
     with store.transaction():
         store.set("n", "afterwards", b"")
     if sys.platform == "linux":

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import FSMetadataStore, SQLMetadataStore, import_directory, prune, verify
@@ -129,7 +129,6 @@ def unmapped(store: SQLMetadataStore) -> int:
     return sum(found.count for found in verify(store).findings if found.kind == "unmapped")
 
 
-@settings(max_examples=200)
 @given(_stores, _wanted)
 def test_what_is_left_is_what_the_model_says_and_the_archive_gives_back_the_rest(entries: list[Entry], wanted: Wanted):
     with tempfile.TemporaryDirectory() as name, SQLMetadataStore(":memory:") as store:
@@ -151,7 +150,6 @@ def test_what_is_left_is_what_the_model_says_and_the_archive_gives_back_the_rest
         assert rows_of(store) == before
 
 
-@settings(max_examples=50)
 @given(_stores, _wanted)
 def test_a_directory_loses_what_a_store_loses(entries: list[Entry], wanted: Wanted):
     with tempfile.TemporaryDirectory() as name:
