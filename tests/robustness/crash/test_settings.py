@@ -129,6 +129,7 @@ def test_connections_are_made_in_one_place_and_no_database_is_attached():
     places = [
         (module, ast.unparse(node.func))
         for module, path in MODULES.items()
+        if not module.startswith("layerstore.sql.postgresql.")  # no file is synced there
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("sqlite3.connect", "create_engine"))
     ]
