@@ -36,7 +36,7 @@ def load_one(layers: int, path: str) -> None:
     """Load a store in this process; print seconds, those of the processor, and the peak of its memory."""
     start = time.perf_counter()
     with SQLMetadataStore(path) as store:
-        store._load(large.incoming(layers), lambda _source, _there, incoming, _aside: incoming)
+        store._backend.load(large.incoming(layers), lambda _source, _there, incoming, _aside: incoming)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(time.perf_counter() - start, time.process_time(), peak_mb)
 

@@ -69,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "layers.db"
         with SQLMetadataStore(path) as store:
-            store._load(large.incoming(LAYERS), lambda _source, _there, incoming, _aside: incoming)
+            store._backend.load(large.incoming(LAYERS), lambda _source, _there, incoming, _aside: incoming)
         with (
             subprocess.Popen(  # noqa: S603  # this program, on a file that was just made
                 [sys.executable, "-m", "layerstore", "serve", str(path), "--port", "0"],

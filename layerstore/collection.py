@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import Record
 from layerstore.records import Association
-from layerstore.store import Store
+from layerstore.store import SetAside, Store
 
 Place = tuple[str | bytes, ...]
 """By which `Collection.mend` finds what it can mend: namespace and digest of derived rows, namespace and key of an odd
 row."""
+
+
+NOT_UTF8: Final = "the name is not UTF-8; another program wrote it"
 
 
 class Odd(NamedTuple):
@@ -72,6 +76,8 @@ class Loaded(NamedTuple):
 
     added: int
     updated: int
+    refused: Sequence[SetAside] = ()
+    """What only this database cannot hold; it was quarantined."""
 
 
 Aside = Callable[[Record, str], None]
@@ -92,7 +98,7 @@ class View(Protocol):
         """Return how many entries there are, or files."""
 
     def scan(self, namespace: str | None = None) -> Iterator[Record | Odd]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key."""
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key."""
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield namespace and key of all entries, in the order of `scan`.
@@ -190,3 +196,19 @@ class Target(Collection, Protocol):
 
     def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
         """Take in entries; where one is there and differs, `resolve` says what to store. All of them, or none."""
+
+
+def records(view: View, namespace: str | None = None) -> Iterator[Record]:
+    """Yield all entries of a view, or those of one namespace, in order; what is no entry is left out.
+
+    Raises:
+        CorruptRecordError: the name of an entry is not UTF-8. StoreError: a file or directory cannot be read.
+    """
+    for found in view.scan(namespace):
+        if isinstance(found, Record):
+            yield found
+        elif found.place is not None:
+            namespace, _, key = found.path.partition("/")
+            raise CorruptRecordError(namespace, key, found.reason)
+        elif found.kind == "unreadable":
+            raise StoreError(found.reason, found.path)

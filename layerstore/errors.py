@@ -180,7 +180,7 @@ class StoreCorruptError(StoreError):
 
 
 class StoreFullError(StoreError):
-    """No space is left; the write was rolled back whole."""
+    """No space is left; all of the write was rolled back."""
 
 
 class StoreReadOnlyError(StoreError):

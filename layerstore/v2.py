@@ -148,8 +148,8 @@ class V2MetadataService:
         The association becomes the newest of the layer's list; an equal one is moved. The list keeps the newest
         50; the digests of older ones still resolve. The digest maps to this layer from now on; where it was
         another layer's a warning is logged. A list that is absent is begun; one that is not JSON is begun anew,
-        its old bytes go to quarantine if the store has one, and a warning is logged. So is one of a repository whose
-        name is not canonical (`canonical_repository`), once for a name: no push will mount from it.
+        its old bytes are moved to quarantine if the store has one, and a warning is logged. So is one of a repository
+        whose name is not canonical (`canonical_repository`), once for a name: no push will mount from it.
 
         One transaction on a store that has them; other writers wait.
 
@@ -242,7 +242,7 @@ class V2MetadataService:
         The list loses all entries equal to `metadata`, and is deleted when none is left, also if it had none; the
         digest still resolves. What other engines know (`blob-by-digest`) loses the repository too, unless the list
         has it with another HMAC; if they alone knew of it, that is no error. A list that is not JSON is deleted, its
-        bytes go to quarantine if the store has one, and a warning is logged.
+        bytes are moved to quarantine if the store has one, and a warning is logged.
 
         One transaction on a store that has them; other writers wait.
 

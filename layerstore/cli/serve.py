@@ -14,7 +14,6 @@ import click
 from layerstore.cli.options import PATH, Settings, database_option, settings_argument
 from layerstore.cli.output import printable, say
 from layerstore.errors import LayerstoreError
-from layerstore.paths import absolute
 from layerstore.sql.url import is_url, shown
 from layerstore.words import utc
 
@@ -50,8 +49,8 @@ Examples:
 def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open_it: bool, no_verify: bool) -> None:
     """Show the store in a browser.
 
-    Shows the database, or PATH: a database file, or a directory or archive, which is imported into a temporary
-    database, as is a database on a server. It only reads. Reload a page to see new writes. Prints the address, and
+    Shows the database, or PATH: a database file, or anything that `import` reads and a database on a server, which are
+    imported into a temporary database. It only reads. Reload a page to see new writes. Prints the address, and
     stops at Ctrl-C. Needs the extra `web`: pip install 'layerstore[web]'.
     """
     try:
@@ -89,13 +88,12 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
 
 @contextmanager
 def _database(path: str) -> Iterator[tuple[str, str | None]]:
-    """Give a database file; what else there is, a directory, an archive or a server, is copied into a temporary one."""
+    """Give a database file; what else there is, such as an archive or a server, is copied into a temporary one."""
     from layerstore import SQLMetadataStore, import_directory
     from layerstore.files import temporary
-    from layerstore.sql.sqlite.recognition import is_database
+    from layerstore.transfer import place
 
-    is_file = not (is_url(path) or os.path.isdir(path))
-    if is_file and (not os.path.isfile(path) or is_database(absolute(path))):
+    if place.is_database_file(path):
         yield path, None
         return
 
@@ -105,7 +103,7 @@ def _database(path: str) -> Iterator[tuple[str, str | None]]:
             import_directory(store, path, allow_empty=is_url(path))
         if is_url(path):
             say(f"shows a copy of {shown(path)} as it was at {utc(time.time_ns())}: start again to see new writes")
-        yield database, shown(path) if is_url(path) else absolute(path)
+        yield database, place.name(path)
 
 
 def _open(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ from layerstore.paths import absolute
 if TYPE_CHECKING:
     from layerstore.transfer.importing import Skipped
     from layerstore.transfer.merging import OnConflict
+
+
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @click.command(
@@ -178,7 +182,7 @@ def export(
     moment, and files that are right already are not touched. Exits with 1 if an entry was not written, or if two values
     of one digest were found.
     """
-    target = _target(path, data_root, driver, is_new=new_driver)
+    target = _target(path, data_root, driver, is_new=new_driver, is_tar=as_tar)
     if as_tar and data_root is not None:
         raise click.UsageError("--tar goes with TARGET, not with --data-root")
     if as_tar or target == "-":
@@ -208,12 +212,16 @@ def export(
     return print_report(report, as_json=as_json, quiet=quiet, store=settings.shown)
 
 
-def _target(path: str | None, data_root: str | None, driver: str | None, *, is_new: bool) -> str:
+def _target(path: str | None, data_root: str | None, driver: str | None, *, is_new: bool, is_tar: bool) -> str:
     if (path is None) == (data_root is None):
         raise click.UsageError("give either TARGET, or --data-root")
     if path is not None:
         if driver is not None:
             raise click.UsageError("--driver goes with --data-root")
+        if not is_tar and path.endswith(_ARCHIVES) and not os.path.lexists(path):
+            raise click.UsageError(
+                f"{path} would be a directory: give --tar for an archive, or make the directory first"
+            )
         return path
     assert data_root is not None
     if driver is not None and ("/" in driver or driver in ("", ".", "..")):

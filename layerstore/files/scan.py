@@ -58,7 +58,7 @@ class Files(NamedTuple):
 
 
 def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:
-    """Read every file below a base directory, by namespace and then by the UTF-8 bytes of the whole key.
+    """Read every file below a base directory, by namespace and then by the UTF-8 bytes of the key.
 
     What is no entry, or cannot be read, comes as `Odd` in between; nothing of it is fatal.
 

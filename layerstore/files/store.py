@@ -110,7 +110,7 @@ class FSMetadataStore:
             os.fsync(directory)
 
     def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key.
 
         Not a snapshot: a file that vanishes while this runs is left out. What is no entry is left out.
 

@@ -80,7 +80,7 @@ def mount_candidates(
 
     Args:
         metadata: a layer's associations, the oldest first, as `V2MetadataService.get_metadata` returns them.
-        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        target_repository: the repository that is pushed to; `busybox` is `docker.io/library/busybox`.
         hmac_key: by `compute_hmac_key`; `None` or empty without credentials: then an empty HMAC is one that matches.
         limit: candidates to return at most; `None` or below zero for all.
 
@@ -118,7 +118,7 @@ def existence_candidates(
 
     Args:
         metadata: a layer's associations, the oldest first, as `V2MetadataService.get_metadata` returns them.
-        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        target_repository: the repository that is pushed to; `busybox` is `docker.io/library/busybox`.
         hmac_key: by `compute_hmac_key`; `None` or empty without credentials: then an empty HMAC is one that matches.
         check_other_repositories: if false, only the target's associations and those without a repository.
         checked: digests that were looked for already, and are left out; they do not count for `limit`.

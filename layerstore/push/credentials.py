@@ -56,7 +56,7 @@ def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None =
 
     They come from the client's configuration: from `auths`, whose key may also be a URL of the registry; or, where
     `credHelpers` or `credsStore` name one, from the program `docker-credential-<name>`. If that fails, a warning is
-    logged, and what the file itself has is taken, as the client does. The environment's `DOCKER_AUTH_CONFIG` is not
+    logged, and what the file itself has is used, as the client does. The environment's `DOCKER_AUTH_CONFIG` is not
     looked at.
 
     Args:

@@ -30,7 +30,7 @@ def engine_candidates(known: KnownLayer, target_repository: str, engine: str) ->
 
     Args:
         known: what a store knows of the layer.
-        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        target_repository: the repository that is pushed to; `busybox` is `docker.io/library/busybox`.
         engine: `containerd`, or `containers`.
 
     Raises:

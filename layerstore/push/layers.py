@@ -216,7 +216,7 @@ def layer_candidates(
     Args:
         store: what is known; any object with `get` will do.
         diff_id: the layer.
-        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        target_repository: the repository that is pushed to; `busybox` is `docker.io/library/busybox`.
         hmac_key: by `compute_hmac_key`. Docker has one also without credentials: that of an empty `AuthConfig`.
         size: as for `push_attempts`.
 

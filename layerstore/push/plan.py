@@ -85,7 +85,7 @@ def plan_push(
     Args:
         store: what the daemon knows; any object with `get` will do.
         layers: DiffIDs and sizes of an image, as `Image.diff_ids` and `layer_sizes` have them.
-        target_repository: where the push goes; `busybox` is `docker.io/library/busybox`.
+        target_repository: the repository that is pushed to; `busybox` is `docker.io/library/busybox`.
         hmac_key: of the credentials that the client sends. Docker has one also without credentials.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from layerstore.collection import Doomed, Fault, Incoming, Loaded, Note, Place, Resolve
+    from layerstore.collection import Doomed, Incoming, IndexedView, Loaded, Note, Place, Resolve
     from layerstore.digest import DiffID
     from layerstore.keys import Record
     from layerstore.store import Address, Change, Compute, SetAside
@@ -34,6 +34,19 @@ class Known(NamedTuple):
     blobs: dict[str, dict[str, bytes]]
     """What other engines know of a layer's blobs, by DiffID and digest. One that Docker maps to another layer is left
     out."""
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, bytes | None, str | None]]) -> Known:
+        """Sort rows: a list's has no digest, a mapping's has no value, and what other engines know has both."""
+        known = cls({}, {}, {})
+        for name, value, digest in rows:
+            if value is None:
+                known.digests.setdefault(name, []).append(str(digest))
+            elif digest is None:
+                known.lists[name] = value
+            else:
+                known.blobs.setdefault(name, {})[digest] = value
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,58 +68,6 @@ class Quarantined:
     value: bytes
     reason: str
     quarantined_at_ns: int
-
-
-class OddName(NamedTuple):
-    """An entry of another program whose namespace or key is not UTF-8: no store can be asked for it."""
-
-    namespace: bytes
-    key: bytes
-
-    def shown(self) -> tuple[str, str]:
-        """Return namespace and key as text; bytes that are not UTF-8 as `\\xff`."""
-        return self.namespace.decode("utf-8", "backslashreplace"), self.key.decode("utf-8", "backslashreplace")
-
-
-NOT_UTF8 = "the name is not UTF-8; another program wrote it"
-
-
-class Snapshot(Protocol):
-    """What a store held at one moment. What fails in reading is an error of our tree."""
-
-    def count(self) -> int:
-        """Return how many entries there are."""
-
-    def names(self) -> Iterator[tuple[str, str]]:
-        """Yield namespace and key of all entries, in the order of `records`, and raise as it does."""
-
-    def records(self, namespace: str | None = None) -> Iterator[Record]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
-
-        Raises:
-            CorruptRecordError: the name of the next one is not UTF-8; `scan` goes on behind it.
-        """
-
-    def scan(self, namespace: str | None = None) -> Iterator[Record | OddName]:
-        """Yield what `records` yields, and what it stops at."""
-
-    def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
-        """Return the values of the keys that are there."""
-
-    def get_records(self, namespace: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Yield the entries of the keys that are there."""
-
-    def layers_of(self, digest: str) -> list[str]:
-        """Return the DiffIDs whose lists hold a digest."""
-
-    def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
-        """Yield the entries of blobs by the key of their layers, with what Docker maps each to."""
-
-    def noting(self, note: Note | None) -> AbstractContextManager[None]:
-        """Go on behind the body when the database cannot be read on in it, as it is damaged; say so to `note`."""
-
-    def faults(self, note: Note | None) -> Iterator[Fault]:
-        """Yield what is wrong with the database itself, and with no entry; `Backend.mend` takes their places."""
 
 
 class Backend(Protocol):
@@ -183,8 +144,12 @@ class Backend(Protocol):
     def transaction(self, *, deferred: bool = False) -> AbstractContextManager[None]:
         """Hold all writes of the body in one transaction; one inside another is a savepoint."""
 
-    def snapshot(self) -> AbstractContextManager[Snapshot]:
-        """Open a view of the store at this moment, for work that reads more than one thing."""
+    def snapshot(self, note: Note | None = None) -> AbstractContextManager[IndexedView]:
+        """Open a view of the store at this moment, for work that reads more than one thing.
+
+        On a connection of its own, so that writers need not wait and are not seen; inside `transaction()` a part of
+        that. With `note`, what cannot be read of a damaged database is told to that, and is no error.
+        """
 
     def set_aside(self, entries: Iterable[SetAside], *, at_ns: int | None = None) -> int:
         """Keep bytes in quarantine, since now or a time, and return how many. Exactly the same again is kept once."""

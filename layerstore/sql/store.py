@@ -31,10 +31,10 @@ from layerstore.store import SetAside, check_key, contains, why_not_a_namespace
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from layerstore.collection import Doomed, Incoming, Loaded, Resolve
+    from layerstore.collection import Incoming, IndexedView
     from layerstore.digest import DiffID
     from layerstore.keys import Record
-    from layerstore.sql.backend import Backend, Known, OddName, Parameters, Quarantined, Snapshot
+    from layerstore.sql.backend import Backend, Known, Parameters, Quarantined
     from layerstore.sql.collection import DatabaseCollection
     from layerstore.store import Address, Change, Compute
 
@@ -57,11 +57,11 @@ class SQLMetadataStore:
     opened.
 
     Args:
-        path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, which goes when the
+        path_or_url: a path, a URL `sqlite:///path`, or `":memory:"`: a private temporary file, removed when the
             store is closed. Or a database on a server: `postgresql://user@host/database` (docs/fleet.md).
         durability: `"full"` syncs each commit before the call returns, so that a power cut loses nothing that was
             acknowledged (others may see it a moment before); `"normal"`
-            syncs at checkpoints only: a power cut may cost the last commits, whole ones from the end, and never the
+            syncs at checkpoints only: a power cut may cost the last commits, each in full, and never the
             file's consistency. A crash of the process alone costs nothing either way.
         read_only: open only to read, and never change the file; it must be there and at this version's schema.
         timeout_s: seconds that a writer waits for the others before `StoreBusyError`; 0 does not wait.
@@ -163,9 +163,9 @@ class SQLMetadataStore:
         return self._backend.change(addresses, compute)
 
     def entries(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key.
 
-        One snapshot, of the moment when the first is taken, on a connection of its own; writers do not wait for it.
+        One snapshot, of the moment when the first is read, on a connection of its own; writers do not wait for it.
         Inside `transaction()`, and in memory, it is read into memory at that moment.
 
         Raises:
@@ -182,21 +182,20 @@ class SQLMetadataStore:
         reason = None if namespace is None else why_not_a_namespace(namespace, to_write=False)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
-        yield from self._each(lambda snapshot: snapshot.records(namespace))
+        from layerstore.collection import records  # a lookup need not wait for it
 
-    def _scan(self) -> Iterator[Record | OddName]:
-        """Yield what `records` yields, and what it stops at."""
-        return self._each(lambda snapshot: snapshot.scan())
+        yield from self._each(lambda view: records(view, namespace))
 
-    def _each(self, read: Callable[[Snapshot], Iterator[_Found]]) -> Iterator[_Found]:
-        with self._snapshot() as snapshot:
+    def _each(self, read: Callable[[IndexedView], Iterator[_Found]]) -> Iterator[_Found]:
+        """Yield what `read` finds in a snapshot."""
+        with self._backend.snapshot() as view:
             if not self._backend.is_held:
-                for one in read(snapshot):
+                for one in read(view):
                     yield one
                     self._check_open()
                 return
             # Read whole: a transaction must not stay open for as long as somebody keeps this iterator.
-            found = list(read(snapshot))
+            found = list(read(view))
         yield from found
 
     def __contains__(self, entry: object) -> bool:
@@ -264,7 +263,7 @@ class SQLMetadataStore:
                 (namespace, key, _checked(namespace, key, value), None) for namespace, key, value in first
             )
             return
-        self._load(self._incoming(chain(first, rest)), lambda _source, _existing, incoming, _aside: incoming)
+        self._backend.load(self._incoming(chain(first, rest)), lambda _source, _existing, incoming, _aside: incoming)
 
     def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
         from layerstore.collection import Incoming  # a lookup need not wait for it
@@ -274,13 +273,6 @@ class SQLMetadataStore:
             records = [(namespace, key, _checked(namespace, key, value), now) for namespace, key, value in batch]
             yield Incoming(0, records, last_stays=True)
 
-    def _load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
-        """Take in any number of entries, staged beside the database first, in one transaction; by source.
-
-        Raises: as `set`; what `incoming` raises, as it is. Nothing was taken in.
-        """
-        return self._backend.load(incoming, resolve)
-
     def _put(self, record: Record) -> None:
         """`set` an entry with the time that it has elsewhere.
 
@@ -289,18 +281,8 @@ class SQLMetadataStore:
         namespace, key, value, modified_at_ns = record
         self._backend.put((namespace, key, _checked(namespace, key, value), modified_at_ns))
 
-    def _remove(self, doomed: Iterable[Doomed]) -> list[int]:
-        """Remove or shorten entries in one transaction; return the numbers of those that were left, as they come.
-
-        Left is what another writer changed since, and the mapping of a digest that a list holds by now: a pull would
-        download what it knew. Lists must therefore come before mappings. Other writers wait for all of it.
-
-        Raises: as `set`; nothing was removed.
-        """
-        return self._backend.remove(doomed)
-
     def quarantine(self, namespace: str, key: str, value: bytes, reason: str) -> None:
-        """Keep bytes that are about to be replaced or were not taken. Exactly the same again is kept once.
+        """Keep bytes that are about to be replaced, or that were not imported. Exactly the same again is kept once.
 
         Raises: as `set`.
         """
@@ -328,7 +310,7 @@ class SQLMetadataStore:
         return backup(self, path)
 
     def transaction(self, *, deferred: bool = False) -> AbstractContextManager[None]:
-        """Return a context manager: what this task writes in it happens whole, or not at all if an error leaves it.
+        """Return a context manager: what this task writes in it is kept in full, or not at all if an error leaves it.
 
         It begins with the lock of the writers (`BEGIN IMMEDIATE`), so that what is read in it is still true when it
         is written; other writers wait, readers do not. Reads in it see its writes. One inside another is a savepoint:
@@ -336,7 +318,7 @@ class SQLMetadataStore:
         transaction also when the error was caught.
 
         It belongs to the asyncio task that began it, or outside of a loop to the thread: while it is open, other tasks
-        of the loop cannot use the store. Under asyncio, put the whole transaction into one function, and run that with
+        of the loop cannot use the store. Under asyncio, put all of the transaction into one function, and run that with
         `asyncio.to_thread`. Transactions are left in the reverse order of their beginning; otherwise all is rolled
         back.
 
@@ -349,17 +331,6 @@ class SQLMetadataStore:
                 end, what was written could not be kept.
         """
         return self._backend.transaction(deferred=deferred)
-
-    def _snapshot(self) -> AbstractContextManager[Snapshot]:
-        """Open a view of the store at this moment, for work that reads more than one thing.
-
-        On a connection of its own, so that writers need not wait and are not seen; inside `transaction()` a nested
-        transaction.
-
-        Raises:
-            StoreError: the store failed or was closed meanwhile, in the body too.
-        """
-        return self._backend.snapshot()
 
     @property
     def engine(self) -> Engine:
@@ -381,14 +352,6 @@ class SQLMetadataStore:
     def _stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
         """Run a statement inside `transaction()`; yield its rows as they come."""
         return self._backend.stream(statement, parameters)
-
-    def _refuse_foreign_schema(self) -> None:
-        """Refuse what opening to write refuses, in a store that was opened to read.
-
-        Raises:
-            StoreOpenError: there are triggers on our tables, or something else is under our names.
-        """
-        self._backend.refuse_foreign_schema()
 
     def close(self) -> None:
         """Close every connection, also those of other threads and of the engine. A second call does nothing."""

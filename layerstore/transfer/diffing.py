@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layerstore.blobs import decode, time_text
+from layerstore.collection import records
 from layerstore.errors import CorruptRecordError
 from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import V2Metadata, decode_list
 from layerstore.reports import Report
 from layerstore.transfer import summaries
 from layerstore.transfer.place import Place, name, opened
-from layerstore.transfer.streams import records, side_by_side
+from layerstore.transfer.streams import side_by_side
 
 
 @dataclass(frozen=True, slots=True)

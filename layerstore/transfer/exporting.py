@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import IO
 
-from layerstore.collection import View
+from layerstore.collection import View, records
 from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidInputError, StoreFullError, TransferError
@@ -31,7 +31,7 @@ from layerstore.transfer.merging import Conflict, Examples, OnConflict
 from layerstore.transfer.place import Progress, opened, viewed
 from layerstore.transfer.placing import Writer, has_right_mode
 from layerstore.transfer.rules import Rules
-from layerstore.transfer.streams import records, side_by_side
+from layerstore.transfer.streams import side_by_side
 
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch

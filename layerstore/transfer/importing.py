@@ -96,7 +96,7 @@ class ImportReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether everything was taken: no conflict, nothing quarantined, nothing skipped."""
+        """Whether everything was imported: no conflict, nothing quarantined, nothing skipped."""
         return not (self.conflict_count or self.quarantined_count or self.skipped_count)
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
@@ -137,7 +137,7 @@ def import_directory(
         InvalidInputError: `store` or `on_conflict` is none of these.
         TransferError: there is nothing to read, or no metadata in it; the message says what it looks like. Nothing
             was written.
-        StoreError: the store failed, or the source cannot be read at all; nothing was taken.
+        StoreError: the store failed, or the source cannot be read at all; nothing was imported.
 
     Source: Docker's layout of `<data-root>/image/<driver>/distribution`.
     """
@@ -283,7 +283,10 @@ class _Reading:
         """Put what was read and what became of it side by side."""
         reports = []
         for of in self._accounts:
-            added, updated = loaded.get(of.number, Loaded(0, 0))
+            added, updated, refused = loaded.get(of.number, Loaded(0, 0))
+            of.quarantined += len(refused)
+            for namespace, key, _, reason in refused:
+                self.quarantined.add(QuarantinedEntry(os.path.join(of.label, namespace, key), reason))
             unchanged = of.read - added - updated - of.quarantined
             reports.append(SourceReport(of.label, of.read, added, updated, unchanged, of.quarantined))
         return tuple(reports)

@@ -60,6 +60,14 @@ def name(place: Place) -> str:
     return "standard input" if os.fspath(place) == STANDARD_INPUT else absolute(place)
 
 
+def is_database_file(path: str) -> bool:
+    """Tell whether a path is a database of this package, or nothing that anything can be read from."""
+    if names_a_database(path) or engines.of_text(path) is not None or os.path.isdir(path):
+        return path.startswith("sqlite:")
+    file = absolute(path)
+    return not os.path.isfile(file) or (is_database(file) and engines.of_file(file, is_database=True) is None)
+
+
 def target(store: Store) -> Target:
     """Return a store as what an import fills.
 

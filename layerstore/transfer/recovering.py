@@ -7,20 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from layerstore.errors import LayerstoreError, StoreOpenError
+from layerstore.errors import StoreOpenError
 from layerstore.files import tree
 from layerstore.files.temporary import folder_in
 from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
-from layerstore.records import storable_time, why_unreadable
+from layerstore.records import storable_time
 from layerstore.reports import Report
 from layerstore.sql.sqlite import salvage
 from layerstore.sql.sqlite.backup import backup
 from layerstore.sql.sqlite.salvage import Value
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import SetAside, check_key
+from layerstore.store import SetAside
 from layerstore.transfer import summaries
 from layerstore.transfer.place import Progress
+from layerstore.transfer.streams import why_unfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class _Taking:
 
     def _entry(self, namespace: bytes, key: bytes, value: bytes, at: int) -> None:
         record = Record(_text(namespace), _text(key), value, storable_time(at))
-        reason = _why_unfit(record)
+        reason = why_unfit(*record[:3])
         if reason is not None:
             self.quarantined += 1
             self._store.quarantine(*record[:3], f"recovered from a damaged database: {reason}")
@@ -166,11 +167,3 @@ class _Taking:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
-
-
-def _why_unfit(record: Record) -> str | None:
-    try:
-        check_key(record.namespace, record.key)
-    except LayerstoreError as error:
-        return str(error)
-    return why_unreadable(*record[:3])

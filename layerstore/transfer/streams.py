@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from layerstore.collection import Odd, View
-from layerstore.errors import CorruptRecordError, StoreError, TransferError
+from layerstore.collection import Odd
+from layerstore.errors import TransferError
 from layerstore.keys import DIFF_IDS, V2_METADATA, Record
 from layerstore.records import Association, are_mappings, associations, why_unreadable
 from layerstore.store import MAX_SEGMENT, why_not_a_key, why_not_a_namespace
@@ -134,22 +134,6 @@ def why_unfit(namespace: str, key: str, value: bytes) -> str | None:
 
 
 Pair = tuple[Record | None, Record | None]
-
-
-def records(view: View) -> Iterator[Record]:
-    """Yield all entries of a view, in order; what is no entry is left out.
-
-    Raises:
-        CorruptRecordError: the name of an entry is not UTF-8. StoreError: a file or directory cannot be read.
-    """
-    for found in view.scan():
-        if isinstance(found, Record):
-            yield found
-        elif found.place is not None:
-            namespace, _, key = found.path.partition("/")
-            raise CorruptRecordError(namespace, key, found.reason)
-        elif found.kind == "unreadable":
-            raise StoreError(found.reason, found.path)
 
 
 def side_by_side(left: Iterable[Record], right: Iterable[Record]) -> Iterator[Pair]:

@@ -63,7 +63,7 @@ def export_layers(
         progress: called with the entries or blobs done and, where that can be told, how many there are.
 
     Raises:
-        InvalidInputError: an option is none of these, or does not go with the target.
+        InvalidInputError: an option is none of these, or the target does not support it.
         TransferError: the target cannot be written, or is something else.
         StoreError: the store failed.
     """

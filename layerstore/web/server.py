@@ -184,7 +184,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         if error.errno == errno.EADDRINUSE:
             raise StoreError(
-                f"port {port} of {host} is taken: stop what uses it, or give another one, such as --port 0 for any"
+                f"port {port} of {host} is in use: stop what uses it, or give another one, such as --port 0 for any"
                 " that is free"
             ) from error
         if error.errno == errno.EADDRNOTAVAIL:

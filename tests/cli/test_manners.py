@@ -330,6 +330,17 @@ def test_a_second_driver_is_made_on_purpose_only(run: Run, imported: Path, tmp_p
     assert imported.exists()
 
 
+def test_an_archive_is_not_made_as_a_directory(run: Run, imported: Path, tmp_path: Path):
+    for name in ("x.tar", "x.tar.gz", "x.tgz"):
+        result = run("export", tmp_path / name)
+        assert result.code == USAGE
+        assert "give --tar for an archive" in result.err
+        assert not (tmp_path / name).exists()
+    (tmp_path / "x.tar").mkdir()
+    assert run("export", tmp_path / "x.tar").code == DONE
+    assert imported.exists()
+
+
 class TestQuery:
     def test_markdown_and_rows_without_a_header(self, run: Run, imported: Path):
         sql = "SELECT 'a|b' AS x, 1 AS y"

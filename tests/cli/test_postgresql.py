@@ -141,3 +141,16 @@ def test_no_command_says_the_password(run: Run, served: str, tmp_path: Path):
         for arguments in commands:
             done = run("--db", db, *arguments)
             assert SECRET not in done.out + done.err, arguments
+
+
+def test_what_postgresql_alone_cannot_hold_is_quarantined_and_counted(run: Run, served: str, tmp_path: Path):
+    source = tmp_path / "source.db"
+    with SQLMetadataStore(source) as store:
+        store.set("v2metadata-by-diffid", f"sha256/{1:064x}", b'[{"Digest":"a:b","SourceRepository":"r\\u0000"}]')
+        store.set("n", "fine", b"")
+
+    done = run("--db", served, "import", source, "--json")
+    assert done.code == FOUND
+    assert (done.json["added"], done.json["unchanged"], done.json["quarantined_count"]) == (1, 0, 1)
+    [aside] = run("--db", served, "quarantine", "list", "--json").json
+    assert "NUL" in aside["reason"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
-from tests.support.command import BAD, GOLDEN, GOLDEN_FILES, Run
+from tests.support.command import BAD, GOLDEN, GOLDEN_FILES, ROOT, Run
 from tests.support.strategies import sha256
 from tests.web.conftest import fingerprint, sample, serving
 
@@ -137,6 +137,15 @@ def test_with_no_verify_it_starts_no_other_process(sample: Path):
         assert children(process.pid) == []
 
 
+def test_what_an_engine_wrote_is_shown_as_a_copy():
+    """A cache is an SQLite database as well, of another program."""
+    cache = ROOT / "tests/golden/engines/skopeo-1.22.0-gzip-preserved.sqlite"
+    before = fingerprint(cache)
+    with serving(cache, "--no-verify") as (_, address):
+        assert "127.0.0.1:27889/sid/one" in get(address, "store/locations.json")
+    assert fingerprint(cache) == before
+
+
 def test_what_a_writer_adds_is_there_at_the_next_load(sample: Path):
     with serving(sample) as (_, address), SQLMetadataStore(sample) as writer:
         v2 = V2MetadataService(writer)
@@ -208,7 +217,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run_process: Run,
         result = run_process("serve", "--port", str(port))
 
     assert (result.code, result.out) == (BAD, "")
-    assert f"port {port} of 127.0.0.1 is taken" in result.err
+    assert f"port {port} of 127.0.0.1 is in use" in result.err
     assert "--port 0" in result.err
     assert imported.exists()
 

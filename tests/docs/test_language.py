@@ -22,6 +22,8 @@ RIDDLES = re.compile(
     r"""
     can \s be \s had | cannot \s be \s what | \b a \s (?:row|file) \s an? \s | closed \s to \s questions
     | gives \s it \s back | takes? \s (?:it \s)? (?:in|back) \b | taken \s in \b | taking \s in \b
+    | \b go(?:es)? \s to \s quarantine | \b (?:is|was|were) \s (?:not \s)? taken \b (?! \s off)
+    | \b (?:happens|back|comes|written) \s whole \b
     | \b (?:fell|falls) \s (?:out|off) \b | without \s thinking | (?:may|would) \s go \b (?! \s on)
     | \b goes \s (?:to|from) \b
     | need \s not \s know | \b tak(?:e|es|en|ing) \s out \b | took \s out

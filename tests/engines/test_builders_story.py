@@ -89,8 +89,7 @@ def merged(path: Path, hosts: Sequence[Host]) -> list[Record]:
             report = import_directory(store, host.data_root)
             assert (report.ok, report.evicted) == (True, 0)
         assert {found.severity for found in verify(store).findings} <= {"info"}
-        with store._snapshot() as content:
-            return list(content.records())
+        return list(store._records())
 
 
 def associations(records: list[Record]) -> set[Association]:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from layerstore import InvalidKeyError, SQLMetadataStore, V2Metadata
+from layerstore.collection import Incoming
 from layerstore.keys import DIFF_IDS, V2_METADATA
 from layerstore.records import encode_list
 from layerstore.sql.schema import REBUILT, STATISTICS
+from layerstore.transfer.merging import keep
 from tests.conftest import database_rows, undone
 
 
@@ -81,3 +83,25 @@ def test_many_inside_a_transaction_are_undone_with_it(sqlite_store: SQLMetadataS
 
     assert list(sqlite_store.entries()) == []
     assert schema_of(sqlite_store) == before
+
+
+@pytest.mark.parametrize("count", [1, 450], ids=["one blob", "more blobs than fit into a window"])
+def test_facts_about_one_blob_are_united_and_of_other_entries_the_last_counts(sql_store: SQLMetadataStore, count: int):
+    facts = [
+        ("blob-by-digest", f"sha256/{number:064x}", b'{"Locations":[{"Repository":"localhost:5000/%s"}]}' % name, at)
+        for at, name in ((2, b"a"), (1, b"b"))
+        for number in range(count)
+    ]
+    others = [("n", "k", b"first", 5), ("n", "k", b"last", 4)]
+
+    loaded = sql_store._backend.load([Incoming(0, facts), Incoming(0, others)], keep)
+
+    assert loaded[0].added == count + 1
+    assert sql_store.get("n", "k") == b"last"
+    assert database_rows(sql_store, "SELECT count(*), min(modified_at_ns), max(modified_at_ns) FROM metadata") == [
+        (count + 1, 2, 4)
+    ]
+    places = "SELECT digest, source_repository FROM locations ORDER BY digest, source_repository"
+    assert database_rows(sql_store, places) == [
+        (f"sha256:{number:064x}", f"localhost:5000/{name}") for number in range(count) for name in ("a", "b")
+    ]

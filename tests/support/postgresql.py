@@ -89,9 +89,11 @@ class Server:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
+        # A test's process that is killed leaves no server behind.
+        ends = ["setpriv", "--pdeathsig", "QUIT"] if shutil.which("setpriv") else []
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [self.bin / "postgres", "-D", self.data, *options],
+                [*ends, self.bin / "postgres", "-D", self.data, *options],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from layerstore.collection import Doomed, Incoming, Loaded, Place, Resolve
+from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
 from layerstore.digest import DiffID
 from layerstore.errors import StoreBusyError, StoreReadOnlyError
 from layerstore.keys import V2_METADATA, Record, digest_key, key_digest
@@ -134,18 +134,14 @@ class PostgreSQL:
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
         wanted = list(dict.fromkeys(diff_ids))
         found = self._first(statements.KNOWN_LAYERS, array(map(digest_key, wanted)), array(wanted))
-        lists: dict[str, bytes] = {}
-        digests: dict[str, list[str]] = {}
-        blobs: dict[str, dict[str, bytes]] = {}
-        for row in range(found.ntuples):
-            name, value = text(found, row, 0), found.get_value(row, 1)
-            if found.get_value(row, 2) is None:
-                lists[name] = data(found, row, 1)
-            elif value is None:
-                digests.setdefault(name, []).append(text(found, row, 2))
-            else:
-                blobs.setdefault(name, {})[text(found, row, 2)] = value
-        return Known(lists, digests, blobs)
+        return Known.of(
+            (
+                text(found, row, 0),
+                found.get_value(row, 1),
+                None if found.get_value(row, 2) is None else text(found, row, 2),
+            )
+            for row in range(found.ntuples)
+        )
 
     def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
         """One trip to read, and one more for each time that `compute` asks for more; one to write and commit."""
@@ -305,7 +301,8 @@ class PostgreSQL:
         return self._transactions.transaction(deferred=deferred)
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, _note: Note | None = None) -> Iterator[Snapshot]:
+        """A server that finds a database damaged reads nothing more of it."""
         own = self._transactions.own()
         if own is not None:
             yield Snapshot(own, self._failing)

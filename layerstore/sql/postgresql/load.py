@@ -10,10 +10,14 @@ the owner of the tables may.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import chain
 from typing import Final
 
+from layerstore import blobs
 from layerstore.collection import Incoming, Loaded, Resolve
-from layerstore.keys import Record
+from layerstore.errors import InvalidInputError
+from layerstore.keys import BLOBS, Record
 from layerstore.sql.postgresql import statements, writing
 from layerstore.sql.postgresql.sessions import Session
 from layerstore.sql.postgresql.snapshot import number
@@ -71,6 +75,9 @@ DELETE FROM layerstore_staged s USING (
   SELECT namespace, key, max(number) AS last FROM layerstore_staged WHERE source = %s
   GROUP BY namespace, key HAVING count(*) > 1) d
 WHERE s.source = %s AND s.namespace = d.namespace AND s.key = d.key AND s.number < d.last"""
+_REPEATED_BLOBS: Final = """
+SELECT key, array_agg(value ORDER BY number), max(modified_at_ns) FROM layerstore_staged
+WHERE source = %s AND namespace = %s GROUP BY key HAVING count(*) > 1"""
 _FIND_NEW: Final = """
 INSERT INTO layerstore_new SELECT number FROM layerstore_staged s WHERE source = %s
 AND NOT EXISTS (SELECT 1 FROM metadata m WHERE m.namespace = s.namespace AND m.key = s.key)"""
@@ -118,15 +125,22 @@ def load(session: Session, incoming: Iterable[Incoming], resolve: Resolve, *, is
     """
     execute = session.connection.execute
     execute(_STAGE.encode())
-    unordered, unfit = _stage(session, incoming)
-    for source in (source for source, is_unordered in unordered.items() if is_unordered):
+    staging = _Staging(session)
+    for one in incoming:
+        staging.take(one)
+    for source in staging.unordered:
+        if source not in staging.last_stays:
+            _unite_blobs(staging, source)
         execute(_ONCE, (source, source))
     execute("ANALYZE layerstore_staged (source, number, namespace, key)")
     if not is_held:
         session.trip([(statements.LOCK, ())])
-    done = {source: _merge(session, source, resolve) for source in sorted(unordered)}
-    for one in unfit:
-        session.trip(writing.setting_aside([one]))
+    done = {
+        source: _merge(session, source, resolve)._replace(refused=refused)
+        for source, refused in sorted(staging.refused.items())
+    }
+    for entry in (*staging.unfit, *chain.from_iterable(staging.refused.values())):
+        session.trip(writing.setting_aside([entry]))
     added = sum(one.added for one in done.values())
     if added >= max(_ANALYZED, number(session.first(statements.COUNT_ABOUT, ()), 0, 0) // 10):
         execute(_ANALYZE)
@@ -135,30 +149,65 @@ def load(session: Session, incoming: Iterable[Incoming], resolve: Resolve, *, is
     return done
 
 
-def _stage(session: Session, incoming: Iterable[Incoming]) -> tuple[dict[int, bool], list[SetAside]]:
-    """Fill the temporary tables; return which sources there are and which come in no order, and what is unfit."""
-    unordered: dict[int, bool] = {}
-    unfit: list[SetAside] = []
-    arrived = 0
-    for one in incoming:
-        unordered.setdefault(one.source, not one.in_order)
-        unfit += (SetAside(*each) for each in one.unfit)
+class _Staging:
+    """The temporary tables while they are filled.
+
+    Attributes:
+        refused: what PostgreSQL cannot hold, by source; every source is in it.
+        unfit: what cannot be taken anywhere.
+        unordered: the sources that come in no order.
+        last_stays: those of which the last of several entries of one key counts, whatever it is.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.refused: dict[int, list[SetAside]] = {}
+        self.unfit: list[SetAside] = []
+        self.unordered: set[int] = set()
+        self.last_stays: set[int] = set()
+        self._arrived = 0
+
+    def take(self, one: Incoming) -> None:
+        """Stage entries, with what is derived from them.
+
+        Raises:
+            InvalidInputError: PostgreSQL cannot hold one that a program writes, rather than an import.
+        """
+        refused = self.refused.setdefault(one.source, [])
+        if not one.in_order:
+            self.unordered.add(one.source)
+        if one.last_stays:
+            self.last_stays.add(one.source)
+        self.unfit += (SetAside(*each) for each in one.unfit)
         rows: list[tuple[object, ...]] = []
         of_tables: dict[str, list[tuple[object, ...]]] = {table: [] for table in _DERIVED}
         for namespace, key, value, modified_at_ns in one.records:
             of_entry = list(writing.derivations(namespace, key, value))
             reason = writing.why_not_held(namespace, key, of_entry)
             if reason is not None:
-                unfit.append(SetAside(namespace, key, value, reason))
+                if one.last_stays:
+                    raise InvalidInputError(reason)
+                refused.append(SetAside(namespace, key, value, reason))
                 continue
-            arrived += 1
-            rows.append((one.source, arrived, namespace, key, value, modified_at_ns))
+            self._arrived += 1
+            rows.append((one.source, self._arrived, namespace, key, value, modified_at_ns))
             for table, row in of_entry:
-                of_tables[table].append((arrived, *row))
-        _copy(session, "staged", list(_STAGED.values()), rows)
+                of_tables[table].append((self._arrived, *row))
+        _copy(self.session, "staged", list(_STAGED.values()), rows)
         for table, staged in of_tables.items():
-            _copy(session, table, ["int8", *_DERIVED[table][1].values()], staged)
-    return unordered, unfit
+            _copy(self.session, table, ["int8", *_DERIVED[table][1].values()], staged)
+
+
+def _unite_blobs(staging: _Staging, source: int) -> None:
+    """Stage what a source knows of each blob once more, united: an engine's memory gives it in several facts."""
+    with staging.session.connection.cursor("layerstore_repeated", binary=True) as cursor:
+        cursor.execute(_REPEATED_BLOBS, (source, BLOBS))
+        while found := cursor.fetchmany(_WINDOW):
+            united = [
+                (BLOBS, key, blobs.encode(reduce(blobs.merge, (blobs.decode(value, key) for value in values))), time_ns)
+                for key, values, time_ns in found
+            ]
+            staging.take(Incoming(source, united))  # comes last, and so it is what counts
 
 
 def _copy(session: Session, table: str, types: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 import psycopg
 
-from layerstore.collection import Fault, Note
+from layerstore.collection import Fault
 from layerstore.digest import is_digest
-from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived
 from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.sessions import Session
@@ -45,8 +45,8 @@ class Snapshot:
         """Yield namespace and key of all entries, in the order of `records`."""
         return self.stream(statements.NAMES)
 
-    def records(self, namespace: str | None = None) -> Iterator[Record]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key."""
+    def scan(self, namespace: str | None = None) -> Iterator[Record]:
+        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the key."""
         found = (
             self.stream(statements.RECORDS)
             if namespace is None
@@ -54,35 +54,25 @@ class Snapshot:
         )
         return map(Record._make, found)
 
-    scan = records
-
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there."""
         with self._failing():
             return fetch_many(self._session, namespace, keys)
 
-    def get_records(self, namespace: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Yield the entries of the keys that are there."""
+    def lists_with(self, digest: str) -> Iterator[Record]:
+        """Yield the layers' lists that hold a digest."""
         with self._failing():
-            found = self._session.first(statements.GET_RECORDS, (namespace, array(keys)))
+            layers = self._session.first(statements.LAYERS_OF_DIGEST, (digest,))
+            keys = array(digest_key(text(layers, row, 0)) for row in range(layers.ntuples))
+            found = self._session.first(statements.GET_RECORDS, (V2_METADATA, keys))
         for row in range(found.ntuples):
             yield Record(text(found, row, 0), text(found, row, 1), data(found, row, 2), number(found, row, 3))
-
-    def layers_of(self, digest: str) -> list[str]:
-        """Return the DiffIDs whose lists hold a digest."""
-        with self._failing():
-            found = self._session.first(statements.LAYERS_OF_DIGEST, (digest,))
-        return [text(found, row, 0) for row in range(found.ntuples)]
 
     def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
         """Yield the entries of blobs by the key of their layers, with what Docker maps each to."""
         return self.stream(statements.BLOBS_BY_LAYER)
 
-    def noting(self, _note: Note | None) -> AbstractContextManager[None]:
-        """Go on behind the body where the database is damaged: a server that finds that reads nothing more."""
-        return nullcontext()
-
-    def faults(self, _note: Note | None) -> Iterator[Fault]:
+    def faults(self) -> Iterator[Fault]:
         """Yield the derived rows that are not what their entry says, and how much is in quarantine."""
         for namespace, name in self._stale():
             yield Fault("stale-rows", name, place=(namespace, name))

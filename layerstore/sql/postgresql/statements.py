@@ -93,7 +93,10 @@ ROLLBACK: Final = Statement("rollback", "ROLLBACK")
 # Set inside the transaction alone: behind a pooler, a setting of the session is the next client's too.
 SETTINGS: Final = Statement(
     "settings",
-    "SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', $2, true),"
+    "SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit',"
+    # Not below what the server's owner has set, such as `remote_apply` for standbys.
+    " CASE WHEN $2::text = 'on' AND current_setting('synchronous_commit') <> 'off'"
+    " THEN current_setting('synchronous_commit') ELSE $2::text END, true),"
     " set_config('idle_in_transaction_session_timeout', $3, true)",
 )
 # Before a row's lock, so that whoever waits for the table waits for nobody who waits for it.

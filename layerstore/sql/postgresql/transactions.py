@@ -7,56 +7,30 @@ asyncio task that began it, or outside of a loop to the thread.
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Final, NoReturn
+from typing import Final
 
 import psycopg
 
-from layerstore.errors import StoreError
+from layerstore.sql.owner import ROLLED_BACK, Owner, inside
 from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.errors import FailedError
 from layerstore.sql.postgresql.sessions import Session, Sessions
 from layerstore.sql.postgresql.statements import Call
 
-_NEXT: Final = "put the whole transaction into one function, and run that with `asyncio.to_thread`"
-_OTHERS: Final = f"a transaction of another asyncio task is open in this thread: {_NEXT}"
-_ORDER: Final = (
-    "rolled back: a transaction was left while one that began inside it was still open, or by another task or thread"
-    f" than began it. Write it all again; in asyncio, {_NEXT}"
-)
-_ROLLED_BACK: Final = (
-    "rolled back, as a write in the transaction had failed or the store was closed: write it all again"
-)
 _PATIENCE_S: Final = 10
 """How long the server waits between the two trips of one change, before it ends a client that has stopped there."""
 
-_inside: ContextVar[tuple[Held, ...]] = ContextVar("inside", default=())
-"""The transactions that this context is in: a thread that `asyncio.to_thread` starts inside one inherits it."""
 
-
-def _current_task() -> object | None:
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:
-        return None
-    task: object | None = asyncio.current_task()
-    return task
-
-
-class Held:
+class Held(Owner):
     """The session of a transaction, and who may use it."""
 
     def __init__(self, session: Session, sessions: Sessions) -> None:
+        super().__init__(sessions, sessions.shown)
         self.session = session
         self._sessions = sessions
-        self.open: list[Transaction] = []
-        self.broken = False
-        self._owner = _current_task()
-        self.pid = os.getpid()
 
     def mine(self) -> Session:
         """Return the session, if whoever asks may use it.
@@ -65,27 +39,16 @@ class Held:
             StoreError: another task's transaction is open in this thread, it is the parent's of a forked process, or
                 transactions were left out of order.
         """
-        if self.broken:
-            self.refuse(_ORDER)
-        if self.pid != os.getpid():
+        if self.is_parents:
             self.refuse("the transaction around this is the parent process's: leave it, then write again")
-        if not self.is_owners():
-            self.refuse(_OTHERS)
+        self.check()
         return self.session
-
-    def is_owners(self) -> bool:
-        """Tell whether the task or thread that began it asks."""
-        return _current_task() is self._owner
 
     def __del__(self) -> None:
         # Its thread has ended inside the transaction: the other writers need not wait for the store's end.
-        if self.open and self.pid == os.getpid():
+        if self.open and not self.is_parents:
             self._sessions.in_use.discard(self.session)
             self.session.close()
-
-    def refuse(self, why: str) -> NoReturn:
-        """Raise a StoreError."""
-        raise StoreError(why, self._sessions.shown)
 
 
 class _Local(threading.local):
@@ -165,7 +128,7 @@ class Transactions:
                 raise self.sessions.error(error) from error
             raise
         held = self._local.held = Held(session, self.sessions)
-        _inside.set((*_inside.get(), held))
+        inside.set((*inside.get(), held))
         return held
 
     def let_go(self, held: Held) -> None:
@@ -174,22 +137,21 @@ class Transactions:
             return
         if self._local.held is held:
             self._local.held = None
-        _inside.set(tuple(one for one in _inside.get() if one.open))
-        if held.pid == os.getpid():
+        inside.set(tuple(one for one in inside.get() if one.open))
+        if not held.is_parents:
             held.session.roll_back()
             self.sessions.give_back(held.session)
 
     def abandon(self) -> None:
         """End the session of this thread's transaction, if there is one: the store is closed."""
         held = self._current()
-        if held is not None and held.pid == os.getpid():
+        if held is not None and not held.is_parents:
             held.session.close()
 
     def _refuse_to_be_waited_for(self) -> None:
         """Refuse a write of a thread that was started inside a transaction, and that it would wait for."""
-        for held in _inside.get():
-            if held.session in self.sessions.in_use and held.open and not held.broken and held.pid == os.getpid():
-                held.refuse(f"this thread was started inside a transaction, which its write would wait for: {_NEXT}")
+        for held in inside.get():
+            held.refuse_to_be_waited_for(self.sessions)
 
 
 class Transaction:
@@ -210,22 +172,20 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         held = self._held
-        in_order = held.open[-1:] == [self] and held.is_owners()
-        if self in held.open:
-            held.open.remove(self)
+        in_order = held.leaves(self)
         try:
-            if held.pid != os.getpid():
+            if held.is_parents:
                 stays = False
-            elif held.broken or not in_order:
-                held.broken = True
+            elif not in_order:
+                held.is_broken = True
                 held.session.roll_back()
-                held.refuse(_ORDER)
+                held.refuse_order()
             else:
                 stays = self._end(commit=kind is None and not self._transactions.sessions.closed)
         finally:
             self._transactions.let_go(held)
         if kind is None and not stays:
-            held.refuse(_ROLLED_BACK)
+            held.refuse(ROLLED_BACK)
 
     def _end(self, *, commit: bool) -> bool:
         """End it; tell whether what was written stays."""

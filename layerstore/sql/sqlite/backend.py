@@ -19,9 +19,9 @@ from layerstore.store import SetAside
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from layerstore.collection import Doomed, Incoming, Loaded, Place, Resolve
+    from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
     from layerstore.digest import DiffID
-    from layerstore.sql.backend import Known, OddName, Quarantined
+    from layerstore.sql.backend import Known, Quarantined
     from layerstore.sql.sqlite.file import Durability
     from layerstore.sql.sqlite.handles import Parameters
     from layerstore.sql.sqlite.snapshot import Snapshot
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 # In SQL, as Core has no CROSS JOIN: it keeps SQLite from walking all digests and looking for each in the array. The
 # namespace is no parameter: a bound value that decides whether a partial index can serve makes SQLite prepare the
 # statement anew at each run, which takes ten times as long as running it.
-# A list's row has no digest, a digest's has no value, and what other engines know has both. Which layer that is, they
-# know, or else Docker's mapping.
+# Which layer a blob is, other engines know, or else Docker's mapping.
 KNOWN_LAYERS: Final = f"""\
 SELECT key, CAST(value AS BLOB), NULL
 FROM metadata
@@ -104,19 +103,10 @@ class SQLite:
 
         wanted = list(dict.fromkeys(diff_ids))
         keys = [digest_key(diff_id) for diff_id in wanted]
-        lists: dict[str, bytes] = {}
-        digests: dict[str, list[str]] = {}
-        blobs: dict[str, dict[str, bytes]] = {}
         layers = json.dumps(wanted)
-        rows = self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), layers, layers, layers))
-        for name, value, digest in rows:
-            if digest is None:
-                lists[name] = value
-            elif value is None:
-                digests.setdefault(name, []).append(digest)
-            else:
-                blobs.setdefault(name, {})[digest] = value
-        return Known(lists, digests, blobs)
+        return Known.of(
+            self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), layers, layers, layers))
+        )
 
     def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
         return writing.change(self._connections.local.handle, addresses, compute)
@@ -141,8 +131,6 @@ class SQLite:
             return [number for number, one in enumerate(doomed) if not writing.remove(handle, one)]
 
     def mend(self, kind: str, place: Place) -> bool:
-        from layerstore.sql.backend import OddName
-
         match kind, place:
             case "stale-rows", (str(namespace), digest):
                 self._rederive(namespace, digest)
@@ -151,7 +139,7 @@ class SQLite:
             case "odd-quarantine", (str(number),):
                 self._rewrite_quarantined(int(number))
             case _, (bytes(raw_namespace), bytes(raw_key)):
-                return self._set_aside_odd_name(OddName(raw_namespace, raw_key))
+                return self._set_aside_odd_name(raw_namespace, raw_key)
         return True
 
     def _rederive(self, namespace: str, digest: str | bytes) -> None:
@@ -172,17 +160,17 @@ class SQLite:
         return Transaction(self._connections, deferred=deferred)
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, note: Note | None = None) -> Iterator[Snapshot]:
         from layerstore.sql.sqlite.snapshot import Snapshot
 
         if self.is_held:
             handle = self._connections.local.handle
             with writing.together(handle):
-                yield Snapshot(handle)
+                yield Snapshot(handle, note)
             return
         with closing(self._connections.new_handle(read_only=True)) as reader:
             reader.begin()
-            yield Snapshot(reader)
+            yield Snapshot(reader, note)
 
     def set_aside(self, entries: Iterable[SetAside], *, at_ns: int | None = None) -> int:
         handle = self._connections.local.handle
@@ -216,16 +204,17 @@ class SQLite:
             for number in numbers:
                 handle.execute(statements.DROP_QUARANTINED, (number,))
 
-    def _set_aside_odd_name(self, name: OddName) -> bool:
+    def _set_aside_odd_name(self, namespace: bytes, key: bytes) -> bool:
         """Move an entry whose name is not UTF-8 to quarantine; tell whether it was there."""
-        from layerstore.sql.backend import NOT_UTF8
+        from layerstore.collection import NOT_UTF8
 
         handle = self._connections.local.handle
-        twice = (name.namespace, name.namespace, name.key, name.key)
-        reason = f"{NOT_UTF8}: X'{name.namespace.hex()}', X'{name.key.hex()}'"
+        twice = (namespace, namespace, key, key)
+        reason = f"{NOT_UTF8}: X'{namespace.hex()}', X'{key.hex()}'"
+        shown = (namespace.decode("utf-8", "backslashreplace"), key.decode("utf-8", "backslashreplace"))
         with writing.together(handle):
             values = handle.execute(statements.GET_RAW, twice)
-            writing.set_aside(handle, [SetAside(*name.shown(), value, reason) for (value,) in values])
+            writing.set_aside(handle, [SetAside(*shown, value, reason) for (value,) in values])
             handle.execute(statements.DELETE_RAW, twice)
         return bool(values)
 

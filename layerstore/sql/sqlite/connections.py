@@ -27,17 +27,23 @@ _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
 class _PerThread(threading.local):
-    """Each thread's handle, made when the thread first asks for it and closed when the thread ends."""
+    """Each thread's handle, made when the thread first asks for it and closed when the thread ends.
 
-    handle: Handle | Held
+    While a transaction is open on it, `held` has it, and gives it only to the task that began the transaction.
+    """
+
+    handle: Handle
+    held: Held | None = None
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def __getattr__(self, name: str) -> Any:
-        # Asked for only while this thread has none; from then on the lookup finds the attribute itself.
+        # Asked for only while this thread has none, or it is held; else the lookup finds the attribute itself.
         if name != "handle":
             raise AttributeError(name)
+        if self.held is not None:
+            return self.held.mine()
         self.handle = self._connections.new_handle(syncs_log=True)
         return self.handle
 
@@ -63,7 +69,9 @@ class Connections:
         local: has the `handle` of the thread that asks.
     """
 
-    def __init__(self, path: str | None, *, durability: Durability, read_only: bool, timeout_s: float) -> None:
+    def __init__(
+        self, path: str | None, *, durability: Durability = "full", read_only: bool = False, timeout_s: float = 30.0
+    ) -> None:
         self.shown = path
         self._private_folder: Callable[[], object] | None = None
         if path is None:
@@ -105,17 +113,19 @@ class Connections:
 
     def hold(self) -> Held:
         """Let this thread's handle ask who uses it, for as long as a transaction is open on it."""
-        handle = self.local.handle
-        held = Held(handle.handle if isinstance(handle, Held) else handle, self._file)
-        if isinstance(self.local, _PerThread):
-            self.local.handle = held
+        local, handle = self.local, self.local.handle
+        assert isinstance(local, _PerThread)  # else there is no handle
+        held = local.held
+        if held is None or not held.open:
+            held = local.held = Held(handle, self._file)
+            vars(local).pop("handle", None)
         return held
 
     def release(self, held: Held) -> None:
         """End that. Where it is another thread that ends it, the handle just serves everybody."""
         local = self.local
-        if isinstance(local, _PerThread) and vars(local).get("handle") is held:
-            local.handle = held.handle
+        if isinstance(local, _PerThread) and local.held is held:
+            local.handle, local.held = held.handle, None
 
     @property
     def engine(self) -> Engine:
@@ -155,9 +165,10 @@ class Connections:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.dispose()
-        if isinstance(local, _PerThread) and (own := vars(local).get("handle")) is not None:
-            # This thread's; it is in no statement, as it is here.
-            (own.handle if isinstance(own, Held) else own).close()
+        if isinstance(local, _PerThread):
+            own = vars(local).get("handle") if local.held is None else local.held.handle
+            if own is not None:
+                own.close()  # this thread's; it is in no statement, as it is here
         self._file.queue.close()
         if self._private_folder is not None:
             self._private_folder()

@@ -12,11 +12,11 @@ import weakref
 from _thread import LockType, allocate_lock
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from fcntl import fcntl
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from layerstore.errors import InvalidInputError, StoreError
+from layerstore.sql.owner import ROLLED_BACK, inside
 from layerstore.sql.sqlite.errors import mapped
 from layerstore.sql.sqlite.file import Connection, File, apart_from_forks, keep_for_ever
 from layerstore.sql.sqlite.log import LogKeeper
@@ -25,17 +25,12 @@ from layerstore.warnings import listeners
 
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.place import LogFile
-    from layerstore.sql.sqlite.transactions import Held
 
 _REFUSED: Final = (sqlite3.Error, UnicodeError, OverflowError)
 """What the driver raises: on what SQLite says, and on parameters that SQLite cannot take."""
 
 Parameters = Sequence[object] | Mapping[str, object]
 """Values for `?` in their order, or for `:name` by their names."""
-
-inside: ContextVar[tuple[Held, ...]] = ContextVar("inside", default=())
-"""The transactions that this context is in: a thread that `asyncio.to_thread` starts inside one inherits it."""
-
 
 _NEGLIGIBLE_S: Final = 0.05
 """Seconds of waiting in line that need not be taken off those that SQLite may wait."""
@@ -410,10 +405,7 @@ class Handle:
     def commit(self) -> None:
         """End the innermost transaction, and raise if what it wrote does not stay."""
         if not self.end(commit=True):
-            raise StoreError(
-                "rolled back, as a write in the transaction had failed or the store was closed: write it all again",
-                self._file.path,
-            )
+            raise StoreError(ROLLED_BACK, self._file.path)
 
     def abandon(self) -> None:
         """Roll everything back, whatever is open."""

@@ -29,7 +29,7 @@ from layerstore.records import Association
 from layerstore.sql import derived
 from layerstore.sql.schema import REBUILT, STATISTICS
 from layerstore.sql.sqlite import statements, writing
-from layerstore.sql.sqlite.transactions import AnyHandle
+from layerstore.sql.sqlite.handles import Handle
 from layerstore.store import SetAside
 
 _log = logging.getLogger("layerstore")
@@ -140,7 +140,7 @@ class _Span(NamedTuple):
     """For each derived table."""
 
 
-def load(handle: AnyHandle, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
+def load(handle: Handle, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
     """Stage everything, then merge it in one transaction; return what was done, by source.
 
     What is unfit goes to quarantine; where an entry is there and differs, in its value or its time, `resolve` says
@@ -167,7 +167,7 @@ def load(handle: AnyHandle, incoming: Iterable[Incoming], resolve: Resolve) -> d
 
 
 @contextmanager
-def _settings(handle: AnyHandle) -> Iterator[None]:
+def _settings(handle: Handle) -> Iterator[None]:
     before = [(setting.partition("=")[0], setting) for setting in _SETTINGS]
     values = [handle.first(f"PRAGMA {name}")[0] for name, _ in before]
     for _, setting in before:
@@ -179,7 +179,7 @@ def _settings(handle: AnyHandle) -> Iterator[None]:
             handle.execute(f"PRAGMA {name}={value}")
 
 
-def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
+def _stage(handle: Handle, incoming: Iterable[Incoming]) -> list[_Span]:
     """Fill the temporary tables; return where the rows of each source are, in the order of the sources."""
     spans: dict[int, _Span] = {}
     united: set[int] = set()
@@ -207,7 +207,7 @@ def _stage(handle: AnyHandle, incoming: Iterable[Incoming]) -> list[_Span]:
     return [spans[source] for source in sorted(spans)]
 
 
-def _unordered(handle: AnyHandle, source: int, record: tuple[str, str, bytes, int]) -> tuple[object, ...]:
+def _unordered(handle: Handle, source: int, record: tuple[str, str, bytes, int]) -> tuple[object, ...]:
     namespace, key, value, modified_at_ns = record
     if len(value) < _LARGE or namespace == BLOBS:
         return source, namespace, key, value, modified_at_ns, None
@@ -215,7 +215,7 @@ def _unordered(handle: AnyHandle, source: int, record: tuple[str, str, bytes, in
     return source, namespace, key, None, modified_at_ns, handle.first("SELECT last_insert_rowid()")[0]
 
 
-def _unite_blobs(handle: AnyHandle, source: int) -> None:
+def _unite_blobs(handle: Handle, source: int) -> None:
     """Stage what a source knows of each blob: an engine's memory gives it in several facts."""
     from layerstore import blobs
 
@@ -233,7 +233,7 @@ def _unite_blobs(handle: AnyHandle, source: int) -> None:
         handle.execute_many(_ADD_STAGED, window)
 
 
-def _stage_derived(handle: AnyHandle, after: int) -> None:
+def _stage_derived(handle: Handle, after: int) -> None:
     """Derive the rows of the staged lists and blobs behind a row."""
     rows: list[Association] = []
     for key, value in handle.stream(_STAGED_OF, (after, V2_METADATA)):
@@ -247,7 +247,7 @@ def _stage_derived(handle: AnyHandle, after: int) -> None:
         _stage_blobs(handle, window)
 
 
-def _stage_blobs(handle: AnyHandle, entries: Iterable[tuple[str, bytes]]) -> None:
+def _stage_blobs(handle: Handle, entries: Iterable[tuple[str, bytes]]) -> None:
     rows: list[tuple[object, ...]] = []
     located: list[tuple[object, ...]] = []
     for key, value in entries:
@@ -260,7 +260,7 @@ def _stage_blobs(handle: AnyHandle, entries: Iterable[tuple[str, bytes]]) -> Non
 
 
 def _stage_in_order(
-    handle: AnyHandle,
+    handle: Handle,
     source: int,
     records: Sequence[tuple[str, str, bytes, int]],
     associations: Sequence[Association],
@@ -276,13 +276,13 @@ def _stage_in_order(
     spans[source] = _Span(source, of_records, tuple(of_derived))
 
 
-def _set_unfit_aside(handle: AnyHandle) -> None:
+def _set_unfit_aside(handle: Handle) -> None:
     for unfit in handle.stream(_UNFIT):
         writing.set_aside(handle, [SetAside(*unfit)])
 
 
 @contextmanager
-def _indexes_last(handle: AnyHandle, spans: Sequence[_Span]) -> Iterator[None]:
+def _indexes_last(handle: Handle, spans: Sequence[_Span]) -> Iterator[None]:
     """Into an empty store, drop the indexes that rows would come into in no order, and build them at the end.
 
     Within the transaction: whoever reads meanwhile sees the store as it was, and an error leaves it so. The
@@ -305,7 +305,7 @@ def _indexes_last(handle: AnyHandle, spans: Sequence[_Span]) -> Iterator[None]:
     handle.execute("ANALYZE sqlite_master")
 
 
-def _merge(handle: AnyHandle, span: _Span, resolve: Resolve) -> Loaded:
+def _merge(handle: Handle, span: _Span, resolve: Resolve) -> Loaded:
     if handle.first(_IS_EMPTY)[0]:
         for derivation, rows in zip(_DERIVATIONS, span.derived, strict=True):
             handle.execute(derivation.add, rows)
@@ -319,7 +319,7 @@ def _merge(handle: AnyHandle, span: _Span, resolve: Resolve) -> Loaded:
     return Loaded(added, sum(_update(handle, span, resolve)))
 
 
-def _update(handle: AnyHandle, span: _Span, resolve: Resolve) -> Iterator[int]:
+def _update(handle: Handle, span: _Span, resolve: Resolve) -> Iterator[int]:
     """Settle what is there and differs, a window at a time; yield how many values were changed."""
 
     def aside(record: Record, reason: str) -> None:

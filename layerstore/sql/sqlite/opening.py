@@ -11,6 +11,7 @@ import os
 import sqlite3
 import stat
 import time
+from contextlib import closing
 from types import ModuleType
 from typing import Any
 
@@ -73,13 +74,10 @@ def revision(path: str) -> str | None:
     Raises:
         StoreOpenError: the file is missing, or not one of ours.
     """
-    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
-    try:
+    with closing(Connections(path, read_only=True)) as connections:
         prepare_file(connections)
         with mapping(path), connections.local.handle.driver() as connection:
             return version(connection, path)
-    finally:
-        connections.close()
 
 
 def move_to(path: str, wanted: str) -> tuple[str, str]:
@@ -101,8 +99,7 @@ def move_to(path: str, wanted: str) -> tuple[str, str]:
         raise InvalidInputError(f"no revision {wanted!r}: `layerstore schema history` lists them")
     if before not in known:
         raise migrate.unknown(before, path)
-    connections = Connections(path, durability="full", read_only=False, timeout_s=30.0)
-    try:
+    with closing(Connections(path)) as connections:
         prepare_file(connections)
         with mapping(path), connections.local.handle.driver() as connection:
             version(connection, path, writing=True)
@@ -110,8 +107,6 @@ def move_to(path: str, wanted: str) -> tuple[str, str]:
             migrate.upgrade(connections, target, check=_refuse_migrated if target == HEAD else None)
         else:
             migrate.downgrade(connections, target)
-    finally:
-        connections.close()
     return before, target
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
+from contextlib import closing
 from typing import Any, Final
 
 from layerstore.errors import InvalidInputError, StoreCorruptError, StoreError, StoreOpenError, StoreReadOnlyError
@@ -160,9 +161,12 @@ def look_at_log(path: str) -> None:
         raise StoreOpenError(f"{log} is no file, but a directory, device, pipe or socket: remove it", path)
     if not os.path.getsize(log):
         return
-    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
     try:
-        with mapping(path), connections.local.handle.driver() as connection:
+        with (
+            closing(Connections(path, read_only=True)) as connections,
+            mapping(path),
+            connections.local.handle.driver() as connection,
+        ):
             version(connection, path)
     except StoreError as error:
         if isinstance(error, StoreCorruptError):
@@ -172,8 +176,6 @@ def look_at_log(path: str) -> None:
                 path,
             ) from error
         # Whatever else keeps it from being read, the connection that is to write will say.
-    finally:
-        connections.close()
 
 
 def explain(error: Exception, path: str | None, *, read_only: bool) -> None:
@@ -211,9 +213,9 @@ def is_database(path: str) -> bool:
     Raises:
         StoreError: the file cannot be read.
     """
-    connections = Connections(path, durability="full", read_only=True, timeout_s=30.0)
     try:
-        connections.local.handle.execute("PRAGMA schema_version")
+        with closing(Connections(path, read_only=True)) as connections:
+            connections.local.handle.execute("PRAGMA schema_version")
     except StoreError as error:
         code = getattr(error.__cause__, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_NOTADB:
@@ -222,6 +224,4 @@ def is_database(path: str) -> bool:
             return True  # one that a killed program left half written, which its next writer rolls back
         explain(error, path, read_only=True)
         raise
-    finally:
-        connections.close()
     return True

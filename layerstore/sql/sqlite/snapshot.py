@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from layerstore.collection import Fault, Note
+from layerstore.collection import NOT_UTF8, Fault, Note, Odd
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
-from layerstore.sql.backend import NOT_UTF8, OddName
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable, noting_damage
+from layerstore.sql.sqlite.handles import Handle
 from layerstore.sql.sqlite.objects import OBJECTS
 from layerstore.sql.sqlite.recognition import ours
-from layerstore.sql.sqlite.transactions import AnyHandle
 
 
 def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
@@ -33,18 +32,21 @@ def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence
 
 
 class Snapshot:
-    """What the store held when the transaction of `handle` began."""
+    """What the store held when the transaction of `handle` began: `layerstore.collection.IndexedView`.
 
-    def __init__(self, handle: AnyHandle) -> None:
-        self._handle = handle
+    With `note`, what cannot be read of a damaged file is told to that.
+    """
+
+    def __init__(self, handle: Handle, note: Note | None = None) -> None:
+        self._handle, self._note = handle, note
 
     def count(self) -> int:
-        """Return how many entries there are."""
-        found: int = self._handle.first(statements.COUNT)[0]
-        return found
+        found: int = 0
+        with self._noting():
+            found = self._handle.first(statements.COUNT)[0]
+        return found  # noqa: RET504  # damage ends the block above
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """Yield namespace and key of all entries, in the order of `records`, and raise as it does."""
         done = 0
         try:
             for name in self._handle.stream(statements.KEYS):
@@ -53,27 +55,16 @@ class Snapshot:
         except StoreError as error:
             if not is_undecodable(error):
                 raise
-            raise self._odd_name(statements.RAW_RECORDS, (done,)) from error
+            rest = map(_decoded, self._handle.stream(statements.RAW_RECORDS + statements.AFTER, (done,)))
+            odd = next(found for found in rest if isinstance(found, Odd))
+            namespace, _, key = odd.path.partition("/")
+            raise CorruptRecordError(namespace, key, odd.reason) from error
 
-    def records(self, namespace: str | None = None) -> Iterator[Record]:
-        """Yield all entries, or those of one namespace, by namespace and then by the UTF-8 bytes of the whole key.
+    def scan(self, namespace: str | None = None) -> Iterator[Record | Odd]:
+        with self._noting():
+            yield from self._rows(namespace)
 
-        Raises:
-            CorruptRecordError: the name of the next one is not UTF-8; `scan` goes on behind it.
-        """
-        statement, raw, parameters = _reading(namespace)
-        done = 0
-        try:
-            for row in self._handle.stream(statement, parameters):
-                yield Record._make(row)
-                done += 1
-        except StoreError as error:
-            if not is_undecodable(error):
-                raise
-            raise self._odd_name(raw, (*parameters, done)) from error
-
-    def scan(self, namespace: str | None = None) -> Iterator[Record | OddName]:
-        """Yield what `records` yields, and what it stops at."""
+    def _rows(self, namespace: str | None) -> Iterator[Record | Odd]:
         statement, raw, parameters = _reading(namespace)
         done = 0
         try:
@@ -86,67 +77,44 @@ class Snapshot:
             # From here on slowly. The snapshot stays as it is, so that as many rows as before are skipped.
             yield from map(_decoded, self._handle.stream(raw + statements.AFTER, (*parameters, done)))
 
-    def _odd_name(self, raw: str, parameters: tuple[object, ...]) -> CorruptRecordError:
-        """Return the error for the row on which the driver failed: in memory, any behind those that were yielded."""
-        rows = map(_decoded, self._handle.stream(raw + statements.AFTER, parameters))
-        found = next(row for row in rows if isinstance(row, OddName))
-        return CorruptRecordError(*found.shown(), NOT_UTF8)
-
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
-        """Return the values of the keys that are there."""
-        return fetch_many(self._handle.execute, namespace, keys)
+        found: dict[str, bytes] = {}
+        with self._noting():
+            found = fetch_many(self._handle.execute, namespace, keys)
+        return found  # noqa: RET504  # damage ends the block above
 
-    def get_records(self, namespace: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Yield the entries of the keys that are there."""
-        for key in keys:
-            yield from map(Record._make, self._handle.execute(statements.GET_RECORD, (namespace, key)))
-
-    def layers_of(self, digest: str) -> list[str]:
-        """Return the DiffIDs whose lists hold a digest."""
-        return [row[0] for row in self._handle.execute(statements.LAYERS_OF_DIGEST, (digest,))]
+    def lists_with(self, digest: str) -> Iterator[Record]:
+        for (diff_id,) in self._handle.execute(statements.LAYERS_OF_DIGEST, (digest,)):
+            found = self._handle.execute(statements.GET_RECORD, (V2_METADATA, digest_key(diff_id)))
+            yield from map(Record._make, found)
 
     def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
-        """Yield the entries of blobs by the key of their layers, with what Docker maps each to."""
         yield from self._handle.stream(statements.BLOBS_BY_LAYER)
 
-    def noting(self, note: Note | None) -> AbstractContextManager[None]:
-        """Go on behind the body when SQLite cannot read on in it, as the file is damaged; say so to `note`."""
-        return nullcontext() if note is None else noting_damage(note)
-
-    def faults(self, note: Note | None) -> Iterator[Fault]:
-        """Yield what is wrong with the file itself, and with no entry."""
+    def faults(self) -> Iterator[Fault]:
         is_ours = True
-        with self.noting(note):
-            for line in self.damage():
+        with self._noting():
+            for line in self._damage():
                 yield Fault("damaged-file", line)
-        with self.noting(note):
-            for reason in self.foreign():
+        with self._noting():
+            for reason in ours().foreign(self._handle.execute(OBJECTS)):
                 is_ours = False
                 yield Fault("foreign-schema", reason)
-        with self.noting(note):
-            for namespace, digest in self.stale():
+        with self._noting():
+            for namespace, digest in self._stale():
                 shown = digest if isinstance(digest, str) else digest.decode("utf-8", "backslashreplace")
                 yield Fault("stale-rows", shown, place=(namespace, digest))
-        with self.noting(note):
-            if quarantined := self.quarantined():
+        with self._noting():
+            if quarantined := self._handle.first(statements.COUNT_QUARANTINED)[0]:
                 yield Fault("quarantined", None, quarantined)
         if is_ours:  # else its columns may be others
-            with self.noting(note):
+            with self._noting():
                 yield from self._odd_types()
 
-    def _odd_types(self) -> Iterator[Fault]:
-        """Yield what only another program can have written: text where numbers belong, and bytes where text does."""
-        for odd in self.odd_times():
-            yield Fault("odd-time", "/".join(odd.shown()), place=odd)
-        for number in self.odd_quarantine():
-            yield Fault("odd-quarantine", f"number {number}", place=(str(number),))
+    def _noting(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._note is None else noting_damage(self._note)
 
-    def quarantined(self) -> int:
-        """Return how many values are in quarantine."""
-        found: int = self._handle.first(statements.COUNT_QUARANTINED)[0]
-        return found
-
-    def damage(self) -> list[str]:
+    def _damage(self) -> list[str]:
         """Return what SQLite's own check of the file and its indexes finds; nothing when all is well.
 
         Source: sqlite.org/pragma.html#pragma_integrity_check.
@@ -154,21 +122,15 @@ class Snapshot:
         found = [str(row[0]) for row in self._handle.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
 
-    def foreign(self) -> list[str]:
-        """Return what keeps every write from this database, as its schema is not ours."""
-        return list(ours().foreign(self._handle.execute(OBJECTS)))
-
-    def odd_times(self) -> Iterator[OddName]:
-        """Yield the entries whose time another program wrote, and which is no whole number."""
-        yield from map(OddName._make, self._handle.stream(statements.ODD_TIMES))
-
-    def odd_quarantine(self) -> Iterator[int]:
-        """Yield the numbers of the values in quarantine of which not all is of the type that it should be."""
+    def _odd_types(self) -> Iterator[Fault]:
+        """Yield what only another program can have written: text where numbers belong, and bytes where text does."""
+        for namespace, key in self._handle.stream(statements.ODD_TIMES):
+            yield Fault("odd-time", _odd(namespace, key).path, place=(namespace, key))
         for number, *texts, fit in self._handle.stream(statements.TYPES_IN_QUARANTINE):
             if not fit or any(text.decode("utf-8", "replace").encode() != text for text in texts):
-                yield number
+                yield Fault("odd-quarantine", f"number {number}", place=(str(number),))
 
-    def stale(self) -> Iterator[tuple[str, str | bytes]]:
+    def _stale(self) -> Iterator[tuple[str, str | bytes]]:
         """Yield namespace and digest of entries whose derived rows are not what they say, or that have rows alone.
 
         A digest that is not UTF-8 comes as bytes.
@@ -176,8 +138,8 @@ class Snapshot:
         from layerstore.sql import derived
 
         matched = 0
-        for record in self.scan(V2_METADATA):
-            diff_id, entries = (None, []) if isinstance(record, OddName) else derived.wanted(record.key, record.value)
+        for record in self._rows(V2_METADATA):
+            diff_id, entries = (None, []) if isinstance(record, Odd) else derived.wanted(record.key, record.value)
             if diff_id is None:
                 continue
             found = self._associations(diff_id)
@@ -194,8 +156,8 @@ class Snapshot:
         from layerstore.sql import derived
 
         matched = 0
-        for record in self.scan(BLOBS):
-            digest = None if isinstance(record, OddName) else key_digest(record.key)
+        for record in self._rows(BLOBS):
+            digest = None if isinstance(record, Odd) else key_digest(record.key)
             if digest is None:
                 continue
             assert isinstance(record, Record)
@@ -252,8 +214,13 @@ def _reading(namespace: str | None) -> tuple[str, str, tuple[str, ...]]:
     return statements.RECORDS_OF, statements.RAW_RECORDS_OF, (namespace,)
 
 
-def _decoded(row: tuple[bytes, bytes, bytes, int]) -> Record | OddName:
+def _decoded(row: tuple[bytes, bytes, bytes, int]) -> Record | Odd:
     try:
         return Record(row[0].decode(), row[1].decode(), *row[2:])
     except UnicodeDecodeError:
-        return OddName(*row[:2])
+        return _odd(*row[:2])
+
+
+def _odd(namespace: bytes, key: bytes) -> Odd:
+    path = b"/".join((namespace, key)).decode("utf-8", "backslashreplace")
+    return Odd(path, "name", NOT_UTF8, (namespace, key))

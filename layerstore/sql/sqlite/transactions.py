@@ -1,95 +1,36 @@
-"""Transactions: what happens whole or not at all, and to whom it belongs.
+"""Transactions: what happens whole or not at all, on the handle of a thread.
 
-A transaction belongs to the asyncio task that began it, or outside of a loop to the thread. All tasks of a loop run in
-one thread, and so on one connection: what another task wrote would be rolled back with the transaction, and what it
-read might never be committed. So while one is open, the thread's handle is replaced by one that asks who uses it.
+While one is open, whoever takes the thread's handle is asked who it is (`layerstore.sql.owner`).
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING
 
 from layerstore.errors import StoreError
-from layerstore.sql.sqlite.handles import Handle, Parameters, inside
+from layerstore.sql.owner import ROLLED_BACK, Owner, inside
 
 if TYPE_CHECKING:
     from layerstore.sql.sqlite.connections import Connections
-    from layerstore.sql.sqlite.file import Connection, File
-
-_NEXT: Final = "put the whole transaction into one function, and run that with `asyncio.to_thread`"
-_OTHERS: Final = f"a transaction of another asyncio task is open in this thread: {_NEXT}"
-_ORDER: Final = (
-    "rolled back: a transaction was left while one that began inside it was still open, or by another task or thread"
-    f" than began it. Write it all again; in asyncio, {_NEXT}"
-)
+    from layerstore.sql.sqlite.file import File
+    from layerstore.sql.sqlite.handles import Handle
 
 
-def current_task() -> object | None:
-    """Return the asyncio task that runs in this thread; `None` outside of a loop."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:
-        return None
-    task: object | None = asyncio.current_task()
-    return task
-
-
-class Held:
-    """The handle of a thread while a transaction is open on it: it serves only the task that began the transaction."""
+class Held(Owner):
+    """A thread's handle while a transaction is open on it: only who began the transaction gets it."""
 
     def __init__(self, handle: Handle, file: File) -> None:
+        super().__init__(file, file.path)
         self.handle = handle
-        self.open: list[Transaction] = []
-        self._file = file
-        self._owner = current_task()
-        self._pid = os.getpid()
-        self._broken = False
 
-    @property
-    def depth(self) -> int:
-        return self.handle.depth
+    def mine(self) -> Handle:
+        """Return the handle.
 
-    @property
-    def connection(self) -> Connection:
-        return self._mine().connection
-
-    def driver(self) -> AbstractContextManager[Connection]:
-        return self._mine().driver()
-
-    def first(self, statement: str, parameters: Parameters = ()) -> Any:
-        return self._mine().first(statement, parameters)
-
-    def execute(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        return self._mine().execute(statement, parameters)
-
-    def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
-        self._mine().execute_many(statement, rows)
-
-    def stream(self, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
-        return self._mine().stream(statement, parameters)
-
-    def write(self, statement: str, parameters: Sequence[object]) -> None:
-        self._mine().write(statement, parameters)
-
-    def begin(self, *, deferred: bool = False) -> None:
-        self._mine().begin(deferred=deferred)
-
-    def fail(self) -> None:
-        self._mine().fail()
-
-    def end(self, *, commit: bool) -> bool:
-        return self._mine().end(commit=commit)
-
-    def commit(self) -> None:
-        self._mine().commit()
-
-    def enter(self, transaction: Transaction, *, deferred: bool) -> None:
-        """Begin a transaction, or one inside those that are open."""
-        self._mine().begin(deferred=deferred)
-        self.open.append(transaction)
+        Raises:
+            StoreError: it is another task that asks, or the transaction was left out of order.
+        """
+        self.check()
+        return self.handle
 
     def leave(self, transaction: Transaction, *, commit: bool) -> bool:
         """End a transaction; tell whether what it wrote stays.
@@ -98,43 +39,19 @@ class Held:
             StoreError: it is not the innermost one, or somebody else than began it ends it: all is rolled back. Or it
                 was rolled back for such a reason before.
         """
-        in_order = self.open[-1:] == [transaction] and current_task() is self._owner
-        if transaction in self.open:
-            self.open.remove(transaction)
-        if self._pid != os.getpid():
-            return False  # it is the parent's
-        if self._broken or not in_order:
-            if not self._broken:
-                self._broken = True
+        in_order = self.leaves(transaction)
+        if self.is_parents:
+            return False
+        if not in_order:
+            if not self.is_broken:
+                self.is_broken = True
                 self.handle.abandon()
-            self._refuse(_ORDER)
+            self.refuse_order()
         try:
             return self.handle.end(commit=commit)
         except BaseException:
-            self._broken = self.handle.depth < len(self.open)
+            self.is_broken = self.handle.depth < len(self.open)
             raise
-
-    def refuse_to_be_waited_for(self, file: File) -> None:
-        """Refuse a write of a thread that was started inside this transaction, and that it would wait for.
-
-        Raises:
-            StoreError: the write would wait for this transaction.
-        """
-        if file is self._file and self.open and not self._broken and self._pid == os.getpid():
-            self._refuse(f"this thread was started inside a transaction, which its write would wait for: {_NEXT}")
-
-    def _mine(self) -> Handle:
-        if self._broken and self.open:
-            self._refuse(_ORDER)
-        if self.open and current_task() is not self._owner:
-            self._refuse(_OTHERS)
-        return self.handle
-
-    def _refuse(self, why: str) -> NoReturn:
-        raise StoreError(why, self._file.path)
-
-
-AnyHandle = Handle | Held
 
 
 class Transaction:
@@ -147,10 +64,10 @@ class Transaction:
         self._deferred = deferred
 
     def __enter__(self) -> None:
-        handle = self._connections.local.handle
-        self._held = handle if isinstance(handle, Held) and handle.open else self._connections.hold()
+        self._held = self._connections.hold()
         try:
-            self._held.enter(self, deferred=self._deferred)
+            self._held.mine().begin(deferred=self._deferred)
+            self._held.open.append(self)
         except BaseException:
             self._let_go()
             raise
@@ -163,10 +80,7 @@ class Transaction:
         finally:
             self._let_go()
         if kind is None and not stays:
-            raise StoreError(
-                "rolled back, as a write in the transaction had failed or the store was closed: write it all again",
-                self._connections.shown,
-            )
+            raise StoreError(ROLLED_BACK, self._connections.shown)
 
     def _let_go(self) -> None:
         if not self._held.open:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from layerstore.digest import is_digest
 from layerstore.keys import BLOBS, DERIVED_FROM, DIFF_IDS, digest_key, key_digest
 from layerstore.sql.sqlite import statements
-from layerstore.sql.sqlite.transactions import AnyHandle
+from layerstore.sql.sqlite.handles import Handle
 
 if TYPE_CHECKING:
     from layerstore.collection import Doomed
@@ -23,7 +23,7 @@ _TWO = 2
 
 
 @contextmanager
-def together(handle: AnyHandle, *, deferred: bool = False) -> Iterator[None]:
+def together(handle: Handle, *, deferred: bool = False) -> Iterator[None]:
     """Hold all statements of the body in one transaction, or in a savepoint of the one that is open."""
     handle.begin(deferred=deferred)
     try:
@@ -34,7 +34,7 @@ def together(handle: AnyHandle, *, deferred: bool = False) -> Iterator[None]:
     handle.commit()
 
 
-def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) -> Change:
+def change(handle: Handle, addresses: Sequence[Address], compute: Compute) -> Change:
     """Read entries, then write what `compute` makes of them, in one transaction; return what was done."""
     handle.begin()
     try:
@@ -61,7 +61,7 @@ def change(handle: AnyHandle, addresses: Sequence[Address], compute: Compute) ->
     return wanted
 
 
-def _read(handle: AnyHandle, addresses: Sequence[Address], found: dict[Address, bytes]) -> None:
+def _read(handle: Handle, addresses: Sequence[Address], found: dict[Address, bytes]) -> None:
     if len(addresses) == _TWO:  # as of an `add`
         for number, value in handle.execute(statements.GET_TWO, (*addresses[0], *addresses[1])):
             found[addresses[number]] = value
@@ -72,7 +72,7 @@ def _read(handle: AnyHandle, addresses: Sequence[Address], found: dict[Address, 
             found[address] = row[0]
 
 
-def write(handle: AnyHandle, record: tuple[str, str, bytes, int | None]) -> None:
+def write(handle: Handle, record: tuple[str, str, bytes, int | None]) -> None:
     """Store an entry with what is derived from it, whole or not at all; one without a time gets the present."""
     namespace, key, value, modified_at_ns = record
     row = (namespace, key, value, time.time_ns() if modified_at_ns is None else modified_at_ns)
@@ -92,7 +92,7 @@ def write(handle: AnyHandle, record: tuple[str, str, bytes, int | None]) -> None
         raise
 
 
-def delete(handle: AnyHandle, namespace: str, key: str) -> bool:
+def delete(handle: Handle, namespace: str, key: str) -> bool:
     """Remove an entry with what is derived from it, inside a transaction; tell whether it was there."""
     handle.execute(statements.DELETE, (namespace, key))
     is_gone = bool(_changes(handle))
@@ -101,7 +101,7 @@ def delete(handle: AnyHandle, namespace: str, key: str) -> bool:
     return is_gone
 
 
-def remove(handle: AnyHandle, doomed: Doomed) -> bool:
+def remove(handle: Handle, doomed: Doomed) -> bool:
     """Remove or shorten an entry, inside a transaction, if it is what it was; tell whether it was."""
     record, kept = doomed
     if kept is not None:
@@ -119,7 +119,7 @@ def remove(handle: AnyHandle, doomed: Doomed) -> bool:
     return True
 
 
-def rederive(handle: AnyHandle, namespace: str, digest: str | bytes) -> None:
+def rederive(handle: Handle, namespace: str, digest: str | bytes) -> None:
     """Make the rows of a layer or blob what its entry says; without one, or if it is no digest, remove them."""
     _underive(handle, namespace, digest)
     # What another program wrote need not even be text, and the rows that are there need not be readable.
@@ -129,7 +129,7 @@ def rederive(handle: AnyHandle, namespace: str, digest: str | bytes) -> None:
         _derive(handle, namespace, key, row[0])
 
 
-def set_aside(handle: AnyHandle, entries: Iterable[SetAside], *, at_ns: int | None = None) -> int:
+def set_aside(handle: Handle, entries: Iterable[SetAside], *, at_ns: int | None = None) -> int:
     """Keep bytes in quarantine, inside a transaction, and return how many. Exactly the same again is kept once."""
     kept = 0
     for entry in entries:
@@ -140,7 +140,7 @@ def set_aside(handle: AnyHandle, entries: Iterable[SetAside], *, at_ns: int | No
 
 
 def _derive(
-    handle: AnyHandle, namespace: str, key: str, value: bytes, entries: Sequence[V2Metadata] | None = None
+    handle: Handle, namespace: str, key: str, value: bytes, entries: Sequence[V2Metadata] | None = None
 ) -> None:
     """Write the difference between the rows that are there and those that an entry wants."""
     if namespace not in DERIVED_FROM:
@@ -166,7 +166,7 @@ def _derive(
         handle.execute(statements.ADD_ASSOCIATION, (digest, *row))
 
 
-def _derive_blob(handle: AnyHandle, digest: str, row: BlobRow | None, locations: dict[str, int | None]) -> None:
+def _derive_blob(handle: Handle, digest: str, row: BlobRow | None, locations: dict[str, int | None]) -> None:
     there = handle.first(statements.BLOB, (digest,))
     if there != row:
         if there is not None:
@@ -182,7 +182,7 @@ def _derive_blob(handle: AnyHandle, digest: str, row: BlobRow | None, locations:
             handle.execute(statements.ADD_LOCATION, (digest, name, seen))
 
 
-def _underive(handle: AnyHandle, namespace: str, digest: str | bytes | None) -> None:
+def _underive(handle: Handle, namespace: str, digest: str | bytes | None) -> None:
     """Remove the rows of a layer or blob."""
     if digest is None or namespace not in DERIVED_FROM:
         return
@@ -195,5 +195,5 @@ def _underive(handle: AnyHandle, namespace: str, digest: str | bytes | None) -> 
         handle.execute(statements.REMOVE_RAW_ASSOCIATIONS, (digest, digest))
 
 
-def _changes(handle: AnyHandle) -> int:
+def _changes(handle: Handle) -> int:
     return int(handle.first("SELECT changes()")[0])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from layerstore import NotFoundError, SQLMetadataStore, V2Metadata, V2MetadataService
+from layerstore.collection import records as entries_of
 from tests.conftest import OpenSQL, assert_sound
 from tests.robustness.concurrency import workers
 from tests.support.strategies import sha256
@@ -79,8 +80,8 @@ class Hand:
 
         Not with a `timeout_s` of 0: a snapshot opens the file anew, and may meet somebody who is closing it.
         """
-        with self.writing._snapshot() as snapshot:
-            for number, record in enumerate(snapshot.records("diffid-by-digest")):
+        with self.writing._backend.snapshot() as snapshot:
+            for number, record in enumerate(entries_of(snapshot, "diffid-by-digest")):
                 if number == 20:
                     break
                 layer = record.value.decode().replace(":", "/")

@@ -44,7 +44,7 @@ class Chain:
     def turn(self) -> None:
         """Begin one, look at it, and only then end the one before."""
         following = ExitStack()
-        snapshot = following.enter_context(self._store._snapshot())
+        snapshot = following.enter_context(self._store._backend.snapshot())
         assert snapshot.count() == 9
         self.end()
         self._held = following
@@ -124,7 +124,7 @@ def test_a_snapshot_that_does_not_end_is_not_waited_for(
 ):
     """With this patience, one try would outlast the test."""
     monkeypatch.setattr(wal, "PATIENCE_MS", 3_600_000)
-    with open_sql(timeout_s=0)._snapshot() as snapshot:
+    with open_sql(timeout_s=0)._backend.snapshot() as snapshot:
         assert snapshot.count() == 9
         assert write(unsynced) > WRITES * VALUE
 

@@ -105,7 +105,7 @@ def cut_the_log(home: Path, acknowledge: Acknowledge) -> None:
     """Write more than the log may hold before it is cut, while somebody reads, with a limit that is soon reached."""
     with mock.patch.object(wal, "LIMIT", 64 << 10), SQLMetadataStore(home / "layers.db") as store:
         for step in range(1, 7):
-            with store._snapshot() if step % 3 == 0 else contextlib.nullcontext():
+            with store._backend.snapshot() if step % 3 == 0 else contextlib.nullcontext():
                 store.set("large", f"value {step % 3}", bytes([step]) * 40_000)
             acknowledge(step)
 

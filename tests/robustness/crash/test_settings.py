@@ -76,7 +76,7 @@ def use_every_way(pipe: Any, home: Path, durability: Any) -> None:
             with store.engine.begin() as connection:
                 connection.exec_driver_sql("SELECT 1")
                 found["the engine"] = ask("the engine")
-            with store._snapshot():
+            with store._backend.snapshot():
                 found["a snapshot"] = ask("a snapshot")
             assert in_threads([lambda: found.update({"a thread": ask_in_a_thread(store, ask)})]) == []
             import_directory(store, home / "distribution")

@@ -49,7 +49,7 @@ def in_a_transaction(store: SQLMetadataStore) -> None:
 
 
 def in_a_snapshot(store: SQLMetadataStore) -> None:
-    with store._snapshot() as snapshot:
+    with store._backend.snapshot() as snapshot:
         assert isinstance(snapshot, Snapshot)
         list(snapshot._handle.stream(ENDLESS))
 

@@ -353,7 +353,7 @@ _LARGE_LOG = """
 import os, sys
 from layerstore import SQLMetadataStore
 store = SQLMetadataStore(sys.argv[1], durability="normal")
-with store._snapshot() as snapshot:
+with store._backend.snapshot() as snapshot:
     snapshot.count()
     for number in range(400):
         store.set("n", f"{number:03}", os.urandom(200_000))

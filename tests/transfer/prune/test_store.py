@@ -157,7 +157,8 @@ def places_inside(store: SQLMetadataStore) -> set[tuple[str, str]]:
 def test_the_archive_is_whole_before_anything_goes(full: SQLMetadataStore, tmp_path: Path, monkeypatch):
     before = rows_of(full)
     seen: list[object] = []
-    real = SQLMetadataStore._remove
+    backend = type(full._backend)
+    real = backend.remove
 
     def remove(*arguments: Any) -> list[int]:
         with SQLMetadataStore(":memory:") as other:
@@ -165,7 +166,7 @@ def test_the_archive_is_whole_before_anything_goes(full: SQLMetadataStore, tmp_p
             seen.append((report.added, rows_of(full) == before))
         return real(*arguments)
 
-    monkeypatch.setattr(SQLMetadataStore, "_remove", remove)
+    monkeypatch.setattr(backend, "remove", remove)
     report = prune(full, keep_layers=make_layerdb(tmp_path, [1]), to=tmp_path / "gone.tar")
 
     assert report.archive == str(tmp_path / "gone.tar")
