@@ -66,7 +66,7 @@ SLOW = (
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]
 
-# Each run tries other examples: few find what a change breaks, and `--hypothesis-profile thorough` what hides.
+# Each run tries other examples: few find what a change breaks; `--hypothesis-profile thorough --timeout 0` finds more.
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=40, print_blob=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("suite")
