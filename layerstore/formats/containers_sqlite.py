@@ -200,7 +200,7 @@ def _add(connection: sqlite3.Connection, digest: str, record: BlobRecord, writte
         changes += _insert(connection, _CONTENTS, record.toc, record.diff_id)
     changes += _add_locations(connection, digest, record.locations.items())
     if record.locations and compressor is None and known is None:
-        written.left_out["locations of unknown compression: written, but Podman and Skopeo do not use them yet"] += 1
+        written.left_out["the compression, as it is not known: without it, Podman and Skopeo use no location"] += 1
     if diff_id is not None or known is not None:
         written.updated += bool(changes)
     else:

@@ -317,7 +317,7 @@ def test_nothing_that_a_cache_knows_is_changed_but_an_earlier_time(tmp_path: Pat
     ]
     assert written.left_out == {
         "sources disagree about the blob": 1,
-        "locations of unknown compression: written, but Podman and Skopeo do not use them yet": 1,
+        "the compression, as it is not known: without it, Podman and Skopeo use no location": 1,
     }
     after = all_rows(path)
     locations = [(row[3], row[4]) for row in after.pop("KnownLocations")]
