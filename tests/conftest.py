@@ -192,12 +192,20 @@ def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
     postgresql.drop_schema(postgresql_server, name)
 
 
+@pytest.fixture(scope="session")
+def schemas(postgresql_server: postgresql.Server) -> postgresql.Schemas:
+    return postgresql.Schemas(postgresql_server)
+
+
 @pytest.fixture
-def sql_postgresql(postgresql_url: str) -> Iterator[SQLMetadataStore]:
-    with SQLMetadataStore(postgresql_url) as store:
+def sql_postgresql(postgresql_server: postgresql.Server, schemas: postgresql.Schemas) -> Iterator[SQLMetadataStore]:
+    name = schemas.take()
+    url = postgresql_server.url(name)
+    with SQLMetadataStore(url) as store:
         yield store
-    with SQLMetadataStore(postgresql_url) as again:
+    with SQLMetadataStore(url) as again:
         assert_sound(again)
+    schemas.give_back(name)
 
 
 @pytest.fixture
