@@ -89,10 +89,15 @@ class TestATerminal:
         assert " of 178" in shown
         assert " left" not in shown
 
-    def test_names_the_phases_of_an_import(self, database: Path):
-        _, shown = typing(f"import {GOLDEN}", "")
+    def test_names_the_phases_of_an_import(self, database: Path, tmp_path: Path):
+        source = tmp_path / "source.db"
+        with SQLMetadataStore(source) as store:
+            store.set_many(
+                ("diffid-by-digest", sha256(number).replace(":", "/"), sha256(0).encode()) for number in range(1200)
+            )
+        _, shown = typing(f"import {source}", "")
 
-        assert re.search(r"reading: \d+ of 178.*merging", shown, re.DOTALL)
+        assert re.search(r"reading: [\d,]+ of 1,200.*merging.*building indexes", shown, re.DOTALL)
         assert database.exists()
 
 
