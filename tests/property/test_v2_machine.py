@@ -165,16 +165,5 @@ TestSQLMemory.settings = settings(stateful_step_count=40)
 
 
 def test_postgresql(postgresql_server: postgresql.Server):
-    class ServerMachine(V2Machine):
-        schema: str | None = None
-
-        def open(self) -> AnyStore:
-            self.schema = self.schema or postgresql.new_schema(postgresql_server)
-            return SQLMetadataStore(postgresql_server.url(self.schema), durability="normal")
-
-        def teardown(self) -> None:
-            super().teardown()
-            assert self.schema is not None
-            postgresql.drop_schema(postgresql_server, self.schema)
-
-    run_state_machine_as_test(ServerMachine, settings=settings(max_examples=EXAMPLES // 3, stateful_step_count=25))
+    machine = postgresql.machine_on(postgresql_server, V2Machine)
+    run_state_machine_as_test(machine, settings=settings(max_examples=EXAMPLES // 3, stateful_step_count=25))

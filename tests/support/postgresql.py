@@ -24,6 +24,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from layerstore import SQLMetadataStore
+
 ROLE = "tester"
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -223,6 +225,24 @@ class Schemas:
 def drop_schema(server: Server, name: str) -> None:
     """Drop a schema, which nobody may use any more."""
     server.execute(f"SET lock_timeout = '20s'; DROP SCHEMA {name} CASCADE")
+
+
+def machine_on(server: Server, machine: Any) -> Any:
+    """Return a state machine whose store is in a schema of its own, dropped when an example ends."""
+
+    class ServerMachine(machine):  # type: ignore[misc]  # it is a parameter
+        schema: str | None = None
+
+        def open(self) -> SQLMetadataStore:
+            self.schema = self.schema or new_schema(server)
+            return SQLMetadataStore(server.url(self.schema), durability="normal")
+
+        def teardown(self) -> None:
+            super().teardown()
+            assert self.schema is not None
+            drop_schema(server, self.schema)
+
+    return ServerMachine
 
 
 class Proxy:
