@@ -165,8 +165,11 @@ class SQLite:
 
         if self.is_held:
             handle = self._connections.local.handle
-            with writing.together(handle):
-                yield Snapshot(handle, note)
+            try:
+                with writing.together(handle):
+                    yield Snapshot(handle, note)
+            finally:
+                handle.decode(strictly=True)
             return
         with closing(self._connections.new_handle(read_only=True)) as reader:
             reader.begin()
