@@ -16,8 +16,7 @@ from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable, noting_damage
 from layerstore.sql.sqlite.handles import Handle
-from layerstore.sql.sqlite.objects import OBJECTS
-from layerstore.sql.sqlite.recognition import ours
+from layerstore.sql.sqlite.recognition import OBJECTS, ours
 
 
 def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
