@@ -305,9 +305,7 @@ class SQLMetadataStore:
             StoreOpenError: there is a file already, or the copy cannot be made there.
             StoreError: the store failed.
         """
-        from layerstore.sql.sqlite.backup import backup  # lookups need not wait for it
-
-        return backup(self, path)
+        return self._backend.backup(path)
 
     def transaction(self, *, deferred: bool = False) -> AbstractContextManager[None]:
         """Return a context manager: what this task writes in it is kept in full, or not at all if an error leaves it.

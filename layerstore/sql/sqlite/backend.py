@@ -252,6 +252,11 @@ class SQLite:
         """
         return int(self._connections.local.handle.first("PRAGMA data_version")[0])
 
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        from layerstore.sql.sqlite.backup import backup  # lookups need not wait for it
+
+        return backup(self, path)
+
     def copy_to(self, connection: sqlite3.Connection) -> None:
         """Copy the whole database, as it was last committed, to another one.
 
