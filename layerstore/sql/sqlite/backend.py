@@ -164,11 +164,12 @@ class SQLite:
 
         if self.is_held:
             handle = self._connections.local.handle
+            was_strict = handle.decodes_strictly
             try:
                 with writing.together(handle):
                     yield Snapshot(handle, note)
             finally:
-                handle.decode(strictly=True)
+                handle.decode(strictly=was_strict)
             return
         with closing(self._connections.new_handle(read_only=True)) as reader:
             reader.begin()

@@ -39,7 +39,7 @@ class Snapshot:
 
     def __init__(self, handle: Handle, note: Note | None = None) -> None:
         self._handle, self._note = handle, note
-        self._is_strict = True
+        self._is_strict = handle.decodes_strictly
 
     def count(self) -> int:
         found: int = 0
