@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from layerstore.sql.query.questions import QUESTIONS, Question
+from layerstore.sql.questions import QUESTIONS, Question
 
 DATABASE: Final = "store"
 """The database's name in addresses, whatever its file is called: `/store/layers.json`."""

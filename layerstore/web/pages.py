@@ -14,10 +14,9 @@ from layerstore.repository import split_reference
 from layerstore.sql.reading import layers as reading_layers
 from layerstore.sql.reading.layers import Key, newest_layers
 from layerstore.sql.reading.layers import layer as layer_of
-from layerstore.sql.reading.repositories import Repositories
-from layerstore.sql.reading.repositories import repositories as repositories_of
-from layerstore.sql.reading.repositories import repository as repository_of
-from layerstore.sql.reading.search import Match, search
+from layerstore.sql.reading.search import Match, Repositories, search
+from layerstore.sql.reading.search import repositories as repositories_of
+from layerstore.sql.reading.search import repository as repository_of
 from layerstore.sql.reading.totals import Registry
 from layerstore.web.cells import layer_url, repository_url
 from layerstore.web.plot import plot

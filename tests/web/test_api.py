@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.questions import QUESTIONS
 from layerstore.sql.sqlite.views import VIEWS
 from layerstore.sql.tables import schema as tables
 from layerstore.web.describing import ANSWERED

@@ -192,7 +192,7 @@ def test_the_layers_of_a_repository_are_paged_by_key_also_where_they_are_too_man
 
     twice = [sha256(number) for number in range(120) for _ in range(2)]
     assert all_of_them() == (True, twice[::-1])
-    monkeypatch.setattr("layerstore.sql.reading.repositories.ORDERED_BY_TIME", 100)
+    monkeypatch.setattr("layerstore.sql.reading.search.ORDERED_BY_TIME", 100)
     assert all_of_them() == (False, sorted(twice))
 
 
