@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
-from layerstore.sql.sqlite.connections import Connections
-from layerstore.sql.sqlite.objects import OBJECTS
-from layerstore.sql.sqlite.transactions import Transaction
+from layerstore.sql.sqlite.connections import Connections, Transaction
+from layerstore.sql.sqlite.recognition import OBJECTS
 from layerstore.store import SetAside
 
 if TYPE_CHECKING:
@@ -165,8 +164,11 @@ class SQLite:
 
         if self.is_held:
             handle = self._connections.local.handle
-            with writing.together(handle):
-                yield Snapshot(handle, note)
+            try:
+                with writing.together(handle):
+                    yield Snapshot(handle, note)
+            finally:
+                handle.decode(strictly=True)
             return
         with closing(self._connections.new_handle(read_only=True)) as reader:
             reader.begin()
