@@ -7,6 +7,7 @@ Entries, names and errors of our tree cross it; statements, rows, cursors and a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -186,6 +187,9 @@ class Backend(Protocol):
 
     def free_bytes(self, *, vacuum: bool) -> int | None:
         """Return how much of a file is free for later writes, with `vacuum` given back first; else `None`."""
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Copy the database as it is now to a new file; return its bytes. A server says what to use instead."""
 
     def close(self) -> None:
         """Close every connection, also those of other threads and of the engine. A second call does nothing."""

@@ -172,6 +172,11 @@ class Handle:
         finally:
             self._idle.append(cursor)
 
+    @property
+    def decodes_strictly(self) -> bool:
+        """Whether text that is not UTF-8 is an error."""
+        return self.connection.text_factory is str
+
     def decode(self, *, strictly: bool) -> None:
         """Read text that is not UTF-8 as an error, or with a lone surrogate for each byte that does not fit."""
         self.connection.text_factory = str if strictly else _any_text
