@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, Protocol
 
 from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import Record
-from layerstore.records import Association
-from layerstore.store import SetAside, Store
+from layerstore.records import Association, why_unreadable
+from layerstore.store import SetAside, Store, why_not_a_key, why_not_a_namespace
 
 Place = tuple[str | bytes, ...]
 """By which `Collection.mend` finds what it can mend: namespace and digest of derived rows, namespace and key of an odd
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
     """Something wrong with a collection itself, and with none of its entries."""
 
     kind: str
-    """As `layerstore.transfer.findings` calls it."""
+    """As `layerstore.transfer.verifying` calls it."""
     example: str | None
     number: int = 1
     """How many there are."""
@@ -212,3 +212,70 @@ def records(view: View, namespace: str | None = None) -> Iterator[Record]:
             raise CorruptRecordError(namespace, key, found.reason)
         elif found.kind == "unreadable":
             raise StoreError(found.reason, found.path)
+
+
+def why_unfit(namespace: str, key: str, value: bytes) -> str | None:
+    """Say why an entry cannot stay where it is, or return `None`."""
+    return why_not_a_namespace(namespace) or why_not_a_key(key) or why_unreadable(namespace, key, value)
+
+
+RECORDS = 1000
+"""How many entries a batch has at most."""
+_BYTES = 4 << 20
+"""Of values, so that a batch of large files is no larger than a batch of small ones."""
+
+
+class Batch(NamedTuple):
+    """Some of what a source or view holds."""
+
+    label: str
+    """Where below the source's name they are from, or ``."""
+    records: list[Record]
+    odd: list[Odd]
+    """What is no entry, or could not be read."""
+
+
+def in_batches(labelled: Iterable[tuple[str, Record | Odd]]) -> Iterator[Batch]:
+    """Gather what comes one after the other, each with where it is from."""
+    batch, size = Batch("", [], []), 0
+    for label, found in labelled:
+        if label != batch.label:
+            if batch.records or batch.odd:
+                yield batch
+            batch, size = Batch(label, [], []), 0
+        if isinstance(found, Odd):
+            batch.odd.append(found)
+        else:
+            batch.records.append(found)
+            size += len(found.value)
+        if size >= _BYTES or len(batch.records) + len(batch.odd) >= RECORDS:
+            yield batch
+            batch, size = Batch(label, [], []), 0
+    if batch.records or batch.odd:
+        yield batch
+
+
+Pair = tuple[Record | None, Record | None]
+
+
+def side_by_side(left: Iterable[Record], right: Iterable[Record]) -> Iterator[Pair]:
+    """Yield each key once, with the entries that the two sides have of it.
+
+    Both sides must be ordered as stores order them: by namespace, then by the UTF-8 bytes of the whole key.
+    """
+    lefts, rights = iter(left), iter(right)
+    one, other = next(lefts, None), next(rights, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and _order(one) < _order(other)):
+            yield one, None
+            one = next(lefts, None)
+        elif one is None or _order(other) < _order(one):
+            yield None, other
+            other = next(rights, None)
+        else:
+            yield one, other
+            one, other = next(lefts, None), next(rights, None)
+
+
+def _order(record: Record) -> tuple[bytes, bytes]:
+    return record.namespace.encode(), record.key.encode("utf-8", "surrogatepass")

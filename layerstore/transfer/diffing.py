@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layerstore.blobs import decode, time_text
-from layerstore.collection import records
+from layerstore.collection import records, side_by_side
 from layerstore.errors import CorruptRecordError
-from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
+from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.records import V2Metadata, decode_list
 from layerstore.reports import Report
-from layerstore.transfer import summaries
 from layerstore.transfer.place import Place, name, opened
-from layerstore.transfer.streams import side_by_side
+from layerstore.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,33 @@ class DiffReport(Report):
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
         """Yield what `str()` has, line by line; if `quiet`, only findings."""
-        return summaries.of_diff(self, quiet=quiet)
+        for layer in self.layers:
+            yield f"layer {layer.diff_id}"
+            yield from _lines_of_sides(layer)
+            if layer.reordered:
+                yield "  the associations that both have are in another order"
+        for blob in self.blobs:
+            yield f"blob {blob.digest}"
+            yield from _lines_of_sides(blob)
+        told = {(V2_METADATA, digest_key(layer.diff_id)) for layer in self.layers}
+        told |= {(BLOBS, digest_key(blob.digest)) for blob in self.blobs}
+        for what, entries in (
+            ("only in left", self.only_left),
+            ("only in right", self.only_right),
+            ("differs", self.differing),
+        ):
+            for entry in entries:
+                if (entry.namespace, entry.key) not in told:
+                    yield f"{what}: {entry.namespace}/{entry.key}"
+        if not quiet:
+            equal = f"{counted(self.equal, 'entry', 'entries')} {'is' if self.equal == 1 else 'are'} equal"
+            times = f", {self.times_differ} of them modified at other times" if self.times_differ else ""
+            yield f"left {self.left}, right {self.right}: {equal}{times}"
+
+
+def _lines_of_sides(found: LayerDifference | BlobDifference) -> Iterator[str]:
+    yield from (f"  only in left: {one}" for one in found.only_left)
+    yield from (f"  only in right: {one}" for one in found.only_right)
 
 
 def diff(left: Place, right: Place, *, force: bool = False) -> DiffReport:

@@ -13,23 +13,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from layerstore import blobs
-from layerstore.collection import Collection, Doomed, IndexedView, Odd
+from layerstore.collection import Collection, Doomed, IndexedView, Odd, why_unfit
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
+from layerstore.files.temporary import Spool
 from layerstore.formats import tar
 from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.paths import absolute
 from layerstore.records import why_unreadable
 from layerstore.reports import Report
 from layerstore.transfer import criteria as judging
-from layerstore.transfer import summaries
+from layerstore.transfer.archiving import new_file
 from layerstore.transfer.criteria import Age, Criteria, Verdict
-from layerstore.transfer.exporting import new_file
 from layerstore.transfer.place import Place, Progress, indexed, name, opened
-from layerstore.transfer.spool import Spool
-from layerstore.transfer.streams import why_unfit
-from layerstore.words import counted
+from layerstore.words import counted, size
 
 _EXAMPLES = 20
 _FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids", BLOBS: "blobs"}
@@ -92,7 +90,40 @@ class PruneReport(Report):
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
         """Yield what `str()` has, line by line; if `quiet`, only findings."""
-        return iter(()) if quiet else summaries.of_prune(self, is_directory=os.path.isdir(self.path))
+        if quiet:
+            return
+        if self.dry_run:
+            yield from (f"would remove {example}" for example in self.examples)
+            more = self.lists + self.shortened + self.mappings + self.v1_ids + self.blobs - len(self.examples)
+            if more > 0:
+                yield f"and {more:,} more"
+        counts = {
+            counted(self.lists, "list"): self.lists,
+            f"{counted(self.shortened, 'list')} shortened": self.shortened,
+            counted(self.associations, "association"): self.associations,
+            counted(self.mappings, "mapping"): self.mappings,
+            counted(self.v1_ids, "V1 ID"): self.v1_ids,
+            counted(self.blobs, "blob"): self.blobs,
+            counted(self.locations, "location of a blob", "locations of blobs"): self.locations,
+            counted(self.temporary, "temporary file"): self.temporary,
+        }
+        removed = ", ".join(what for what, count in counts.items() if count) or "nothing"
+        checked = counted(self.checked, "entry", "entries")
+        yield f"{'would prune' if self.dry_run else 'pruned'} {self.path}: {removed} of {checked}"
+        if self.unknown:
+            yield f"no association has {', '.join(self.unknown)}"
+        if self.unreadable:
+            yield f"kept {counted(self.unreadable, 'unreadable entry', 'unreadable entries')}: see `layerstore verify`"
+        if self.changed:
+            entries = counted(self.changed, "entry", "entries")
+            yield f"kept {entries} that another writer changed or needs since"
+        if self.archive is not None:
+            yield f"the removed entries are in {self.archive}: `layerstore import` restores them"
+        if not (self.dry_run or os.path.isdir(self.path)) and removed != "nothing":
+            yield "an export merges, so a directory keeps what was removed here. To remove it there, too:"
+            yield "  layerstore export --on-conflict replace --delete DIR"
+        if self.free_bytes and not self.dry_run:
+            yield f"{size(self.free_bytes)} of the file are free for later writes: --vacuum returns them"
 
 
 def prune(
