@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from layerstore import blobs
 from layerstore.collection import Collection, Doomed, IndexedView, Odd, why_unfit
 from layerstore.docker.dataroot import refuse_under_a_daemon
-from layerstore.docker.layerdb import layers_of
+from layerstore.docker.images import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.files.temporary import Spool
 from layerstore.formats import tar

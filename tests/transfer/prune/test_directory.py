@@ -10,7 +10,7 @@ import pytest
 
 from layerstore import FSMetadataStore, InvalidInputError, TransferError, import_directory, prune, verify
 from layerstore.files import tree
-from layerstore.files.collection import Directory
+from layerstore.files.store import Directory
 from tests.support.entries import AT, LISTS, MAPPINGS, files_of, layer_key, write_file
 from tests.transfer.prune.conftest import DAY, OLD, OURS, a_list, fill_directory, make_layerdb, mapping, v1_id
 
