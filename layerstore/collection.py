@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import Record
-from layerstore.records import Association, why_unreadable
-from layerstore.store import SetAside, Store, why_not_a_key, why_not_a_namespace
+from layerstore.store import SetAside, Store
+
+if TYPE_CHECKING:
+    from layerstore.records import Association
 
 Place = tuple[str | bytes, ...]
 """By which `Collection.mend` finds what it can mend: namespace and digest of derived rows, namespace and key of an odd
@@ -212,11 +214,6 @@ def records(view: View, namespace: str | None = None) -> Iterator[Record]:
             raise CorruptRecordError(namespace, key, found.reason)
         elif found.kind == "unreadable":
             raise StoreError(found.reason, found.path)
-
-
-def why_unfit(namespace: str, key: str, value: bytes) -> str | None:
-    """Say why an entry cannot stay where it is, or return `None`."""
-    return why_not_a_namespace(namespace) or why_not_a_key(key) or why_unreadable(namespace, key, value)
 
 
 RECORDS = 1000

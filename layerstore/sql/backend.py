@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Parameters = Mapping[str, Any] | Sequence[Any]
 """Values for a statement: by name, or in their order."""
+Value = str | int | float | bytes | None
 
 
 class Known(NamedTuple):
@@ -69,6 +70,23 @@ class Quarantined:
     value: bytes
     reason: str
     quarantined_at_ns: int
+
+
+@dataclass
+class Answer:
+    """What a query gives.
+
+    A TEXT that is not UTF-8 has its bytes as `\\x..`.
+
+    Attributes:
+        columns: the names of its columns.
+        rows: its rows, as they come.
+        truncated: whether there were more rows than asked for; known when the rows have been read.
+    """
+
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[Value, ...]]
+    truncated: bool = False
 
 
 class Backend(Protocol):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from layerstore import blobs
-from layerstore.collection import Collection, Doomed, IndexedView, Odd, why_unfit
+from layerstore.collection import Collection, Doomed, IndexedView, Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.images import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
@@ -21,7 +21,7 @@ from layerstore.files.temporary import Spool
 from layerstore.formats import tar
 from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.paths import absolute
-from layerstore.records import why_unreadable
+from layerstore.records import why_unfit, why_unreadable
 from layerstore.reports import Report
 from layerstore.transfer import criteria as judging
 from layerstore.transfer.archiving import new_file

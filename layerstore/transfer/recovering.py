@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from layerstore.collection import why_unfit
 from layerstore.errors import StoreOpenError
 from layerstore.files import tree
 from layerstore.files.temporary import folder_in
 from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
-from layerstore.records import storable_time
+from layerstore.records import storable_time, why_unfit
 from layerstore.reports import Report
 from layerstore.sql.sqlite import salvage
 from layerstore.sql.sqlite.salvage import Value

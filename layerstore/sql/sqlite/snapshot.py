@@ -13,6 +13,8 @@ from layerstore.collection import NOT_UTF8, Fault, Note, Odd
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.records import as_json
+from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
 from layerstore.sql.sqlite.errors import is_undecodable, noting_damage
 from layerstore.sql.sqlite.handles import Handle
@@ -21,8 +23,6 @@ from layerstore.sql.sqlite.recognition import OBJECTS, ours
 
 def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
     """Return the values of the keys that are there, by one statement. No key may be there twice."""
-    from layerstore.records import as_json  # whoever reads all entries need not wait for it
-
     wanted = as_json(keys).decode()
     statement = statements.GET_MANY_OF.get(namespace)
     if statement is None:
@@ -138,8 +138,6 @@ class Snapshot:
         yield from self._stale_blobs()
 
     def _stale_lists(self) -> Iterator[tuple[str, str | bytes]]:
-        from layerstore.sql import derived
-
         matched = 0
         for record in self._entries(V2_METADATA):
             diff_id, entries = (None, []) if isinstance(record, Odd) else derived.wanted(record.key, record.value)
@@ -153,8 +151,6 @@ class Snapshot:
             yield from self._without_entry(V2_METADATA, statements.LAYERS_WITH_ROWS)
 
     def _stale_blobs(self) -> Iterator[tuple[str, str | bytes]]:
-        from layerstore.sql import derived
-
         matched = 0
         for record in self._entries(BLOBS):
             digest = None if isinstance(record, Odd) else key_digest(record.key)
