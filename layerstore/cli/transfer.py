@@ -232,7 +232,7 @@ def _target(path: str | None, data_root: str | None, driver: str | None, *, is_n
 
 def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool, as_json: bool) -> int:
     from layerstore.reports import Examples, of_skipped
-    from layerstore.transfer.archiving import export_archive, export_tar
+    from layerstore.transfer.directory import export_archive, export_tar
 
     if target == "-" and is_typed(sys.stdout):
         raise click.UsageError("an archive is not written to a terminal: give a file, or use a pipe")
