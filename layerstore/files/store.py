@@ -232,7 +232,7 @@ class FSMetadataStore:
 
 
 class Directory:
-    """The files of a directory: `layerstore.collection.Collection`."""
+    """The files of a directory, as a collection and as the view of one: `layerstore.collection.Collection`."""
 
     in_order = True
 
@@ -246,12 +246,29 @@ class Directory:
 
     def read(self) -> Iterator[tuple[str, Record | Odd]]:
         self.store._check_open()
-        return (("", found) for found in scan.scan(self.directory))
+        return (("", found) for found in self.scan())
 
     @contextmanager
-    def view(self, note: Note | None = None) -> Iterator[_View]:
+    def view(self, note: Note | None = None) -> Iterator[Self]:
+        """Give the files as they are: `layerstore.collection.View`."""
         self.store._check_open()
-        yield _View(self.store, tolerant=note is not None)
+        yield self
+
+    def scan(self, namespace: str | None = None) -> Iterator[Record | Odd]:
+        return scan.scan(self.directory, namespace)
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        return (found[:2] for found in self.scan() if isinstance(found, Record))
+
+    def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for key in keys:
+            with suppress(NotFoundError, StoreError):  # `verify` alone asks, whom the scan tells what cannot be read
+                found[key] = self.store.get(namespace, key)
+        return found
+
+    def faults(self) -> Iterator[Fault]:
+        return iter(())
 
     def indexed(self) -> None:
         return None
@@ -323,34 +340,6 @@ class Directory:
 
     def free_bytes(self, *, vacuum: bool) -> None:
         return None
-
-
-class _View:
-    """The files as they are: `layerstore.collection.View`."""
-
-    def __init__(self, files: FSMetadataStore, *, tolerant: bool) -> None:
-        self._files, self._tolerant = files, tolerant
-
-    def count(self) -> int:
-        return scan.count(self._files.path)
-
-    def scan(self, namespace: str | None = None) -> Iterator[Record | Odd]:
-        return scan.scan(self._files.path, namespace)
-
-    def names(self) -> Iterator[tuple[str, str]]:
-        return (found[:2] for found in self.scan() if isinstance(found, Record))
-
-    def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
-        if not self._tolerant:
-            return self._files.get_many(namespace, keys)
-        found: dict[str, bytes] = {}
-        for key in keys:
-            with suppress(NotFoundError, StoreError):  # of those that cannot be read, the scan tells
-                found[key] = self._files.get(namespace, key)
-        return found
-
-    def faults(self) -> Iterator[Fault]:
-        return iter(())
 
 
 def _now(base: str, segments: list[str], name: str) -> tuple[bytes, int] | None:
