@@ -6,19 +6,12 @@ import sys
 
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, settings_argument, timeout_option
+from layerstore.cli.options import NAMESPACES, Settings, offer_namespaces, shared
 from layerstore.cli.output import fail, is_typed, json_text, print_value, printable
 from layerstore.errors import NotFoundError
 from layerstore.words import utc
 
-_NAMESPACES = ("blob-by-digest", "diffid-by-digest", "v1id", "v2metadata-by-diffid")
-
-
-def _complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in _NAMESPACES if name.startswith(incomplete)]
-
-
-_namespace = click.argument("namespace", shell_complete=_complete)
+_namespace = click.argument("namespace", shell_complete=offer_namespaces)
 
 
 @click.command(
@@ -29,10 +22,8 @@ Examples:
   layerstore list diffid-by-digest
   layerstore list --json v2metadata-by-diffid | jq -r '.[].key'""",
 )
-@click.argument("namespace", shell_complete=_complete, required=False)
-@json_option
-@database_option
-@settings_argument
+@click.argument("namespace", shell_complete=offer_namespaces, required=False)
+@shared("json", "database")
 def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
     """List entries.
 
@@ -42,7 +33,7 @@ def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
     from layerstore.reports import with_iso_times
     from layerstore.words import near
 
-    is_known = namespace in (None, *_NAMESPACES)
+    is_known = namespace in (None, *NAMESPACES)
     with settings.reading() as store:
         separator = "["
         for record in store._records(namespace):
@@ -62,7 +53,7 @@ def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
         if as_json:
             click.echo("[]" if separator == "[" else "\n]")
     if not is_known:
-        return fail(f"no namespace {namespace!r} in {settings.path}{near(str(namespace), _NAMESPACES)}", 1)
+        return fail(f"no namespace {namespace!r} in {settings.path}{near(str(namespace), NAMESPACES)}", 1)
     return 0
 
 
@@ -73,8 +64,7 @@ Example:
 )
 @_namespace
 @click.argument("key")
-@database_option
-@settings_argument
+@shared("database")
 def get(settings: Settings, namespace: str, key: str) -> int:
     """Print an entry.
 
@@ -108,9 +98,7 @@ Examples:
 @click.argument("key")
 @click.argument("value", required=False)
 @click.option("--force", is_flag=True, help="Store the value even if it is invalid for its namespace.")
-@timeout_option
-@database_option
-@settings_argument
+@shared("timeout", "database")
 def set_(settings: Settings, namespace: str, key: str, value: str | None, force: bool) -> None:
     """Store an entry.
 
@@ -125,7 +113,7 @@ def set_(settings: Settings, namespace: str, key: str, value: str | None, force:
 
     data = sys.stdin.buffer.read() if value is None or value == "-" else value.encode("utf-8", "surrogateescape")
     check_key(namespace, key)
-    if not force and namespace in _NAMESPACES:
+    if not force and namespace in NAMESPACES:
         _refuse_unreadable(namespace, key, data)
     with settings.writing(create=True) as store:
         store.set(namespace, key, data)
@@ -148,9 +136,7 @@ Example:
 )
 @_namespace
 @click.argument("key")
-@timeout_option
-@database_option
-@settings_argument
+@shared("timeout", "database")
 def delete(settings: Settings, namespace: str, key: str) -> int:
     """Remove an entry.
 

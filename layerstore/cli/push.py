@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layerstore.cli import offers
-from layerstore.cli.options import PATH, Settings, data_root_options, database_option, json_option, settings_argument
+from layerstore.cli.options import PATH, Settings, data_root_options, offer_known, shared
 from layerstore.cli.output import columns, fail, print_json, printable, say
 from layerstore.paths import absolute, status
 from layerstore.words import counted
@@ -32,8 +31,8 @@ Examples:
   layerstore candidates 15a6e8a8ae10 localhost:5000/new/app
   layerstore candidates --size 20000000 15a6e8a8ae10 busybox --json"""
 )
-@click.argument("diff_id", metavar="DIFFID", shell_complete=offers.known)
-@click.argument("target", shell_complete=offers.known)
+@click.argument("diff_id", metavar="DIFFID", shell_complete=offer_known)
+@click.argument("target", shell_complete=offer_known)
 @click.option(
     "--size",
     metavar="BYTES",
@@ -50,9 +49,7 @@ Examples:
     " or that of Podman, Skopeo, Buildah and CRI-O.",
 )
 @_config_option
-@json_option
-@database_option
-@settings_argument
+@shared("json", "database")
 def candidates(
     settings: Settings,
     /,
@@ -97,7 +94,7 @@ Examples:
   layerstore plan 4ab179cadfdc docker.io/team/app --data-root /var/lib/docker --driver overlay2 --json"""
 )
 @click.argument("image")
-@click.argument("target", shell_complete=offers.known)
+@click.argument("target", shell_complete=offer_known)
 @data_root_options(required=True)
 @click.option(
     "--as-daemon",
@@ -105,9 +102,7 @@ Examples:
     help="Use the metadata in the data root, as its daemon does, and not the database. The default without a database.",
 )
 @_config_option
-@json_option
-@database_option
-@settings_argument
+@shared("json", "database")
 def plan(
     settings: Settings,
     /,
