@@ -115,14 +115,20 @@ def shortened(text: str, width: int) -> str:
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """Return JSON in which every character that could steer a terminal is escaped, so that it reads the same."""
+    """Return JSON in which every character that could steer a terminal is escaped, so that it reads the same.
+
+    Bytes are text in it.
+    """
     import json
 
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    def plain(part: object) -> str:
+        return part.decode("utf-8", "backslashreplace") if isinstance(part, bytes) else str(part)
+
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=plain)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        return json.dumps(value, indent=indent, default=str)
+        return json.dumps(value, indent=indent, default=plain)
     return re.sub(r"[^\n -~]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from layerstore.cli.options import DIRECTORY, Settings, shared
@@ -51,32 +53,15 @@ def list_(settings: Settings, directory: str | None, as_json: bool) -> None:
     with settings.reading() as store:
         found = store.quarantined()
     if as_json:
-        print_json(
-            [
-                {
-                    "number": one.number,
-                    "namespace": one.namespace,
-                    "key": one.key,
-                    "value": one.value.decode("utf-8", "backslashreplace"),
-                    "reason": one.reason,
-                    "quarantined_at_ns": one.quarantined_at_ns,
-                }
-                for one in found
-            ]
-        )
-    else:
-        columns(
-            [
-                (
-                    str(one.number),
-                    utc(one.quarantined_at_ns),
-                    str(len(one.value)),
-                    f"{one.namespace}/{one.key}",
-                    one.reason,
-                )
-                for one in found
-            ]
-        )
+        print_json([dataclasses.asdict(one) for one in found])
+        return
+
+    columns(
+        [
+            (str(one.number), utc(one.quarantined_at_ns), str(len(one.value)), f"{one.namespace}/{one.key}", one.reason)
+            for one in found
+        ]
+    )
 
 
 def _list_files(directory: str, *, as_json: bool) -> None:
