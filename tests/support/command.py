@@ -35,7 +35,7 @@ def every_command(command: click.Command = root, path: tuple[str, ...] = ()) -> 
     yield " ".join(path), command
     if isinstance(command, click.Group):
         context = click.Context(command)
-        for name in command.list_commands(context):
+        for name in command.commands:
             below = command.get_command(context, name)
             assert below is not None
             yield from every_command(below, (*path, name))
