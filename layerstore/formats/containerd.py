@@ -30,7 +30,8 @@ from layerstore.blobs import BlobRecord
 from layerstore.digest import Digest
 from layerstore.errors import InvalidRepositoryError, TransferError
 from layerstore.files import tree
-from layerstore.formats import bbolt, signatures
+from layerstore.formats import bbolt
+from layerstore.formats.compression import compression_of
 from layerstore.formats.facts import Facts, uncertain, unreadable, why_no_digest, why_no_location
 from layerstore.repository import DEFAULT_DOMAIN, canonical_domain, parse_reference
 
@@ -287,7 +288,7 @@ def _compression(head: bytes | None, *, is_plain: bool) -> str | None:
     """Return the compression of a blob that begins so; of one without any, only if it is known to be plain."""
     if head is None:
         return None
-    found = signatures.compression(head)
+    found = compression_of(head)
     if found is not None:
         return found.what if found.what in _COMPRESSIONS else None
     return "uncompressed" if is_plain else None

@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 from layerstore.collection import Odd
 from layerstore.errors import TransferError
 from layerstore.files import tree
-from layerstore.formats import compression, signatures, tar_members
+from layerstore.formats import compression, tar_members
 from layerstore.formats.compression import Damaged
 from layerstore.formats.tar_contents import Contents, base_of, is_rest_of_a_data_root, may_be_linked_to, relative
 from layerstore.formats.tar_members import Member, Members
@@ -101,16 +101,16 @@ def _plain(file: IO[bytes], name: str) -> io.BufferedReader:
         TransferError: it is no archive, or of a compression that Python cannot read.
     """
     stream = compression.buffered(file)
-    head = stream.peek(signatures.HEAD)[: signatures.HEAD]
+    head = stream.peek(compression.HEAD)[: compression.HEAD]
     if tar_members.begins(head):
         return stream
-    outer = signatures.compression(head)
+    outer = compression.compression_of(head)
     inside = None if outer is None else compression.decompressed(stream, outer, name)
     if inside is None:
-        raise TransferError(signatures.why_no_tar(head, name, None), name)
-    head = inside.peek(signatures.HEAD)[: signatures.HEAD]
+        raise TransferError(compression.why_no_tar(head, name, None), name)
+    head = inside.peek(compression.HEAD)[: compression.HEAD]
     if not tar_members.begins(head):
-        raise TransferError(signatures.why_no_tar(head, name, outer), name)
+        raise TransferError(compression.why_no_tar(head, name, outer), name)
     return inside
 
 
