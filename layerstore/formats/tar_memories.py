@@ -17,7 +17,7 @@ from layerstore.collection import Odd
 from layerstore.digest import is_digest
 from layerstore.errors import TransferError
 from layerstore.files import temporary, tree
-from layerstore.formats import bbolt, containerd, containers, containers_sqlite, tar_members
+from layerstore.formats import bbolt, containerd, containers, tar_members
 from layerstore.formats.facts import Facts, as_entry, uncertain, unreadable
 from layerstore.formats.tar_members import Member, Members
 from layerstore.keys import Record
@@ -31,7 +31,7 @@ _MAX_SPARSE: Final = tree.MAX_VALUE
 """Bytes of the largest sparse file that is looked at: it is unpacked in memory."""
 _MAX_HEADS: Final = 200_000
 """Blobs whose first bytes are remembered. They take 50 MB."""
-_NAMES: Final = frozenset((containers_sqlite.NAME, containers.BOLT_NAME, "meta.db", "containerdmeta.db"))
+_NAMES: Final = frozenset((containers.NAME, containers.BOLT_NAME, "meta.db", "containerdmeta.db"))
 """Names of memories. A damaged bolt database of another name is not known to be one, and is passed over."""
 _match_blob = re.compile(r"(?:.*/)?blobs/([^/]+)/([^/]+)", re.DOTALL).fullmatch
 # What an image or a container brings along is not what this host knows.
@@ -156,13 +156,13 @@ class Memories:
                 raise
             return None
         if b"v1" in buckets:
-            return containerd.facts_of(file, buckets[b"v1"], self._heads.get)
+            return containerd.facts_of(file, self._heads.get)
         if buckets.keys() & containers.BUCKETS:
-            return containers.read_file(file)
+            return containers.read_bolt(file)
         return iter(()) if is_named and not buckets else None  # one in which nothing was recorded yet
 
 
 def _may_be_one(name: str, head: bytes) -> bool:
     if head.startswith(_SQLITE):
-        return _A_TABLE in head or name == containers_sqlite.NAME
+        return _A_TABLE in head or name == containers.NAME
     return bbolt.is_bbolt(head) or (name == containers.LAYERS_NAME and containers.begins_layers(head) is not None)
