@@ -97,7 +97,7 @@ _ADD: Final = (
 # By the instant: as texts, times of two zones are not in order.
 _ADD_LOCATION: Final = """
 INSERT INTO KnownLocations VALUES ('docker', ?, ?, ?, ?) ON CONFLICT DO UPDATE SET time = excluded.time
-WHERE seen_at_ns(CAST(excluded.time AS BLOB)) > ifnull(seen_at_ns(CAST(time AS BLOB)), -9223372036854775808)
+WHERE excluded.time <> time AND seen_at_ns(CAST(excluded.time AS BLOB)) > ifnull(seen_at_ns(CAST(time AS BLOB)), -9e99)
 """
 # Views and virtual tables could run code of another program: of these names, a cache has none.
 _IS_CACHE: Final = """
