@@ -22,8 +22,8 @@ from pathlib import Path
 
 from benchmarks import large
 from layerstore import SQLMetadataStore
-from layerstore.sql.query.plans import whole_reads
-from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.query import whole_reads
+from layerstore.sql.questions import QUESTIONS
 from layerstore.sql.reading.totals import stats
 from layerstore.sql.tables import schema
 from tests.docs.sql import ANSWERS, LOOKUPS, asked_for

@@ -24,10 +24,10 @@ from urllib.parse import urlencode, urlsplit
 
 from benchmarks import large
 from benchmarks.million import loaded, values
-from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.questions import QUESTIONS
 from layerstore.sql.sqlite.views import VIEWS
 from layerstore.sql.tables import schema as tables
-from layerstore.web.describing import ANSWERED, QUERY
+from layerstore.web.plugin import ANSWERED, QUERY
 
 ROUNDS = 9
 LIMIT_MS = 300

@@ -68,12 +68,12 @@ if TYPE_CHECKING:
     from layerstore.records import V2Metadata as V2Metadata
     from layerstore.reports import Report as Report
     from layerstore.repository import canonical_repository as canonical_repository
+    from layerstore.sql.backend import Answer as Answer
     from layerstore.sql.backend import Known as Known
     from layerstore.sql.backend import Quarantined as Quarantined
     from layerstore.sql.quarantine import drop_quarantined as drop_quarantined
     from layerstore.sql.quarantine import restore_quarantined as restore_quarantined
-    from layerstore.sql.query.answer import Answer as Answer
-    from layerstore.sql.query.query import query as query
+    from layerstore.sql.query import query as query
     from layerstore.sql.reading.layers import Association as Association
     from layerstore.sql.reading.layers import Blob as Blob
     from layerstore.sql.reading.layers import KnownBlob as KnownBlob
@@ -81,10 +81,10 @@ if TYPE_CHECKING:
     from layerstore.sql.reading.layers import LayerDigest as LayerDigest
     from layerstore.sql.reading.layers import Location as Location
     from layerstore.sql.reading.layers import V1Image as V1Image
-    from layerstore.sql.reading.repositories import Held as Held
-    from layerstore.sql.reading.repositories import ListedRepository as ListedRepository
-    from layerstore.sql.reading.repositories import Located as Located
-    from layerstore.sql.reading.repositories import Repository as Repository
+    from layerstore.sql.reading.search import Held as Held
+    from layerstore.sql.reading.search import ListedRepository as ListedRepository
+    from layerstore.sql.reading.search import Located as Located
+    from layerstore.sql.reading.search import Repository as Repository
     from layerstore.sql.reading.search import look_up as look_up
     from layerstore.sql.reading.totals import DirectorySize as DirectorySize
     from layerstore.sql.reading.totals import Stats as Stats
@@ -162,14 +162,12 @@ _MODULES = {
     "records": ("V2Metadata",),
     "reports": ("Report",),
     "repository": ("canonical_repository",),
-    "sql.backend": ("Known", "Quarantined"),
+    "sql.backend": ("Answer", "Known", "Quarantined"),
     "sql.quarantine": ("drop_quarantined", "restore_quarantined"),
-    "sql.query.query": ("query",),
+    "sql.query": ("query",),
     "sql.reading.layers": ("Association", "Blob", "KnownBlob", "Layer", "LayerDigest", "Location", "V1Image"),
-    "sql.reading.repositories": ("Held", "ListedRepository", "Located", "Repository"),
-    "sql.reading.search": ("look_up",),
+    "sql.reading.search": ("Held", "ListedRepository", "Located", "Repository", "look_up"),
     "sql.reading.totals": ("DirectorySize", "Stats", "stats"),
-    "sql.query.answer": ("Answer",),
     "sql.store": ("SQLMetadataStore",),
     "sql.tables": ("Engine", "schema"),
     "store": ("Change", "SetAside", "Store", "Write"),

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from layerstore.errors import CorruptRecordError, StoreError
 from layerstore.keys import Record
-from layerstore.records import Association
 from layerstore.store import SetAside, Store
+
+if TYPE_CHECKING:
+    from layerstore.records import Association
 
 Place = tuple[str | bytes, ...]
 """By which `Collection.mend` finds what it can mend: namespace and digest of derived rows, namespace and key of an odd

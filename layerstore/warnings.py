@@ -25,12 +25,19 @@ def tell(text: str, *values: object) -> None:
         listeners[-1](text % values)
 
 
+def inform(phase: str) -> None:
+    """Log, as information, which part of long work begins: the command shows it before how much is done."""
+    import logging  # noqa: PLC0415  # takes as long as a lookup; most processes log nothing
+
+    logging.getLogger("layerstore").info(phase)
+
+
 def warn(text: str, *values: object) -> None:
     """Warn of something, formatted as `logging` does."""
     if listeners:
         listeners[-1](text % values)
         return
-    import logging  # noqa: PLC0415  # takes as long as a lookup; most processes warn of nothing
+    import logging  # noqa: PLC0415  # as above
 
     logger = logging.getLogger("layerstore")
     if not logger.handlers:

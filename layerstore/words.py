@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 _SHOWN = 12
+_has_controls = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
 
 
 def utc(time_ns: int | None) -> str:
@@ -60,19 +62,21 @@ def near(name: str, known: Iterable[str], mark: str = "") -> str:
     return f"; did you mean {mark}{found[0]}?" if found else ""
 
 
-def readable(value: Any) -> Any:
-    """Return a value without bytes: a BLOB is its text, or `x'…'` in hex if it is none.
-
-    Text is UTF-8 without control characters other than the ends of lines and tabs.
-    """
-    if not isinstance(value, bytes):
-        return value
+def text_of(value: bytes) -> str | None:
+    """Return the text that a BLOB is: UTF-8 without control characters but ends of lines and tabs; or `None`."""
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        return f"x'{value.hex()}'"
-    is_text = all(character >= " " or character in "\t\n\r" for character in text) and "\x7f" not in text
-    return text if is_text else f"x'{value.hex()}'"
+        return None
+    return None if _has_controls(text) else text
+
+
+def readable(value: Any) -> Any:
+    """Return a value without bytes: a BLOB is its text, or `x'…'` in hex if it is none."""
+    if not isinstance(value, bytes):
+        return value
+    text = text_of(value)
+    return f"x'{value.hex()}'" if text is None else text
 
 
 def no_temporary(reason: str) -> str:

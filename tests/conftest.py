@@ -38,11 +38,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 SLOW = (
+    "contract/test_factory.py",
     "formats/test_no_tar.py",
     "formats/test_tar_damage.py",
+    "cli/test_manners.py",
+    "cli/test_output.py",
+    "cli/test_paths.py",
     "cli/test_serve.py",
     "cli/test_signals.py",
     "cli/test_startup.py",
+    "cli/test_temporary.py",
     "cli/test_terminal.py",
     "sql/test_derived.py",
     "engines/",
@@ -61,7 +66,8 @@ SLOW = (
     "transfer/test_round_trip.py",
     "web/",
 )
-"""What `-m "not slow"` leaves out, beside single tests with the mark: they kill, wait, serve, build or search."""
+"""What `-m "not slow"` leaves out, beside single tests with the mark and those of a server: they kill, wait, serve,
+build, search, or start many programs."""
 
 AnyStore = SQLMetadataStore | FSMetadataStore
 OpenSQL = Callable[..., SQLMetadataStore]
@@ -262,8 +268,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStore:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow by the folder or module that it is in."""
+    """Mark what is slow by the folder or module that it is in, and what asks a server."""
     root = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(root) and str(item.path.relative_to(root)).startswith(SLOW):
+        place = str(item.path.relative_to(root)) if item.path.is_relative_to(root) else ""
+        names = [item.nodeid, *getattr(item, "fixturenames", ())]  # a parameter may name a store that is on a server
+        if place.startswith(SLOW) or any("postgresql" in name for name in names):
             item.add_marker(pytest.mark.slow)

@@ -26,7 +26,6 @@ from layerstore import (
     prune,
     verify,
 )
-from layerstore.sql.sqlite.backup import backup
 from layerstore.transfer.recovering import recover
 from tests.support.command import ROOT
 
@@ -44,7 +43,7 @@ USES: dict[str, Callable[[Any], object]] = {
     "FSMetadataStore": FSMetadataStore,
     "import_directory": with_store(import_directory),
     "export_directory": with_store(export_directory),
-    "backup": with_store(backup),
+    "backup": with_store(SQLMetadataStore.backup),
     "diff": with_store(diff),
     "verify": verify,
     "prune": lambda path: prune(path, older_than="1d"),

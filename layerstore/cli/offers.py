@@ -11,8 +11,7 @@ from layerstore.errors import LayerstoreError
 
 def known(context: Context, _parameter: Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer repositories, or digests once hex digits are typed."""
-    from layerstore.sql.reading.repositories import repositories
-    from layerstore.sql.reading.search import search
+    from layerstore.sql.reading.search import repositories, search
 
     try:
         with context.find_root().ensure_object(Settings).reading() as store:

@@ -19,7 +19,7 @@ from layerstore.errors import InvalidInputError
 from layerstore.sql.url import is_url
 
 if TYPE_CHECKING:
-    from layerstore.sql.query.answer import Parameters, Value
+    from layerstore.sql.backend import Parameters, Value
     from layerstore.sql.reading.search import Kind
 
 _LONGEST = 1024 * 1024
@@ -27,7 +27,7 @@ _LONGEST = 1024 * 1024
 
 def _complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the names of queries where the SQL stands."""
-    from layerstore.sql.query.questions import QUESTIONS
+    from layerstore.sql.questions import QUESTIONS
 
     if context.params.get("arguments") or context.params.get("file"):
         return []
@@ -96,8 +96,8 @@ def query(  # noqa: PLR0917  # click gives them by name
         return 0
     is_server = is_url(settings.path)
     sql, parameters, defaults = _what(arguments, file, is_server=is_server)
-    from layerstore.sql.query.parameters import given
-    from layerstore.sql.query.query import query as ask
+    from layerstore.sql.query import given
+    from layerstore.sql.query import query as ask
 
     if defaults is not None:
         parameters = _in_full(settings, sql, parameters)
@@ -119,7 +119,7 @@ def _what(
         if arguments and (arguments[0].startswith("@") or " " in arguments[0].strip()):
             raise click.UsageError(f"--file and {arguments[0]!r}: give the SQL once")
         return _read(file), arguments, None
-    from layerstore.sql.query.questions import QUESTIONS, question
+    from layerstore.sql.questions import QUESTIONS, question
 
     if not arguments:
         raise click.UsageError("give SQL, @NAME, - or --file; --list shows what has a name")
@@ -136,7 +136,7 @@ def _what(
 
 def _in_full(settings: Settings, sql: str, texts: Sequence[str]) -> list[str]:
     """Return a named query's values with digests in full where their first digits were given, as `show` takes them."""
-    from layerstore.sql.query.parameters import names_in
+    from layerstore.sql.query import names_in
 
     kinds: dict[str, Kind] = {"digest": "digest", "diff_id": "layer", "v1_id": "v1-image"}
     names = names_in(sql)
@@ -186,7 +186,7 @@ def _read(file: str) -> str:
 
 
 def _list(form: str) -> None:
-    from layerstore.sql.query.questions import QUESTIONS
+    from layerstore.sql.questions import QUESTIONS
 
     if form == "json":
         print_json(
@@ -215,7 +215,7 @@ def _show_plan_of_server(rows: Iterator[Sequence[object]]) -> None:
 
 def _show_plan(rows: Iterator[Sequence[object]]) -> None:
     """Print SQLite's steps as a tree, and mark full scans."""
-    from layerstore.sql.query.plans import whole_reads
+    from layerstore.sql.query import whole_reads
     from layerstore.sql.sqlite.statements import TABLES
 
     steps = [(number, parent, str(detail)) for number, parent, _, detail in rows]

@@ -15,8 +15,7 @@ from layerstore.words import counted, utc
 
 if TYPE_CHECKING:
     from layerstore.sql.reading.layers import Association, Blob, KnownBlob, Layer, V1Image
-    from layerstore.sql.reading.repositories import Held, Repository
-    from layerstore.sql.reading.search import Found
+    from layerstore.sql.reading.search import Found, Held, Repository
 
 _KINDS = {"Layer": "layer", "Blob": "blob", "V1Image": "v1image"}
 _ASSOCIATION = ("diff_id", "digest", "source_repository", "hmac")
@@ -61,8 +60,7 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
 
 def _show(found: Sequence[Found]) -> None:
     from layerstore.sql.reading.layers import Blob, Layer, V1Image
-    from layerstore.sql.reading.repositories import ListedRepository
-    from layerstore.sql.reading.search import MOST
+    from layerstore.sql.reading.search import MOST, ListedRepository
 
     several = [
         (one.source_repository, counted(one.layers, "layer")) for one in found if isinstance(one, ListedRepository)

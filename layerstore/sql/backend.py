@@ -7,6 +7,7 @@ Entries, names and errors of our tree cross it; statements, rows, cursors and a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Parameters = Mapping[str, Any] | Sequence[Any]
 """Values for a statement: by name, or in their order."""
+Value = str | int | float | bytes | None
 
 
 class Known(NamedTuple):
@@ -68,6 +70,23 @@ class Quarantined:
     value: bytes
     reason: str
     quarantined_at_ns: int
+
+
+@dataclass
+class Answer:
+    """What a query gives.
+
+    A TEXT that is not UTF-8 has its bytes as `\\x..`.
+
+    Attributes:
+        columns: the names of its columns.
+        rows: its rows, as they come.
+        truncated: whether there were more rows than asked for; known when the rows have been read.
+    """
+
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[Value, ...]]
+    truncated: bool = False
 
 
 class Backend(Protocol):
@@ -168,6 +187,9 @@ class Backend(Protocol):
 
     def free_bytes(self, *, vacuum: bool) -> int | None:
         """Return how much of a file is free for later writes, with `vacuum` given back first; else `None`."""
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Copy the database as it is now to a new file; return its bytes. A server says what to use instead."""
 
     def close(self) -> None:
         """Close every connection, also those of other threads and of the engine. A second call does nothing."""

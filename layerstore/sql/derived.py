@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import astuple
 
+from layerstore import blobs
 from layerstore.digest import is_digest, match_digest
 from layerstore.errors import CorruptRecordError
 from layerstore.keys import key_digest
@@ -87,10 +88,8 @@ BlobRow = tuple[str | None, str | None, str | None]
 
 def blob(key: str, value: bytes) -> tuple[BlobRow | None, dict[str, int | None]]:
     """Return what the row of a blob holds behind its digest, and its locations; of what cannot be read, nothing."""
-    from layerstore.blobs import decode  # an `add` need not wait for it
-
     try:
-        found = decode(value, key)
+        found = blobs.decode(value, key)
     except CorruptRecordError:
         return None, {}
     return (found.diff_id, found.compression, found.toc), dict(found.locations)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from layerstore.errors import SchemaVersionError, StoreError
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite.errors import mapped, mapping
-from layerstore.sql.sqlite.objects import OBJECTS
+from layerstore.sql.sqlite.recognition import OBJECTS
 
 if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory

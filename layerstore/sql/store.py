@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from layerstore.arguments import several, tuples
+from layerstore.collection import Incoming, records
 from layerstore.errors import (
     InvalidInputError,
     InvalidKeyError,
@@ -22,6 +23,7 @@ from layerstore.errors import (
     StoreClosedError,
     StoreOpenError,
 )
+from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
@@ -31,11 +33,10 @@ from layerstore.store import SetAside, check_key, contains, why_not_a_namespace
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from layerstore.collection import Incoming, IndexedView
+    from layerstore.collection import IndexedView
     from layerstore.digest import DiffID
     from layerstore.keys import Record
     from layerstore.sql.backend import Backend, Known, Parameters, Quarantined
-    from layerstore.sql.collection import DatabaseCollection
     from layerstore.store import Address, Change, Compute
 
 _Found = TypeVar("_Found")
@@ -182,8 +183,6 @@ class SQLMetadataStore:
         reason = None if namespace is None else why_not_a_namespace(namespace, to_write=False)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
-        from layerstore.collection import records  # a lookup need not wait for it
-
         yield from self._each(lambda view: records(view, namespace))
 
     def _each(self, read: Callable[[IndexedView], Iterator[_Found]]) -> Iterator[_Found]:
@@ -266,8 +265,6 @@ class SQLMetadataStore:
         self._backend.load(self._incoming(chain(first, rest)), lambda _source, _existing, incoming, _aside: incoming)
 
     def _incoming(self, entries: Iterator[tuple[str, str, bytes]]) -> Iterator[Incoming]:
-        from layerstore.collection import Incoming  # a lookup need not wait for it
-
         while batch := list(islice(entries, _FEW)):
             now = time.time_ns()
             records = [(namespace, key, _checked(namespace, key, value), now) for namespace, key, value in batch]
@@ -305,9 +302,7 @@ class SQLMetadataStore:
             StoreOpenError: there is a file already, or the copy cannot be made there.
             StoreError: the store failed.
         """
-        from layerstore.sql.sqlite.backup import backup  # lookups need not wait for it
-
-        return backup(self, path)
+        return self._backend.backup(path)
 
     def transaction(self, *, deferred: bool = False) -> AbstractContextManager[None]:
         """Return a context manager: what this task writes in it is kept in full, or not at all if an error leaves it.
@@ -359,8 +354,6 @@ class SQLMetadataStore:
 
     def _collection(self) -> DatabaseCollection:
         """Return what work on whole stores needs: `layerstore.collection.Collection`."""
-        from layerstore.sql.collection import DatabaseCollection  # a lookup need not wait for it
-
         return DatabaseCollection(self)
 
     def __enter__(self) -> Self:

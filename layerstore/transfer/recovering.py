@@ -15,7 +15,6 @@ from layerstore.paths import absolute, why_refused
 from layerstore.records import storable_time
 from layerstore.reports import Report
 from layerstore.sql.sqlite import salvage
-from layerstore.sql.sqlite.backup import backup
 from layerstore.sql.sqlite.salvage import Value
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import SetAside
@@ -96,7 +95,7 @@ def recover(
                 taking.take(found)
         if not (taking.recovered or taking.quarantined or taking.kept):
             raise StoreOpenError("no layerstore entry is in it: nothing was recovered, nothing was made", broken)
-        backup(store, target)
+        store.backup(target)
         return RecoverReport(
             path=broken,
             new=target,

@@ -1,18 +1,26 @@
-"""What stands before every page: who may ask, that asking is all they can do, and what a browser may load."""
+"""What stands before every page: who may ask, how slowly, that asking is all they can do, what a browser may load."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
 
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+REQUEST_S: Final = 10.0
+"""A request has come whole after so many seconds."""
+ANSWER_S: Final = 60.0
+"""An answer has been made and taken after so many seconds."""
 METHODS: Final = ("GET", "HEAD")
 TOOLS: Final = frozenset(
     f"/-/{name}" for name in ("allow-debug", "auth-token", "logout", "messages", "patterns", "permissions")
@@ -32,20 +40,8 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 
-_is_csv: ContextVar[bool] = ContextVar("_is_csv", default=False)
-_failures: ContextVar[list[str] | None] = ContextVar("failures", default=None)
-
-
-def is_csv() -> bool:
-    """Tell whether a CSV file is asked for, in which a value stands and not a link to it."""
-    return _is_csv.get()
-
-
-def note_failure(error: Exception) -> None:
-    """Note that SQL failed which the request that is being answered asked for."""
-    noted = _failures.get()
-    if noted is not None:
-        noted.append(str(error))
+is_csv: Final[ContextVar[bool]] = ContextVar("is_csv", default=False)
+"""Whether the request that is being answered is for a CSV file."""
 
 
 def is_loopback(host: str) -> bool:
@@ -54,38 +50,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-class _Answer:
-    """What goes back, with our headers; where Datasette sends a CSV of SQL that failed, an empty line, an error."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._refused = False
-        self.failures: list[str] = []
-
-    async def send(self, message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            if self.failures and message["status"] == 200 and _is_plain_text(message):
-                await self.refuse(400, f"the SQL failed: {self.failures[0]}")
-            else:
-                await self._send({**message, "headers": [*message.get("headers", []), *HEADERS]})
-        elif not self._refused:
-            await self._send(message)
-
-    async def refuse(self, status: int, reason: str) -> None:
-        self._refused = True
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
-        if status == 405:
-            headers.append((b"allow", ", ".join(METHODS).encode()))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": f"{reason}\n".encode()})
-
-
-def _is_plain_text(start: MutableMapping[str, Any]) -> bool:
-    """Tell whether an answer is neither HTML nor JSON; Datasette's CSV calls itself `text/plain` or `text/csv`."""
-    kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
-    return any(kind.startswith((b"text/plain", b"text/csv")) for kind in kinds)
 
 
 class Guard:
@@ -102,17 +66,22 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        answer = _Answer(send)
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            await send(message)
+
         refusal = self._refusal(scope)
-        if refusal is not None:
-            await answer.refuse(*refusal)
+        if refusal is None:
+            is_csv.set(scope["path"].endswith(".csv"))
+            await self._app(scope, receive, answer)
             return
-        tokens = _failures.set(answer.failures), _is_csv.set(scope["path"].endswith(".csv"))
-        try:
-            await self._app(scope, receive, answer.send)
-        finally:
-            _failures.reset(tokens[0])
-            _is_csv.reset(tokens[1])
+        status, reason = refusal
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        if status == 405:
+            headers.append((b"allow", ", ".join(METHODS).encode()))
+        await answer({"type": "http.response.start", "status": status, "headers": headers})
+        await answer({"type": "http.response.body", "body": f"{reason}\n".encode()})
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if self._names is not None:
@@ -156,3 +125,48 @@ def _is_from_elsewhere(scope: Scope) -> bool:
     if all(site in ("same-origin", "none") for site in sites):
         return False
     return _headers(scope, b"sec-fetch-mode") != ["navigate"] or _headers(scope, b"sec-fetch-dest") != ["document"]
+
+
+class Connection(H11Protocol):
+    """Uvicorn's, which waits for ever for the rest of a request, and for who does not read its answer."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._seconds: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request; until it begins, Uvicorn's limit for idle connections holds."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        super().connection_lost(exc)
+        self._set(None)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._set(ANSWER_S)
+        elif self.cycle is not None and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self._set(None)
+        else:
+            self._set(REQUEST_S)
+
+    def _set(self, seconds: float | None) -> None:
+        if seconds == self._seconds:
+            return
+        self._seconds = seconds
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)

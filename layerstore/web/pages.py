@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from heapq import nsmallest
 from typing import Any, Final
+from urllib.parse import quote, urlencode
 
-from layerstore.errors import InvalidInputError, LayerstoreError
+from layerstore.errors import InvalidInputError
 from layerstore.hmac import AuthConfig, compute_hmac_key
-from layerstore.push import layers as candidates
+from layerstore.push.layers import LayerCandidates, document, layer_candidates
 from layerstore.repository import split_reference
-from layerstore.sql.reading import layers as reading_layers
-from layerstore.sql.reading.layers import Key, newest_layers
-from layerstore.sql.reading.layers import layer as layer_of
-from layerstore.sql.reading.repositories import Repositories
-from layerstore.sql.reading.repositories import repositories as repositories_of
-from layerstore.sql.reading.repositories import repository as repository_of
-from layerstore.sql.reading.search import Match, search
-from layerstore.sql.reading.totals import Registry
-from layerstore.web.cells import layer_url, repository_url
-from layerstore.web.plot import plot
+from layerstore.sql.reading import layers as reading
+from layerstore.sql.reading import search as finding
+from layerstore.sql.reading.layers import Key
+from layerstore.sql.reading.totals import LARGEST, Timeline
 from layerstore.web.site import Site
 
 Arguments = Mapping[str, str]
 
 _LARGEST: Final = 200
 """How many repositories are shown by their number of layers."""
+_LEAST_BARS: Final = 13
+_TICKS: Final = 4
+_MINUTE_NS: Final = 60 * 1_000_000_000
+_DAY_NS: Final = 1440 * _MINUTE_NS
 _is_size = re.compile("[0-9]{1,18}").fullmatch
 
 
@@ -44,7 +45,7 @@ class Page:
 
     template: str
     data: dict[str, Any]
-    shown: dict[str, Any]
+    shown: dict[str, Any] = field(default_factory=dict)
     status: int = 200
     refresh_s: int | None = None
 
@@ -60,6 +61,26 @@ Answer = Page | Elsewhere
 View = Callable[[Site, Arguments], Awaitable[Answer]]
 
 
+def layer_url(diff_id: str) -> str:
+    """Return where a layer's page is."""
+    return f"/-/layer/{quote(diff_id, safe=':+')}"
+
+
+def repository_url(name: str) -> str:
+    """Return where a repository's page is."""
+    return f"/-/repository?{urlencode({'name': name}, safe='/:')}"
+
+
+def registry_url(name: str) -> str:
+    """Return where a registry's page is."""
+    return f"/-/registry?{urlencode({'name': name}, safe=':')}"
+
+
+def search_url(term: str) -> str:
+    """Return where a search leads."""
+    return f"/-/search?{urlencode({'q': term}, safe='/:')}"
+
+
 async def home(site: Site, _arguments: Arguments) -> Answer:
     """What this is, and what is in it."""
     counted, check = await site.glance()
@@ -73,12 +94,68 @@ async def home(site: Site, _arguments: Arguments) -> Answer:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Layers over time, as the template draws them in SVG: no page has a script.
+
+    Attributes:
+        bars: for each span of time, also of none, what it is in words, and how many layers.
+        top: what the height stands for.
+        ticks: the times along the axis, the first at its beginning, the last at its end.
+        span: how long a bar's time is, in words.
+    """
+
+    bars: tuple[tuple[str, int], ...]
+    top: int
+    ticks: tuple[str, ...]
+    span: str
+
+
+def plot(timeline: Timeline) -> Plot:
+    """Lay out the bars; a few of them have empty time around them, or one would fill the plot."""
+    missing = max(0, _LEAST_BARS - len(timeline.counts))
+    counts = (*[0] * (missing // 2), *timeline.counts, *[0] * (missing - missing // 2))
+    start_ns, width_ns = timeline.start_ns - missing // 2 * timeline.width_ns, timeline.width_ns
+    edges = [_moment(start_ns + number * width_ns, width_ns) for number in range(len(counts) + 1)]
+    whole_ns = width_ns * len(counts)
+    return Plot(
+        tuple((f"{edges[number]} – {edges[number + 1]}", layers) for number, layers in enumerate(counts)),
+        _round_up(max(counts)),
+        tuple(_moment(start_ns + whole_ns * number // (_TICKS - 1), whole_ns // _TICKS) for number in range(_TICKS)),
+        _span(width_ns // 1_000_000_000),
+    )
+
+
+def _round_up(count: int) -> int:
+    """Return the next number that is one digit and zeros, and can be halved if it is more than one."""
+    power: int = 10 ** (len(str(count)) - 1)
+    digits = [1, 2, 4, 6, 8, 10] if power == 1 else list(range(1, 11))
+    return next(digit * power for digit in digits if digit * power >= count)
+
+
+def _moment(time_ns: int, step_ns: int) -> str:
+    """Return a time as fine as the steps that it is shown in."""
+    try:
+        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ns} ns"
+    if step_ns >= _DAY_NS:
+        return f"{moment:%Y-%m-%d}"
+    return f"{moment:%m-%d %H:%M}" if step_ns >= _MINUTE_NS else f"{moment:%H:%M:%S}"
+
+
+def _span(seconds: int) -> str:
+    units = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
+    unit, count = next((unit, seconds // length) for unit, length in units.items() if seconds % length == 0)
+    return unit if count == 1 else f"{count} {unit}s"
+
+
 async def layers(site: Site, arguments: Arguments) -> Answer:
     """The layers in order of time, all of them, or those of a registry or that contain a text."""
     registry = arguments.get("registry") or None
     part, sort = _chosen(arguments, "newest")
     found = await site.ask(
-        newest_layers,
+        reading.newest_layers,
         site.store,
         registry=registry,
         part=part,
@@ -87,18 +164,18 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
     )
     counted, _ = await site.glance()
     registries = () if counted.overview is None else counted.overview.registries
+    largest = [each for one in registries if registry in (None, one.registry) for each in one.largest]
     return Page(
         "layers.html",
-        {"registry": registry, **_listed(asdict(found))},
+        {"registry": registry, **_listed(found)},
         {
             "found": found,
             "part": part,
             "sort": sort,
-            "registry": registry,
             "registries": registries,
-            "largest": _largest(registries, registry),
+            "largest": nsmallest(LARGEST, largest, key=lambda each: (-each[1], each[0])),
             "counted": counted,
-            "looked_through": reading_layers.LOOKED_THROUGH,
+            "looked_through": reading.LOOKED_THROUGH,
         },
     )
 
@@ -111,17 +188,17 @@ async def repositories(site: Site, arguments: Arguments) -> Answer:
 
 async def _some_repositories(
     site: Site, arguments: Arguments, registry: str | None = None
-) -> tuple[Repositories, dict[str, Any]]:
+) -> tuple[finding.Repositories, dict[str, Any]]:
     """Return a page of repositories as it was asked for, and what the template needs for the form."""
     part, sort = _chosen(arguments, "name")
     found = await site.ask(
-        repositories_of,
+        finding.repositories,
         site.store,
         registry=registry,
         part=part,
         largest_first=sort == "layers",
         after=arguments.get("after", ""),
-        size=_LARGEST if sort == "layers" else reading_layers.PAGE,
+        size=_LARGEST if sort == "layers" else reading.PAGE,
     )
     return found, {"found": found, "part": part, "sort": sort, "largest_of": _LARGEST}
 
@@ -147,7 +224,7 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
     name = arguments.get("name", "")
     part, sort = _chosen(arguments, "newest")
     found = await site.ask(
-        repository_of,
+        finding.repository,
         site.store,
         name,
         part=part,
@@ -156,17 +233,13 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
     )
     if found is None:
         return _unknown("repository", name)
-    return Page(
-        "repository.html",
-        _listed(asdict(found)),
-        {"found": found, "name": name, "part": part, "sort": sort, "registry": name.partition("/")[0]},
-    )
+    return Page("repository.html", _listed(found), {"found": found, "name": name, "part": part, "sort": sort})
 
 
 async def layer(site: Site, arguments: Arguments) -> Answer:
     """A layer: its digests, the repositories that have it, and from which of them a push would mount it."""
     diff_id = arguments["diff_id"]
-    found = await site.ask(layer_of, site.store, diff_id)
+    found = await site.ask(reading.layer, site.store, diff_id)
     if found is None:
         return _unknown("layer", diff_id)
     target, size = (arguments.get(name, "").strip() for name in ("target", "size"))
@@ -179,49 +252,28 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
             refused = str(error)
     data = asdict(found)
     data["places"] = data.pop("associations")
-    wrong = sorted({one.digest for one in found.associations if one.maps_to != diff_id})
-    return Page(
-        "layer.html",
-        {
-            **data,
-            "target": target or None,
-            "candidates": push and candidates.document(push),
-            "target_error": refused,
-            "size_error": size_refused,
-        },
-        {
-            "found": found,
-            "target": target,
-            "size": size,
-            "push": push,
-            "refused": refused,
-            "size_refused": size_refused,
-            "wrong": wrong,
-            "repositories": len({one.source_repository for one in found.associations if one.source_repository}),
-        },
-    )
+    data |= {"target": target or None, "candidates": push and document(push)}
+    data |= {"target_error": refused, "size_error": size_refused}
+    return Page("layer.html", data, {"found": found, "target": target, "size": size, "push": push})
 
 
-def _candidates(site: Site, diff_id: str, target: str, size: int | None) -> candidates.LayerCandidates:
+def _candidates(site: Site, diff_id: str, target: str, size: int | None) -> LayerCandidates:
     # As a push without credentials: a page shall not have credentials read, let alone programs run that keep them.
     key = compute_hmac_key(AuthConfig())
-    return candidates.layer_candidates(site.store, diff_id, split_reference(target).name, hmac_key=key, size=size)
+    return layer_candidates(site.store, diff_id, split_reference(target).name, hmac_key=key, size=size)
 
 
 async def find(site: Site, arguments: Arguments) -> Answer:
     """What is called, or begins with, what was typed; the one thing at once if it is one."""
     term = arguments.get("q", "").strip()
-    found = await site.ask(search, site.store, term)
+    found = await site.ask(finding.search, site.store, term)
     if len({_place(match) for match in found}) == 1 and (url := _place(found[0])) is not None:
         return Elsewhere(url)
-    return Page(
-        "search.html",
-        {"q": term, "matches": [asdict(match) for match in found]},
-        {"term": term, "found": found},
-    )
+    data = {"q": term, "matches": [asdict(match) for match in found]}
+    return Page("search.html", data, {"term": term, "found": found})
 
 
-def _place(match: Match) -> str | None:
+def _place(match: finding.Match) -> str | None:
     """Return the page of what was found; `None` for a digest that leads to no layer."""
     if match.kind == "repository":
         return repository_url(match.name)
@@ -234,9 +286,8 @@ def _chosen(arguments: Arguments, sort: str) -> tuple[str, str]:
 
 
 def _unknown(kind: str, name: str) -> Page:
-    return Page(
-        "unknown.html", {"error": f"nothing is known of this {kind}", kind: name}, {"kind": kind, "name": name}, 404
-    )
+    data = {"error": f"nothing is known of this {kind}", kind: name}
+    return Page("unknown.html", data, {"kind": kind, "name": name}, 404)
 
 
 def _key(text: str | None) -> Key | None:
@@ -248,28 +299,14 @@ def _key(text: str | None) -> Key | None:
     if not text:
         return None
     time_ns, comma, name = text.partition(",")
-    try:
-        key = (int(time_ns), name)
-    except ValueError:
-        key = (1 << 63, "")
-    if not comma or not -(1 << 63) <= key[0] < 1 << 63:
+    if not (comma and re.fullmatch("-?[0-9]{1,19}", time_ns) and -(1 << 63) <= int(time_ns) < 1 << 63):
         raise InvalidInputError(f"a page begins after TIME,NAME, not {text!r}: take the link of the page before")
-    return key
+    return int(time_ns), name
 
 
-def next_of(key: Key | str | None) -> str | None:
-    """Write where the following page begins, as `_key` reads it."""
-    return f"{key[0]},{key[1]}" if isinstance(key, tuple) else key
-
-
-def _listed(data: dict[str, Any]) -> dict[str, Any]:
-    return {**data, "next": next_of(data["next"])}
-
-
-def _largest(registries: tuple[Registry, ...], chosen: str | None) -> list[tuple[str, int]]:
-    """Return the ten largest repositories, of all registries or of one."""
-    names = [each for one in registries if chosen in (None, one.registry) for each in one.largest]
-    return sorted(names, key=lambda each: (-each[1], each[0]))[:10]
+def _listed(found: reading.Layers | finding.Repository) -> dict[str, Any]:
+    """Return a list for JSON, with where the following page begins as `_key` reads it."""
+    return {**asdict(found), "next": found.next and f"{found.next[0]},{found.next[1]}"}
 
 
 PAGES: Final[Mapping[str, View]] = {
@@ -283,13 +320,3 @@ PAGES: Final[Mapping[str, View]] = {
     r"/-/search(?P<format>\.json)?$": find,
 }
 """By the path, which is matched as it was sent."""
-
-
-async def answer(view: View, site: Site, arguments: Arguments) -> Answer:
-    """Return a page, also where the store or what was asked for is at fault."""
-    try:
-        return await view(site, arguments)
-    except InvalidInputError as error:
-        return Page("error.html", {"error": str(error), "status": 400}, {}, 400)
-    except LayerstoreError as error:
-        return Page("error.html", {"error": str(error), "status": 503}, {}, 503)

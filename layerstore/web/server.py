@@ -24,8 +24,7 @@ from layerstore.errors import InvalidInputError, QueryError, QueryStoppedError, 
 from layerstore.sql.sqlite.recognition import resolve
 from layerstore.sql.sqlite.sandbox import Sandbox
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.web import connection, guard, plugin
-from layerstore.web.describing import DATABASE, SETTINGS, metadata
+from layerstore.web import guard, plugin
 from layerstore.web.site import Site
 from layerstore.words import readable
 
@@ -35,7 +34,6 @@ _COUNTED_AT_MOST: Final = 50_000
 _COUNT_LIMIT_MS: Final = 30
 _MOST_ROWS: Final = 10_000  # of what Datasette asks by itself
 _MOST_BYTES: Final = 16 * 1024 * 1024
-_LONGEST_MS: Final = 1 << 31
 _GRACE_S: Final = 2
 _LAST_S: Final = 4
 """After a signal, so long until the process ends whatever still runs."""
@@ -47,16 +45,8 @@ class Row(tuple[Any, ...]):
     places: dict[str, int]
 
     def __getitem__(self, key: Any) -> Any:
-        """Return a value.
-
-        Raises:
-            IndexError: there is no such column.
-        """
-        if not isinstance(key, str):
-            return super().__getitem__(key)
-        if key not in self.places:
-            raise IndexError(f"no column {key}")
-        return super().__getitem__(self.places[key])
+        """Return a value."""
+        return super().__getitem__(self.places[key] if isinstance(key, str) else key)
 
     def keys(self) -> list[str]:
         """Return the names of the columns."""
@@ -90,7 +80,7 @@ class StoreDatabase(Database):  # type: ignore[misc]  # Datasette has no types
             sqlite3.Error: the SQL is wrong, or may not be run.
             QueryInterrupted: it took too long, or counted too many, which Datasette takes for the same.
         """
-        limit_ms = min(custom_time_limit or _LONGEST_MS, self.ds.sql_time_limit_ms)
+        limit_ms = min(custom_time_limit or self.ds.sql_time_limit_ms, self.ds.sql_time_limit_ms)
         is_count = not truncate and sql.startswith(_COUNT)
         if is_count:
             limit_ms = _COUNT_LIMIT_MS
@@ -104,12 +94,13 @@ class StoreDatabase(Database):  # type: ignore[misc]  # Datasette has no types
                 params or {},
                 limit_ms / 1000,
                 most if truncate else _MOST_ROWS,
-                guard.is_csv(),
+                guard.is_csv.get(),
             )
         except QueryStoppedError as error:
             raise QueryInterrupted(error, sql, params) from error
         except QueryError as error:
-            guard.note_failure(error)
+            if guard.is_csv.get():  # Datasette would send an empty file
+                raise InvalidInputError(f"the SQL failed: {error}") from error
             raise sqlite3.OperationalError(str(error)) from error
         if is_count and found.rows[0][0] > _COUNTED_AT_MOST:
             raise QueryInterrupted(None, sql, params)
@@ -154,14 +145,14 @@ class StoreDatasette(Datasette):  # type: ignore[misc]  # Datasette has no types
         self.layerstore = site
         self.layerstore_host = host
         super().__init__(
-            metadata=metadata(),
-            settings=dict(SETTINGS),
+            metadata=plugin.metadata(),
+            settings=dict(plugin.SETTINGS),
             template_dir=str(_HERE / "templates"),
             static_mounts=[("-/layerstore", str(_HERE / "static"))],
         )
         self.remove_database("_memory")
         self.store_database = StoreDatabase(self, site.path)
-        self.add_database(self.store_database, name=DATABASE)
+        self.add_database(self.store_database, name=plugin.DATABASE)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -172,16 +163,12 @@ def listen(host: str, port: int) -> socket.socket:
         StoreError: the port is taken, or may not be used.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise InvalidInputError(f"no address is known for --host {host}: {error.strerror or error}") from error
-    listening = socket.socket(family, kind, protocol)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
+        return socket.create_server(address, family=family)
     except OSError as error:
-        listening.close()
         if error.errno == errno.EADDRINUSE:
             raise StoreError(
                 f"port {port} of {host} is in use: stop what uses it, or give another one, such as --port 0 for any"
@@ -190,7 +177,6 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRNOTAVAIL:
             raise InvalidInputError(f"--host {host} is no address of this machine") from error
         raise StoreError(f"port {port} of {host} cannot be listened on: {error.strerror}") from error
-    return listening
 
 
 def address_of(listening: socket.socket, host: str) -> str:
@@ -236,7 +222,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 datasette.app(),
-                http=connection.Connection,
+                http=guard.Connection,
                 log_config=None,
                 access_log=False,
                 ws="none",

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.sqlite.backup import backup
 from tests.support.command import BAD, DONE, GOLDEN, GOLDEN_FILES, ROOT, USAGE, Run, assert_one_line_error
 
 EMPTY = [
@@ -308,7 +307,7 @@ def as_nobody() -> Iterator[Callable[[list[str]], tuple[int, str, Path]]]:
         subprocess.run(["tar", "-C", GOLDEN, "-cf", root / "d" / "closed.tar", "."], check=True)
         (root / "d" / "closed.tar").chmod(0o600)
         with SQLMetadataStore(root / "d" / "closed.db", read_only=True) as store:
-            backup(store, root / "d" / "open.db")
+            store.backup(root / "d" / "open.db")
         (root / "d" / "open.db").chmod(0o644)
 
         with subprocess.Popen(

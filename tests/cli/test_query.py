@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.questions import QUESTIONS
 from tests.support.command import BAD, DONE, ROOT, USAGE, Run, assert_one_line_error, lines
 
 LAYER_SQL = "SELECT position, source_repository FROM v2_metadata WHERE source_repository <> '' ORDER BY 1, diff_id"

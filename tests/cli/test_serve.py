@@ -18,9 +18,9 @@ import pytest
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
 from tests.support.command import BAD, GOLDEN, GOLDEN_FILES, ROOT, Run
 from tests.support.strategies import sha256
-from tests.web.conftest import fingerprint, sample, serving
+from tests.web.conftest import fingerprint, own_sample, serving
 
-__all__ = ["sample"]
+__all__ = ["own_sample"]
 
 
 def get(address: str, path: str = "") -> str:
@@ -58,9 +58,9 @@ def children(process: int) -> list[int]:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_is_and_stops_when_it_is_told(sample: Path, signal_number: int):
-    before = fingerprint(sample)
-    with serving(sample) as (process, address):
+def test_it_says_where_it_is_and_stops_when_it_is_told(own_sample: Path, signal_number: int):
+    before = fingerprint(own_sample)
+    with serving(own_sample) as (process, address):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
         assert "Image layers" in get(address)
         process.send_signal(signal_number)
@@ -69,11 +69,11 @@ def test_it_says_where_it_is_and_stops_when_it_is_told(sample: Path, signal_numb
         assert process.stderr.read() == ""
         with pytest.raises(urllib.error.URLError):
             get(address)
-    assert fingerprint(sample) == before
+    assert fingerprint(own_sample) == before
 
 
-def test_it_stops_while_somebody_is_connected_and_a_query_runs(sample: Path):
-    with serving(sample) as (process, address):
+def test_it_stops_while_somebody_is_connected_and_a_query_runs(own_sample: Path):
+    with serving(own_sample) as (process, address):
         port = int(address.rstrip("/").rsplit(":", 1)[1])
         there = ("127.0.0.1", port)
         with socket.create_connection(there) as idle, socket.create_connection(there) as busy:
@@ -94,7 +94,7 @@ def test_it_stops_while_a_thread_never_ends_and_leaves_nothing(tmp_path: Path, m
         "import sys, threading\n"
         "from layerstore.cli import main\n"
         "from layerstore.web import pages\n"
-        "pages.search = lambda *_: threading.Event().wait()\n"
+        "pages.finding.search = lambda *_: threading.Event().wait()\n"
         f"sys.argv = ['layerstore', 'serve', {str(GOLDEN)!r}, '--port', '0']\n"
         "main()"
     )
@@ -114,11 +114,11 @@ def test_it_stops_while_a_thread_never_ends_and_leaves_nothing(tmp_path: Path, m
         assert not Path(f"/proc/{child}/exe").exists() or ended(child)
 
 
-def test_no_child_is_left_when_it_stops_during_verify(sample: Path, tmp_path: Path):
+def test_no_child_is_left_when_it_stops_during_verify(own_sample: Path, tmp_path: Path):
     # So many that the check is still at work when the server is told to stop.
-    with SQLMetadataStore(sample) as store:
+    with SQLMetadataStore(own_sample) as store:
         store.set_many(("other", f"key{number}", b"x") for number in range(200_000))
-    with serving(sample) as (process, address):
+    with serving(own_sample) as (process, address):
         deadline = time.monotonic() + 30
         while not (begun := children(process.pid)):
             get(address)
@@ -130,8 +130,8 @@ def test_no_child_is_left_when_it_stops_during_verify(sample: Path, tmp_path: Pa
             os.kill(child, 0)
 
 
-def test_with_no_verify_it_starts_no_other_process(sample: Path):
-    with serving(sample, "--no-verify") as (process, address):
+def test_with_no_verify_it_starts_no_other_process(own_sample: Path):
+    with serving(own_sample, "--no-verify") as (process, address):
         get(address)
         assert "--no-verify" in get(address)
         assert children(process.pid) == []
@@ -146,8 +146,8 @@ def test_what_an_engine_wrote_is_shown_as_a_copy():
     assert fingerprint(cache) == before
 
 
-def test_what_a_writer_adds_is_there_at_the_next_load(sample: Path):
-    with serving(sample) as (_, address), SQLMetadataStore(sample) as writer:
+def test_what_a_writer_adds_is_there_at_the_next_load(own_sample: Path):
+    with serving(own_sample) as (_, address), SQLMetadataStore(own_sample) as writer:
         v2 = V2MetadataService(writer)
         for number in range(5):
             layer = sha256(0xF00 + number << 240)
@@ -185,12 +185,12 @@ def test_without_a_path_it_shows_the_database(run_process: Run, imported: Path):
         assert ">89</a>" in counted(address)
 
 
-def test_it_opens_the_browser(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_it_opens_the_browser(own_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     browser.chmod(0o700)
     monkeypatch.setenv("BROWSER", f"{browser} %s")
-    with serving(sample, "--open") as (_, address):
+    with serving(own_sample, "--open") as (_, address):
         deadline = time.monotonic() + 20
         while not ((tmp_path / "opened").exists() and (tmp_path / "opened").read_text()):
             assert time.monotonic() < deadline
@@ -198,12 +198,12 @@ def test_it_opens_the_browser(sample: Path, tmp_path: Path, monkeypatch: pytest.
         assert (tmp_path / "opened").read_text() == f"{address}\n"
 
 
-def test_without_a_browser_it_says_so_and_serves(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_browser_it_says_so_and_serves(own_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BROWSER", str(tmp_path / "nowhere"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with serving(sample, "--open") as (process, address):
+    with serving(own_sample, "--open") as (process, address):
         assert process.stderr is not None
         assert process.stderr.readline() == (
             f"layerstore: warning: no browser could be started: open {address} in one\n"
@@ -211,10 +211,10 @@ def test_without_a_browser_it_says_so_and_serves(sample: Path, tmp_path: Path, m
         assert "Image layers" in get(address)
 
 
-def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run_process: Run, imported: Path):
+def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run: Run, imported: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = run_process("serve", "--port", str(port))
+        result = run("serve", "--port", str(port))
 
     assert (result.code, result.out) == (BAD, "")
     assert f"port {port} of 127.0.0.1 is in use" in result.err
@@ -222,17 +222,17 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run_process: Run,
     assert imported.exists()
 
 
-def test_an_address_that_is_not_this_machines_is_an_error(run_process: Run, imported: Path):
+def test_an_address_that_is_not_this_machines_is_an_error(run: Run, imported: Path):
     for host in ("192.0.2.1", "no-such-host.invalid"):
-        result = run_process("serve", "--host", host, "--port", "0")
+        result = run("serve", "--host", host, "--port", "0")
         assert result.code == BAD
         assert f"--host {host}" in result.err
     assert imported.exists()
 
 
-def test_an_address_that_others_reach_is_warned_of(sample: Path):
+def test_an_address_that_others_reach_is_warned_of(own_sample: Path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "layerstore", "serve", str(sample), "--port", "0", "--host", "0.0.0.0"],
+        [sys.executable, "-m", "layerstore", "serve", str(own_sample), "--port", "0", "--host", "0.0.0.0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -249,13 +249,13 @@ def test_an_address_that_others_reach_is_warned_of(sample: Path):
         assert process.wait(timeout=20) == 0
 
 
-def test_the_loopback_address_of_ip_6_is_as_good(sample: Path):
-    with serving(sample, "--host", "::1") as (_, address):
+def test_the_loopback_address_of_ip_6_is_as_good(own_sample: Path):
+    with serving(own_sample, "--host", "::1") as (_, address):
         assert address.startswith("http://[::1]:")
         assert "Image layers" in get(address)
 
 
-def test_a_bad_file_is_the_packages_own_error(run_process: Run, tmp_path: Path, database: Path):
+def test_a_bad_file_is_the_packages_own_error(run: Run, tmp_path: Path, database: Path):
     foreign, nonsense = tmp_path / "foreign.db", tmp_path / "nonsense.db"
     subprocess.run(
         [sys.executable, "-c", f"import sqlite3; sqlite3.connect({str(foreign)!r}).execute('CREATE TABLE t (x)')"],
@@ -271,11 +271,11 @@ def test_a_bad_file_is_the_packages_own_error(run_process: Run, tmp_path: Path, 
     ):
         (tmp_path / "tmp").mkdir(exist_ok=True)
         (tmp_path / "tmp" / "x").write_text("x")
-        result = run_process("serve", str(path), "--port", "0")
+        result = run("serve", str(path), "--port", "0")
         assert (result.code, result.out) == (BAD, ""), path
         assert said in result.err, path
         assert "Traceback" not in result.err
-    assert run_process("serve", "--port", "0").code == BAD
+    assert run("serve", "--port", "0").code == BAD
     assert not database.exists()
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from layerstore import SQLMetadataStore
 from layerstore.blobs import BlobRecord, encode
-from layerstore.sql.query.plans import whole_reads
-from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.query import whole_reads
+from layerstore.sql.questions import QUESTIONS
 from layerstore.sql.sqlite.views import VIEWS
 from layerstore.sql.tables import schema
 from tests.docs.sql import ANSWERS, LOOKUPS, NAMES, VIEWS_ASKED, asked_for, fixture_database

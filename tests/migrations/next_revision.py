@@ -14,7 +14,7 @@ from typing import Any
 from layerstore import SQLMetadataStore
 from layerstore.sql import migrate, schema
 from layerstore.sql.sqlite import opening, recognition
-from layerstore.sql.sqlite.objects import Ours
+from layerstore.sql.sqlite.recognition import Ours
 
 ROOT = Path(__file__).resolve().parents[2]
 PAUSE = "LAYERSTORE_TEST_PAUSE"

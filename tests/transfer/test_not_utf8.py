@@ -12,6 +12,7 @@ from sqlalchemy import text
 from layerstore import (
     CorruptRecordError,
     SQLMetadataStore,
+    StoreError,
     V2Metadata,
     V2MetadataService,
     diff,
@@ -185,3 +186,15 @@ def test_a_value_need_be_no_text(open_sql: OpenSQL):
         )
 
     assert kinds(verify(store, repair=True)) == {"unreadable": ("error", 1)}
+
+
+def test_a_check_inside_a_transaction_leaves_its_reads_as_strict_as_before(with_odd_names: SQLMetadataStore):
+    put_odd(with_odd_names, ODD_KEY)
+
+    with with_odd_names.transaction():
+        assert kinds(verify(with_odd_names)) == {"invalid-key": ("error", 1)}
+        with pytest.raises(StoreError, match="another program wrote text that is not UTF-8"):
+            with_odd_names._run("SELECT key FROM metadata")
+        assert kinds(verify(with_odd_names)) == {"invalid-key": ("error", 1)}
+
+    verify(with_odd_names, repair=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import signal
 import sqlite3
@@ -28,6 +29,7 @@ REPOSITORY = "localhost:5000/team1/app"
 LAYER = "sha256:15a6e8a8ae102f15bc8944548641d5bd88221a8bd549c34dfcc1436f87a1d63a"
 BLOB = "sha256:4ab179cadfdc32f25dd71c6743359fbc39765d5e237dbb8a53acfd7f8d50e0cc"
 SCRIPT = "<script>alert(1)</script>/<b>app</b>"
+SHARED = "shared-by-tests"
 HMAC = "4ac2" + "0123456789abcdef" * 3 + "0123456789ab"
 
 TWO_BLOBS, NO_LIST, UNREADABLE, STRANGE = (sha256(number << 240) for number in range(1, 5))
@@ -43,9 +45,28 @@ def checked(path: Path) -> None:
         assert_sound(store)
 
 
+@contextmanager
+def only_read(path: Path) -> Iterator[Path]:
+    """Give a store to tests that only ask: it has the same bytes when they are over."""
+    before = fingerprint(path)
+    yield path
+    assert fingerprint(path) == before
+    checked(path)
+
+
+@pytest.fixture(scope="package")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What a real daemon wrote, for all tests that only ask."""
+    path = tmp_path_factory.mktemp(SHARED) / "sample.db"
+    with SQLMetadataStore(path) as store:
+        import_directory(store, GOLDEN)
+    with only_read(path):
+        yield path
+
+
 @pytest.fixture
-def sample(tmp_path: Path) -> Iterator[Path]:
-    """What a real daemon wrote. It is sound when the test is over."""
+def own_sample(tmp_path: Path) -> Iterator[Path]:
+    """The same for a test that writes. It is sound when the test is over."""
     path = tmp_path / "sample.db"
     with SQLMetadataStore(path) as store:
         import_directory(store, GOLDEN)
@@ -53,22 +74,10 @@ def sample(tmp_path: Path) -> Iterator[Path]:
     checked(path)
 
 
-@pytest.fixture(scope="module")
-def sample_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same for all tests of a module that only ask. It has the same bytes when they are over."""
-    path = tmp_path_factory.mktemp("sample") / "sample.db"
-    with SQLMetadataStore(path) as store:
-        import_directory(store, GOLDEN)
-    before = fingerprint(path)
-    yield path
-    assert fingerprint(path) == before
-    checked(path)
-
-
-@pytest.fixture
-def odd(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="package")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Whatever is seldom: several digests of a layer, a layer without a list, one that is unreadable, odd names."""
-    path = tmp_path / "odd.db"
+    path = tmp_path_factory.mktemp(SHARED) / "odd.db"
     with SQLMetadataStore(path) as store:
         v2 = V2MetadataService(store)
         v2.add(TWO_BLOBS, V2Metadata(sha256(0xB1 << 240), "registry.example.com/a/one", HMAC))
@@ -82,8 +91,8 @@ def odd(tmp_path: Path) -> Iterator[Path]:
         v2.add(STRANGE, V2Metadata(LOST, "registry.example.com/a/one"))
         store.delete("diffid-by-digest", LOST.replace(":", "/"))
         store.set("other", "binary", b"\xff\x00\xfe")
-    yield path
-    checked(path)
+    with only_read(path):
+        yield path
 
 
 class Shown:
@@ -114,6 +123,11 @@ class Shown:
         answer = self.get(url)
         assert answer.status_code == status, (url, answer.status_code, answer.text)
         return answer.json()
+
+    def count(self) -> None:
+        """Wait until the store is counted."""
+        self._runner.run(self.datasette.layerstore.glance())
+        self.datasette.layerstore.counts.wait(60)
 
     def close(self) -> None:
         self.datasette.executor.shutdown()
@@ -146,24 +160,31 @@ Show = Callable[..., Shown]
 @contextmanager
 def showing() -> Iterator[Show]:
     """Show stores until the body is over: counted, and without `verify` in the background unless told otherwise."""
-    with closed_at_the_end(), ExitStack() as stack:
+    with ExitStack() as stack:
 
         def show_one(path: Path, *, host: str = "127.0.0.1", verify: bool = False, counted: bool = True) -> Shown:
             site = stack.enter_context(shown(str(path), verify=verify))
-            if counted:
-                site._counts.current(60)
             made = Shown(StoreDatasette(site, host))
+            if counted:
+                made.count()
             stack.callback(made.close)
             return made
 
         yield show_one
 
 
+@pytest.fixture(scope="package")
+def show_once() -> Iterator[Show]:
+    """Show each store once on each address: what was asked, or refused, may not harm what is asked next."""
+    with closed_at_the_end(), showing() as show_one:
+        yield functools.cache(show_one)
+
+
 @pytest.fixture
-def show() -> Iterator[Show]:
-    """Show a store in this process."""
-    with showing() as show_one:
-        yield show_one
+def show(show_once: Show) -> Iterator[Show]:
+    """Show a store in this process; what tests share stays for the next one."""
+    with showing() as show_own:
+        yield lambda path, **options: (show_once if SHARED in str(path.parent) else show_own)(path, **options)
 
 
 @contextmanager

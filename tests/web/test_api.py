@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.questions import QUESTIONS
 from layerstore.sql.sqlite.views import VIEWS
 from layerstore.sql.tables import schema as tables
-from layerstore.web.describing import ANSWERED
+from layerstore.web.plugin import ANSWERED
 from tests.web.conftest import BLOB, LAYER, REPOSITORY, Show
 
 NAMES = [*tables.tables, *VIEWS]

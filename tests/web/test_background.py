@@ -14,9 +14,8 @@ import pytest
 
 from layerstore import SQLMetadataStore, StoreError, V2Metadata, V2MetadataService
 from layerstore.sql.reading.totals import Overview, overview
-from layerstore.web import counts as counting
-from layerstore.web.checks import Checks, CheckState
-from layerstore.web.counts import Counts
+from layerstore.web import site as sites
+from layerstore.web.site import Run, Verify, Work
 from tests.support.strategies import sha256
 from tests.web.conftest import Show
 from tests.web.test_pages import words
@@ -34,31 +33,26 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def layers(counted: counting.Counted) -> int:
-    assert counted.overview is not None
-    return counted.overview.stats.layers
-
-
-def test_a_layer_that_was_added_is_counted_at_the_next_load(sample: Path, show: Show):
-    site = show(sample)
+def test_a_layer_that_was_added_is_counted_at_the_next_load(own_sample: Path, show: Show):
+    site = show(own_sample)
 
     for number in range(3):
         # On a machine that is busy, counting takes longer than a page waits: then it says that it is behind.
         while f"Layers {89 + number} Associations" not in (said := words(site.text("/"))):
             assert "the store has changed since" in said or "it is being counted" in said
-        add(sample, number << 240)
+        add(own_sample, number << 240)
     assert sha256(2 << 240)[:19] in site.text("/-/layers")
 
 
-def test_a_large_store_shows_the_last_counts_and_says_so(sample: Path, show: Show, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_store_shows_the_last_counts_and_says_so(own_sample: Path, show: Show, monkeypatch: pytest.MonkeyPatch):
     go_on = threading.Event()
 
     def slow(store: SQLMetadataStore) -> Overview:
         assert go_on.wait(60)
         return overview(store)
 
-    monkeypatch.setattr(counting, "overview", slow)
-    site = show(sample, counted=False)
+    monkeypatch.setattr(sites, "overview", slow)
+    site = show(own_sample, counted=False)
     first = site.get("/")
 
     assert "it is being counted" in words(first.text)
@@ -68,45 +62,46 @@ def test_a_large_store_shows_the_last_counts_and_says_so(sample: Path, show: Sho
     until(lambda: "Layers 89" in words(site.text("/")))
     assert "refresh" not in site.get("/").headers
     go_on.clear()
-    add(sample, 1)
+    add(own_sample, 1)
     later = words(site.text("/"))
     assert "Layers 89" in later
     assert "the store has changed since, load the page again" in later
     go_on.set()
 
 
-def test_counting_rests_many_times_as_long_as_it_took(sample: Path, monkeypatch: pytest.MonkeyPatch):
+def test_work_rests_many_times_as_long_as_it_took(monkeypatch: pytest.MonkeyPatch):
     """Longer than a test lasts here, however slow the machine is; then the rest is declared over."""
-    began = []
+    monkeypatch.setattr(sites, "REST", 100_000)
+    began: list[float] = []
 
-    def count(store: SQLMetadataStore) -> Overview:
+    def count() -> int:
         began.append(time.monotonic())
         time.sleep(0.1)
-        return overview(store)
+        return len(began)
 
-    monkeypatch.setattr(counting, "overview", count)
-    monkeypatch.setattr(counting, "REST", 100_000)
-    with SQLMetadataStore(sample, read_only=True) as store:
-        counts = Counts(store, lambda _version: None)
-        assert layers(counts.current(60)) == 89
-        assert counts._not_before >= began[0] + counting.REST * 0.1
-        add(sample, 1)
-        soon = counts.current(60)
-        assert (layers(soon), soon.fresh, len(began)) == (89, False, 1)
+    work = Work(count)
 
-        counts._not_before = 0
-        later = counts.current(60)
-        assert (layers(later), later.fresh, len(began)) == (90, True, 2)
-        counts.stop()
+    def look(version: int) -> tuple[int | None, bool]:
+        work.look(version)
+        work.wait(60)
+        return work.last.report if work.last else None, work.is_fresh
+
+    assert look(1) == (1, True)
+    assert work._not_before_s >= began[0] + sites.REST * 0.1
+    assert look(1) == (1, True)
+    assert look(2) == (1, False)
+    work._not_before_s = 0
+    assert look(2) == (2, True)
+    assert len(began) == 2
 
 
-def test_a_count_that_fails_says_why_and_is_tried_again(sample: Path, show: Show, monkeypatch: pytest.MonkeyPatch):
+def test_a_count_that_fails_says_why_and_is_tried_again(own_sample: Path, show: Show, monkeypatch: pytest.MonkeyPatch):
     def fail(_store: SQLMetadataStore) -> Overview:
         raise StoreError("the disk is on fire")
 
     with monkeypatch.context() as patched:
-        patched.setattr(counting, "overview", fail)
-        site = show(sample, verify=True)
+        patched.setattr(sites, "overview", fail)
+        site = show(own_sample, verify=True)
         assert "Counting failed: the disk is on fire" in words(site.text("/"))
         until(lambda: "Sound. Checked 178 entries" in words(site.text("/")))
     assert "Layers 89" in words(site.text("/"))
@@ -125,74 +120,63 @@ def test_the_first_page_says_what_verify_found(odd: Path, show: Show):
     assert report["ok"] is False
 
 
-def test_verify_runs_again_when_the_store_has_changed(sample: Path, show: Show, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("layerstore.web.checks.REST", 0)
-    site = show(sample, verify=True)
+def test_verify_runs_again_when_the_store_has_changed(own_sample: Path, show: Show, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("layerstore.web.site.REST", 0)
+    site = show(own_sample, verify=True)
     until(lambda: "Sound. Checked 178 entries" in words(site.text("/")))
-    add(sample, 1)
+    add(own_sample, 1)
     until(lambda: "Sound. Checked 180 entries" in words(site.text("/")))
 
 
-def last(checks: Checks) -> CheckState:
-    until(lambda: checks.state().last is not None)
-    return checks.state()
-
-
-def test_verify_rests_after_a_run(sample: Path):
-    checks = Checks(str(sample))
+def run_of(verify: Verify) -> Run[dict[str, object]]:
+    checks = Work(verify)
     checks.look(1)
-    first = last(checks)
-    checks.look(2)
-
-    assert first.last is not None
-    assert first.last.error is None
-    assert checks.state().running_since_ns is None
-    assert checks.state().changed_since
-    checks.stop()
+    checks.wait(60)
+    assert checks.last is not None
+    return checks.last
 
 
-def test_what_keeps_verify_from_running_is_on_the_page(sample: Path, show: Show, tmp_path: Path):
-    checks = Checks(str(tmp_path / "nowhere" / "x.db"))
-    checks.look(1)
-    state = last(checks).last
+def test_what_keeps_verify_from_running_is_on_the_page(own_sample: Path, show: Show, tmp_path: Path):
+    site = show(own_sample)
+    shown = site.datasette.layerstore
+    assert run_of(Verify(str(own_sample))).error is None
+    shown.checks = Work(Verify(str(tmp_path / "nowhere" / "x.db")))
+    shown.checks.look(1)
+    shown.checks.wait(60)
 
-    assert state is not None
-    assert state.report is None
-    assert "nowhere" in str(state.error)
-    site = show(sample)
-    site.datasette.layerstore.checks = checks
-    assert "It failed at" in words(site.text("/"))
-    assert "nowhere" in words(site.text("/"))
+    assert (failed := shown.checks.last) is not None
+    assert failed.report is None
+    assert "nowhere" in str(failed.error)
+    assert "It failed at" in (said := words(site.text("/")))
+    assert "nowhere" in said
 
 
-def test_a_program_that_prints_no_report_is_an_error(sample: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_program_that_prints_no_report_is_an_error(own_sample: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    checks = Checks(str(sample))
-    checks.look(1)
-    state = last(checks).last
-
-    assert state is not None
-    assert state.error == "it printed no report: nothing"
+    assert run_of(Verify(str(own_sample))).error == "it printed no report: nothing"
 
 
-def test_without_verify_the_page_says_so(sample: Path, show: Show):
-    assert "It is off ( --no-verify )" in words(show(sample).text("/"))
+def test_without_verify_the_page_says_so(own_sample: Path, show: Show):
+    assert "It is off ( --no-verify )" in words(show(own_sample).text("/"))
 
 
-def test_a_check_that_runs_is_ended_at_the_end(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_check_that_runs_is_ended_at_the_end(own_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     program = tmp_path / "slow"
     program.write_text("#!/bin/sh\nexec sleep 1000\n")
     program.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(program))
-    checks = Checks(str(sample))
+    verify = Verify(str(own_sample))
+    checks = Work(verify)
     checks.look(1)
-    process = checks._process
+    until(lambda: verify._process is not None)
+    process = verify._process
     assert process is not None
-    assert checks.state().running_since_ns is not None
-    checks.stop()
+    assert checks.running_since_ns is not None
+    verify.stop()
 
     assert process.poll() is not None
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
-    checks.look(2)
-    assert checks.state().running_since_ns is None or checks._process is process
+    checks.wait(60)
+    assert "stopped" in str(run_of(verify).error)
+    assert verify._process is process

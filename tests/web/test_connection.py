@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from layerstore.web import connection
+from layerstore.web import guard
 from layerstore.web.guard import Receive, Scope, Send
 from tests.support.counting import Counted
 
@@ -47,10 +47,10 @@ def talk(app: object, peer: Peer) -> None:
     """Let somebody talk to a server, which must end the connection, and have nothing left to do."""
 
     async def run() -> None:
-        config = uvicorn.Config(app, http=connection.Connection, lifespan="off", log_config=None)  # type: ignore[arg-type]
+        config = uvicorn.Config(app, http=guard.Connection, lifespan="off", log_config=None)  # type: ignore[arg-type]
         state = ServerState()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: connection.Connection(config, state, {}), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: guard.Connection(config, state, {}), "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         await peer(reader, writer)
         while state.connections:
@@ -72,8 +72,8 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "REQUEST_S", 0.3)
-    monkeypatch.setattr(connection, "ANSWER_S", 0.6)
+    monkeypatch.setattr(guard, "REQUEST_S", 0.3)
+    monkeypatch.setattr(guard, "ANSWER_S", 0.6)
 
 
 @pytest.mark.parametrize("sent", [b"", HALF, WHOLE + HALF, BODY], ids=["nothing", "half", "a second half", "a body"])

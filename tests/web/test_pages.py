@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html import unescape
@@ -131,6 +132,17 @@ def test_the_first_page_says_what_this_is_and_what_is_in_it(sample: Path, show: 
     assert overview["stats"]["layers"] == sum(overview["timeline"]["counts"]) == 89
 
 
+def test_the_bars_over_time_are_inside_their_plot(sample: Path, show: Show):
+    (plot,) = re.findall(r'<svg viewBox="0 0 \d+ \d+" preserve.*?</svg>', show(sample).text("/"), re.DOTALL)
+    width, height = map(int, re.findall(r"\d+", plot)[2:4])
+    bars = [[float(one[name] or 0) for name in ("x", "y", "width", "height")] for one in Outline(plot).all("rect")]
+
+    assert bars
+    for x, y, wide, high in bars:
+        assert 0 <= x <= x + wide <= width
+        assert 0 < high <= y + high == height
+
+
 def test_an_empty_store_says_so(tmp_path: Path, show: Show):
     SQLMetadataStore(tmp_path / "empty.db").close()
     site = show(tmp_path / "empty.db")
@@ -192,7 +204,7 @@ def test_the_layers_of_a_repository_are_paged_by_key_also_where_they_are_too_man
 
     twice = [sha256(number) for number in range(120) for _ in range(2)]
     assert all_of_them() == (True, twice[::-1])
-    monkeypatch.setattr("layerstore.sql.reading.repositories.ORDERED_BY_TIME", 100)
+    monkeypatch.setattr("layerstore.sql.reading.search.ORDERED_BY_TIME", 100)
     assert all_of_them() == (False, sorted(twice))
 
 
@@ -241,10 +253,11 @@ def test_a_layer_shows_its_digests_and_where_each_can_be_had(sample: Path, show:
     assert "19457388…" in said
 
 
-def test_a_layer_in_several_compressions_shows_each_and_what_its_list_lost(odd: Path, show: Show):
-    with SQLMetadataStore(odd) as store:
+def test_a_layer_in_several_compressions_shows_each_and_what_its_list_lost(odd: Path, show: Show, tmp_path: Path):
+    own = Path(shutil.copy(odd, tmp_path))
+    with SQLMetadataStore(own) as store:
         store.set("diffid-by-digest", sha256(0xB5 << 240).replace(":", "/"), TWO_BLOBS.encode())
-    said = words(show(odd).text(f"/-/layer/{TWO_BLOBS}"))
+    said = words(show(own).text(f"/-/layer/{TWO_BLOBS}"))
 
     assert "The same layer in 4 compressions" in said
     assert f"{sha256(0xB5 << 240)} in its list no more" in said
@@ -416,8 +429,8 @@ def test_there_is_no_such_page(sample: Path, show: Show):
     assert "There is no such page" in words(show(sample).text("/nowhere/at/all/x", 404))
 
 
-def test_what_the_store_cannot_answer_is_a_page_that_says_why(sample: Path, show: Show):
-    site = show(sample)
+def test_what_the_store_cannot_answer_is_a_page_that_says_why(own_sample: Path, show: Show):
+    site = show(own_sample)
     site.datasette.layerstore.store.close()
 
     assert "this store was closed" in words(site.text("/-/layers", 503))

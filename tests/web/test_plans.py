@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.query.plans import whole_reads
+from layerstore.sql.query import whole_reads
 from layerstore.sql.reading import layers as reading_layers
-from layerstore.sql.reading import repositories as reading_repositories
+from layerstore.sql.reading import search as reading_search
 from layerstore.sql.reading.search import look_up, search
 from layerstore.sql.tables import schema
 from tests.support.strategies import sha256
@@ -25,16 +25,16 @@ QUESTIONS: dict[str, Callable[[SQLMetadataStore], object]] = {
     "oldest layers with a text": lambda store: reading_layers.newest_layers(
         store, part="a/o", oldest_first=True, after=KEY
     ),
-    "repositories": reading_repositories.repositories,
-    "repositories of a registry": lambda store: reading_repositories.repositories(store, registry="r", after="r/a"),
-    "repository": lambda store: reading_repositories.repository(store, "registry.example.com/a/one"),
-    "repository, the next page": lambda store: reading_repositories.repository(
+    "repositories": reading_search.repositories,
+    "repositories of a registry": lambda store: reading_search.repositories(store, registry="r", after="r/a"),
+    "repository": lambda store: reading_search.repository(store, "registry.example.com/a/one"),
+    "repository, the next page": lambda store: reading_search.repository(
         store, "registry.example.com/a/one", after=KEY
     ),
-    "repository, some of its oldest layers": lambda store: reading_repositories.repository(
+    "repository, some of its oldest layers": lambda store: reading_search.repository(
         store, "registry.example.com/a/one", part="0", oldest_first=True, after=KEY
     ),
-    "repository, whole": lambda store: reading_repositories.repository(store, "registry.example.com/a/one", size=None),
+    "repository, whole": lambda store: reading_search.repository(store, "registry.example.com/a/one", size=None),
     "layer": lambda store: reading_layers.layer(store, TWO_BLOBS),
     "search for a digest": lambda store: search(store, TWO_BLOBS),
     "search for digits": lambda store: search(store, "00"),
@@ -49,7 +49,7 @@ QUESTIONS: dict[str, Callable[[SQLMetadataStore], object]] = {
 @pytest.mark.parametrize("name", QUESTIONS)
 @pytest.mark.parametrize("ordered_by_time", [0, 2_000])
 def test_no_page_reads_a_table_whole(odd: Path, monkeypatch: pytest.MonkeyPatch, name: str, ordered_by_time: int):
-    monkeypatch.setattr(reading_repositories, "ORDERED_BY_TIME", ordered_by_time)
+    monkeypatch.setattr(reading_search, "ORDERED_BY_TIME", ordered_by_time)
     asked: list[tuple[str, Any]] = []
     with SQLMetadataStore(odd, read_only=True) as store:
         run = store._run

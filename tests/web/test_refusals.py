@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +12,12 @@ from datasette.plugins import DEFAULT_PLUGINS, pm
 
 from layerstore.web import guard, plugin
 from tests.support.counting import Counted
-from tests.web.conftest import LAYER, REPOSITORY, Show, Shown, fingerprint, showing
+from tests.web.conftest import LAYER, REPOSITORY, Show, Shown, fingerprint
 
 
 @pytest.fixture(autouse=True)
 def each_is_counted(counted: Counted) -> None:
     counted("headers")
-
-
-@pytest.fixture(scope="module")
-def sample(sample_of_the_module: Path) -> Path:
-    """One store for all: nothing that is asked here may change it."""
-    return sample_of_the_module
-
-
-@pytest.fixture(scope="module")
-def show() -> Iterator[Show]:
-    """Show a store once on each address: what was refused may not harm what is asked next."""
-    with showing() as show_one:
-        yield functools.cache(show_one)
 
 
 SAMPLES = {

@@ -5,6 +5,7 @@ Each call says how many round trips it takes. A row is the lock of its entry: wr
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
 from layerstore.digest import DiffID
-from layerstore.errors import StoreBusyError, StoreReadOnlyError
+from layerstore.errors import StoreBusyError, StoreError, StoreReadOnlyError
 from layerstore.keys import V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql.backend import Known, Parameters, Quarantined
 from layerstore.sql.postgresql import opening, statements, writing
@@ -352,6 +353,12 @@ class PostgreSQL:
 
     def free_bytes(self, *, vacuum: bool) -> None:
         """PostgreSQL frees by itself (autovacuum)."""
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        raise StoreError(
+            "a database on a server is backed up by `pg_dump`, or copied to a file: `layerstore --db FILE import URL`",
+            self.shown,
+        )
 
     def close(self) -> None:
         self._sessions.close()

@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 
 from layerstore.errors import LayerstoreError, QueryError, QueryStoppedError
+from layerstore.sql.backend import Answer, Parameters
 from layerstore.sql.postgresql.errors import error_of, failure
 from layerstore.sql.postgresql.opening import make_ready, sessions_of
-from layerstore.sql.query.answer import Answer, Parameters
 
 # A parameter, or what only looks like one: a text, a quoted name, a comment, a dollar-quoted text, a cast.
 _tokens = re.compile(

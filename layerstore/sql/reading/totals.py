@@ -6,8 +6,9 @@ What must read whole indexes: a second for a small part of a million layers, som
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from heapq import heappush, heappushpop
+from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import chain
 from typing import Final
 
 from layerstore.arguments import instance
@@ -58,6 +59,9 @@ _LAYERS: Final = """
     WHERE source_repository >= :registry || '/' AND source_repository < :registry || '0'
 """
 _V1_IDS: Final = "SELECT registry, v1_ids FROM registries WHERE v1_ids > 0"
+
+_Repositories = dict[str, list[tuple[str, int]]]
+"""The repositories by registry, each with its layers; without one, before the first `/`, it is of the registry ''."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,30 +146,6 @@ class Overview:
     timeline: Timeline | None
 
 
-@dataclass(slots=True)
-class _Repositories:
-    """The repositories of a registry, as they are counted: how many, and the largest."""
-
-    count: int = 0
-    largest: list[tuple[int, _Behind]] = field(default_factory=list)
-
-    def add(self, name: str, layers: int) -> None:
-        self.count += 1
-        if len(self.largest) < LARGEST:
-            heappush(self.largest, (layers, _Behind(name)))
-        else:
-            heappushpop(self.largest, (layers, _Behind(name)))
-
-
-class _Behind(str):
-    """A name of which the later is the smaller: of repositories with as many layers, the first by name stays."""
-
-    __slots__ = ()
-
-    def __lt__(self, other: str) -> bool:
-        return str.__gt__(self, other)
-
-
 def stats(store: SQLMetadataStore) -> Stats:
     """Count what a store holds, in one snapshot. It reads the indexes once: a second or two for a million layers.
 
@@ -205,45 +185,40 @@ def version(store: SQLMetadataStore) -> int:
     return backend.data_version()
 
 
-def _repositories(store: SQLMetadataStore) -> dict[str, _Repositories]:
-    """Count the layers of each repository, by registry; without one, before the first `/`, it is of the registry ''."""
-    found: dict[str, _Repositories] = {}
+def _repositories(store: SQLMetadataStore) -> _Repositories:
+    found: _Repositories = {}
     for name, layers in store._stream(_REPOSITORIES):
-        registry = name.partition("/")[0] if "/" in name else ""
-        if registry not in found:
-            found[registry] = _Repositories()
-        found[registry].add(name, layers)
+        found.setdefault(name.partition("/")[0] if "/" in name else "", []).append((name, layers))
     return found
 
 
-def _largest(repositories: Iterable[_Repositories]) -> tuple[tuple[str, int], ...]:
-    names = [(str(name), layers) for one in repositories for layers, name in one.largest]
-    return tuple(sorted(names, key=lambda each: (-each[1], each[0]))[:LARGEST])
+def _largest(repositories: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    return tuple(nsmallest(LARGEST, repositories, key=lambda each: (-each[1], each[0])))
 
 
-def _stats(store: SQLMetadataStore, repositories: dict[str, _Repositories]) -> Stats:
+def _stats(store: SQLMetadataStore, repositories: _Repositories) -> Stats:
     [(oldest_ns, newest_ns)] = store._run(_TIMES)
     file_bytes, wal_bytes = store._backend.size()
     return Stats(
         path=store.path,
-        repositories=sum(one.count for one in repositories.values()),
+        repositories=sum(map(len, repositories.values())),
         oldest_ns=oldest_ns,
         newest_ns=newest_ns,
         file_bytes=file_bytes,
         wal_bytes=wal_bytes,
         directory=_directory(store),
-        largest=_largest(repositories.values()),
+        largest=_largest(chain.from_iterable(repositories.values())),
         **{name: int(store._run(query)[0][0]) for name, query in _COUNTS.items()},
     )
 
 
-def _registries(store: SQLMetadataStore, repositories: dict[str, _Repositories]) -> tuple[Registry, ...]:
+def _registries(store: SQLMetadataStore, repositories: _Repositories) -> tuple[Registry, ...]:
     v1_ids = {registry: int(count) for registry, count in store._run(_V1_IDS)}
     found = []
     for name in {*repositories, *v1_ids} - {""}:
-        its = repositories.get(name, _Repositories())
+        its = repositories.get(name, [])
         [(layers,)] = store._run(_LAYERS, {"registry": name})
-        found.append(Registry(name, its.count, layers, v1_ids.get(name, 0), _largest([its])))
+        found.append(Registry(name, len(its), layers, v1_ids.get(name, 0), _largest(its)))
     return tuple(sorted(found, key=lambda one: (-one.layers, one.registry)))
 
 

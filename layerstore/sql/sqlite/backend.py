@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from layerstore.collection import NOT_UTF8
 from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key
+from layerstore.sql.backend import Known, Quarantined
 from layerstore.sql.schema import HEAD
 from layerstore.sql.sqlite import opening, recognition, statements, writing
-from layerstore.sql.sqlite.connections import Connections
-from layerstore.sql.sqlite.objects import OBJECTS
-from layerstore.sql.sqlite.transactions import Transaction
+from layerstore.sql.sqlite.connections import Connections, Transaction
+from layerstore.sql.sqlite.recognition import OBJECTS
 from layerstore.store import SetAside
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
     from layerstore.digest import DiffID
-    from layerstore.sql.backend import Known, Quarantined
     from layerstore.sql.sqlite.file import Durability
     from layerstore.sql.sqlite.handles import Parameters
     from layerstore.sql.sqlite.snapshot import Snapshot
@@ -92,21 +92,16 @@ class SQLite:
         return None if row is None else Record._make(row)
 
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
-        from layerstore.sql.sqlite.snapshot import fetch_many  # nor for this
+        from layerstore.sql.sqlite.snapshot import fetch_many  # it reads JSON
 
         return fetch_many(self._connections.local.handle.execute, namespace, keys)
 
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
-        import json  # one lookup need not wait for it
-
-        from layerstore.sql.backend import Known
+        from layerstore.records import as_json
 
         wanted = list(dict.fromkeys(diff_ids))
-        keys = [digest_key(diff_id) for diff_id in wanted]
-        layers = json.dumps(wanted)
-        return Known.of(
-            self._connections.local.handle.execute(KNOWN_LAYERS, (json.dumps(keys), layers, layers, layers))
-        )
+        keys, layers = as_json([digest_key(diff_id) for diff_id in wanted]).decode(), as_json(wanted).decode()
+        return Known.of(self._connections.local.handle.execute(KNOWN_LAYERS, (keys, layers, layers, layers)))
 
     def change(self, addresses: Sequence[Address], compute: Compute) -> Change:
         return writing.change(self._connections.local.handle, addresses, compute)
@@ -149,7 +144,7 @@ class SQLite:
             writing.rederive(handle, namespace, digest)
 
     def load(self, incoming: Iterable[Incoming], resolve: Resolve) -> dict[int, Loaded]:
-        from layerstore.sql.sqlite.load import load  # lookups need not wait for it
+        from layerstore.sql.sqlite.load import load  # it reads JSON
 
         if self.is_held:
             return load(self._connections.local.handle, incoming, resolve)
@@ -161,12 +156,16 @@ class SQLite:
 
     @contextmanager
     def snapshot(self, note: Note | None = None) -> Iterator[Snapshot]:
-        from layerstore.sql.sqlite.snapshot import Snapshot
+        from layerstore.sql.sqlite.snapshot import Snapshot  # it reads JSON
 
         if self.is_held:
             handle = self._connections.local.handle
-            with writing.together(handle):
-                yield Snapshot(handle, note)
+            was_strict = handle.decodes_strictly
+            try:
+                with writing.together(handle):
+                    yield Snapshot(handle, note)
+            finally:
+                handle.decode(strictly=was_strict)
             return
         with closing(self._connections.new_handle(read_only=True)) as reader:
             reader.begin()
@@ -206,8 +205,6 @@ class SQLite:
 
     def _set_aside_odd_name(self, namespace: bytes, key: bytes) -> bool:
         """Move an entry whose name is not UTF-8 to quarantine; tell whether it was there."""
-        from layerstore.collection import NOT_UTF8
-
         handle = self._connections.local.handle
         twice = (namespace, namespace, key, key)
         reason = f"{NOT_UTF8}: X'{namespace.hex()}', X'{key.hex()}'"
@@ -250,6 +247,11 @@ class SQLite:
         """
         return int(self._connections.local.handle.first("PRAGMA data_version")[0])
 
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        from layerstore.sql.sqlite.backup import backup  # it needs what makes temporary files
+
+        return backup(self, path)
+
     def copy_to(self, connection: sqlite3.Connection) -> None:
         """Copy the whole database, as it was last committed, to another one.
 
@@ -284,8 +286,6 @@ def _file_size(path: str | None, suffix: str) -> int:
 
 
 def _quarantined(row: tuple[int, bytes, bytes, bytes, bytes, int]) -> Quarantined:
-    from layerstore.sql.backend import Quarantined
-
     number, namespace, key, value, reason, at_ns = row
     # What another program wrote need not be UTF-8.
     namespace_, key_, reason_ = (text.decode("utf-8", "backslashreplace") for text in (namespace, key, reason))

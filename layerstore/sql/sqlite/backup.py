@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.files.temporary import whole_file
 from layerstore.paths import absolute, why_refused
-from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.errors import mapping
 
 if TYPE_CHECKING:
-    from layerstore.sql.store import SQLMetadataStore
+    from layerstore.sql.sqlite.backend import SQLite
 
 
-def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
+def backup(backend: SQLite, path: str | os.PathLike[str]) -> int:
     """Copy the store as it is at this moment to a new file; return its size in bytes.
 
     The copy is whole or absent. It is in SQLite's rollback mode, so that it is one file, and can be read where nothing
@@ -29,12 +28,6 @@ def backup(store: SQLMetadataStore, path: str | os.PathLike[str]) -> int:
 
     Source: sqlite.org/backup.html, sqlite.org/wal.html ("Read-Only Databases").
     """
-    backend = store._backend
-    if not isinstance(backend, SQLite):
-        raise StoreError(
-            "a database on a server is backed up by `pg_dump`, or copied to a file: `layerstore --db FILE import URL`",
-            store.path,
-        )
     target = absolute(path)
     if os.path.lexists(target):
         raise StoreOpenError("there is a file already: give a new name, or remove it first", target)

@@ -66,8 +66,6 @@ _value = cast(metadata.c.value, LargeBinary)
 _name = (cast(metadata.c.namespace, Text), cast(metadata.c.key, Text))
 _time = cast(metadata.c.modified_at_ns, Integer)
 _record = (*_name, _value, _time)
-# With names as bytes: what another program wrote need not be UTF-8.
-_raw_record = (cast(metadata.c.namespace, LargeBinary), cast(metadata.c.key, LargeBinary), _value, _time)
 _raw_parameters = ("namespace", "namespace", "key", "key")
 # By a name in bytes, whether it is stored as text or as bytes.
 _raw_here = "namespace IN (?, CAST(? AS TEXT)) AND key IN (?, CAST(? AS TEXT))"
@@ -136,13 +134,7 @@ STATEMENTS: Final[Mapping[str, Statement | dict[str, str]]] = {
     "KEYS": _sql(select(*_name).order_by(*_in_order)),
     "RECORDS": _sql(select(*_record).order_by(*_in_order)),
     "RECORDS_OF": _sql(select(*_record).where(_of_namespace).order_by(metadata.c.key)),
-    "RAW_RECORDS": _sql(select(*_raw_record).order_by(*_in_order)),
-    "RAW_RECORDS_OF": _sql(select(*_raw_record).where(_of_namespace).order_by(metadata.c.key)),
-    # Behind one of the four above, it skips rows.
-    "AFTER": Statement(" LIMIT -1 OFFSET ?", ("rows",)),
-    "ODD_TIMES": Statement(
-        f"SELECT CAST(namespace AS BLOB), CAST(key AS BLOB)\nFROM metadata\nWHERE {_odd_time}",
-    ),
+    "ODD_TIMES": Statement(f"SELECT namespace, key\nFROM metadata\nWHERE {_odd_time}"),
     "MEND_TIME": Statement(
         f"UPDATE metadata SET modified_at_ns = CAST(modified_at_ns AS INTEGER)\nWHERE {_raw_here} AND {_odd_time}",
         _raw_parameters,
@@ -156,7 +148,6 @@ STATEMENTS: Final[Mapping[str, Statement | dict[str, str]]] = {
     ),
     "COUNT_ASSOCIATIONS": _sql(select(func.count()).select_from(v2_metadata)),
     "LAYERS_WITH_ROWS": _sql(select(v2_metadata.c.diff_id).distinct()),
-    "RAW_LAYERS_WITH_ROWS": _sql(select(cast(v2_metadata.c.diff_id, LargeBinary)).distinct()),
     "LAYERS_OF_DIGEST": _sql(
         select(v2_metadata.c.diff_id).distinct().where(v2_metadata.c.digest == bindparam("digest"))
     ),
@@ -169,9 +160,7 @@ STATEMENTS: Final[Mapping[str, Statement | dict[str, str]]] = {
         delete(locations).where(_located, locations.c.source_repository == bindparam("source_repository"))
     ),
     "REMOVE_LOCATIONS": Statement(f"DELETE FROM locations\nWHERE {_raw_blob}", ("digest", "digest")),
-    "BLOBS_WITH_ROWS": Statement(
-        "SELECT CAST(digest AS BLOB) FROM blobs UNION SELECT CAST(digest AS BLOB) FROM locations"
-    ),
+    "BLOBS_WITH_ROWS": Statement("SELECT digest FROM blobs UNION SELECT digest FROM locations"),
     # A blob whose layer no engine has verified is what Docker's mapping says.
     "BLOBS_BY_LAYER": Statement(
         "SELECT replace(ifnull(b.diff_id, CAST(d.value AS TEXT)), ':', '/') AS layer, m.key, CAST(m.value AS BLOB),\n"
@@ -205,7 +194,7 @@ STATEMENTS: Final[Mapping[str, Statement | dict[str, str]]] = {
     ),
     "DROP_QUARANTINED": _sql(delete(quarantine).where(_of_number)),
     "TYPES_IN_QUARANTINE": Statement(
-        "SELECT id, CAST(namespace AS BLOB), CAST(key AS BLOB), CAST(reason AS BLOB),\n"
+        "SELECT id, namespace, key, reason,\n"
         "    typeof(namespace) = 'text' AND typeof(key) = 'text' AND typeof(reason) = 'text'\n"
         "    AND typeof(quarantined_at_ns) = 'integer'\n"
         "FROM quarantine"

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 from layerstore.errors import InvalidInputError, StoreBusyError, StoreClosedError, StoreError
 from layerstore.files import tree
-from layerstore.sql.sqlite.interrupts import let_signals_in
+from layerstore.sql.sqlite.errors import let_signals_in
 from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
 from layerstore.sql.sqlite.place import Identity, Place, changed, identity
 from layerstore.sql.sqlite.queue import Queue

@@ -13,6 +13,7 @@ from _thread import LockType, allocate_lock
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fcntl import fcntl
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from layerstore.errors import InvalidInputError, StoreError
@@ -31,6 +32,8 @@ _REFUSED: Final = (sqlite3.Error, UnicodeError, OverflowError)
 
 Parameters = Sequence[object] | Mapping[str, object]
 """Values for `?` in their order, or for `:name` by their names."""
+
+_any_text: Final = partial(str, encoding="utf-8", errors="surrogateescape")
 
 _NEGLIGIBLE_S: Final = 0.05
 """Seconds of waiting in line that need not be taken off those that SQLite may wait."""
@@ -168,6 +171,15 @@ class Handle:
             self._fail(error)
         finally:
             self._idle.append(cursor)
+
+    @property
+    def decodes_strictly(self) -> bool:
+        """Whether text that is not UTF-8 is an error."""
+        return self.connection.text_factory is str
+
+    def decode(self, *, strictly: bool) -> None:
+        """Read text that is not UTF-8 as an error, or with a lone surrogate for each byte that does not fit."""
+        self.connection.text_factory = str if strictly else _any_text
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement once for each row of parameters."""

@@ -15,7 +15,6 @@ writing it and back.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -23,6 +22,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
 
+from layerstore import blobs
 from layerstore.collection import Incoming, Loaded, Resolve
 from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import Association
@@ -31,8 +31,7 @@ from layerstore.sql.schema import REBUILT, STATISTICS
 from layerstore.sql.sqlite import statements, writing
 from layerstore.sql.sqlite.handles import Handle
 from layerstore.store import SetAside
-
-_log = logging.getLogger("layerstore")
+from layerstore.warnings import inform
 
 _WINDOW = 1000
 """Rows that are read from a temporary table at once."""
@@ -155,7 +154,7 @@ def load(handle: Handle, incoming: Iterable[Incoming], resolve: Resolve) -> dict
             handle.execute(statement)
         try:
             spans = _stage(handle, incoming)
-            _log.info("merging")
+            inform("merging")
             with writing.together(handle):
                 _set_unfit_aside(handle)
                 with _indexes_last(handle, spans):
@@ -217,8 +216,6 @@ def _unordered(handle: Handle, source: int, record: tuple[str, str, bytes, int])
 
 def _unite_blobs(handle: Handle, source: int) -> None:
     """Stage what a source knows of each blob: an engine's memory gives it in several facts."""
-    from layerstore import blobs
-
     found = groupby(handle.stream(_UNSORTED_BLOBS, (source,)), itemgetter(0))
 
     def united(key: str, facts: Iterable[tuple[str, bytes, int]]) -> tuple[str, str, bytes, int]:
@@ -242,8 +239,8 @@ def _stage_derived(handle: Handle, after: int) -> None:
             handle.execute_many(_ADD_DERIVED["v2_metadata"], rows)
             rows = []
     handle.execute_many(_ADD_DERIVED["v2_metadata"], rows)
-    blobs = iter(handle.stream(_STAGED_OF, (after, BLOBS)))
-    while window := list(islice(blobs, _WINDOW)):
+    entries = iter(handle.stream(_STAGED_OF, (after, BLOBS)))
+    while window := list(islice(entries, _WINDOW)):
         _stage_blobs(handle, window)
 
 
@@ -295,7 +292,7 @@ def _indexes_last(handle: Handle, spans: Sequence[_Span]) -> Iterator[None]:
     for name in REBUILT:
         handle.execute(f"DROP INDEX main.{name}")
     yield
-    _log.info("building indexes")
+    inform("building indexes")
     for name in REBUILT:
         handle.execute(statements.INDEXES[name])
     handle.execute_many(

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from layerstore.errors import LayerstoreError, QueryError, QueryStoppedError, StoreError
-from layerstore.sql.query.answer import Answer, Parameters, Value
+from layerstore.sql.backend import Answer, Parameters, Value
 from layerstore.sql.sqlite import confined
 from layerstore.sql.sqlite.confined import GRACE_S, MEMORY_BYTES, TEMPORARY_BYTES, VALUE_BYTES
 from layerstore.sql.sqlite.errors import error_of

@@ -95,21 +95,8 @@ SELECT CAST(metadata.namespace AS TEXT) AS namespace, CAST(metadata."key" AS TEX
 FROM metadata
 WHERE metadata.namespace = ? ORDER BY metadata."key\""""
 
-RAW_RECORDS: Final = """\
-SELECT CAST(metadata.namespace AS BLOB) AS namespace, CAST(metadata."key" AS BLOB) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns
-FROM metadata ORDER BY metadata.namespace, metadata."key\""""
-
-# Parameters: namespace.
-RAW_RECORDS_OF: Final = """\
-SELECT CAST(metadata.namespace AS BLOB) AS namespace, CAST(metadata."key" AS BLOB) AS "key", CAST(metadata.value AS BLOB) AS value, CAST(metadata.modified_at_ns AS INTEGER) AS modified_at_ns
-FROM metadata
-WHERE metadata.namespace = ? ORDER BY metadata."key\""""
-
-# Parameters: rows.
-AFTER: Final = " LIMIT -1 OFFSET ?"
-
 ODD_TIMES: Final = """\
-SELECT CAST(namespace AS BLOB), CAST(key AS BLOB)
+SELECT namespace, key
 FROM metadata
 WHERE typeof(modified_at_ns) <> 'integer'"""
 
@@ -146,10 +133,6 @@ FROM v2_metadata"""
 
 LAYERS_WITH_ROWS: Final = """\
 SELECT DISTINCT v2_metadata.diff_id
-FROM v2_metadata"""
-
-RAW_LAYERS_WITH_ROWS: Final = """\
-SELECT DISTINCT CAST(v2_metadata.diff_id AS BLOB) AS diff_id
 FROM v2_metadata"""
 
 # Parameters: digest.
@@ -191,8 +174,7 @@ REMOVE_LOCATIONS: Final = """\
 DELETE FROM locations
 WHERE digest IN (?, CAST(? AS TEXT))"""
 
-BLOBS_WITH_ROWS: Final = """\
-SELECT CAST(digest AS BLOB) FROM blobs UNION SELECT CAST(digest AS BLOB) FROM locations"""
+BLOBS_WITH_ROWS: Final = "SELECT digest FROM blobs UNION SELECT digest FROM locations"
 
 BLOBS_BY_LAYER: Final = """\
 SELECT replace(ifnull(b.diff_id, CAST(d.value AS TEXT)), ':', '/') AS layer, m.key, CAST(m.value AS BLOB),
@@ -233,7 +215,7 @@ WHERE quarantine.namespace = ? AND quarantine."key" = ? AND quarantine.value = ?
 DROP_QUARANTINED: Final = "DELETE FROM quarantine WHERE quarantine.id = ?"
 
 TYPES_IN_QUARANTINE: Final = """\
-SELECT id, CAST(namespace AS BLOB), CAST(key AS BLOB), CAST(reason AS BLOB),
+SELECT id, namespace, key, reason,
     typeof(namespace) = 'text' AND typeof(key) = 'text' AND typeof(reason) = 'text'
     AND typeof(quarantined_at_ns) = 'integer'
 FROM quarantine"""

@@ -149,15 +149,11 @@ def _derive(
     digest = key_digest(key) if entries is None else key.replace("/", ":", 1)
     if digest is None:
         return
-    # It reads JSON, which whoever writes something else need not wait for. Its names are imported, and not the module,
-    # for which Python would look each time.
-    if namespace == BLOBS:
-        from layerstore.sql.derived import blob
+    from layerstore.sql.derived import blob, difference, listed  # it reads JSON
 
+    if namespace == BLOBS:
         _derive_blob(handle, digest, *blob(key, value))
         return
-    from layerstore.sql.derived import difference, listed
-
     there: list[Any] = handle.execute(statements.ASSOCIATIONS, (digest,))
     stale, new = difference(there, listed(value) if entries is None else entries)
     for position in stale:

@@ -17,7 +17,6 @@ from layerstore.cli import command
 from layerstore.records import encode_list
 from layerstore.sql.sqlite import file
 from layerstore.sql.sqlite import log as wal
-from layerstore.sql.sqlite.backup import backup
 from tests.conftest import assert_sound, database_rows
 from tests.migrations import next_revision
 from tests.robustness.concurrency.workers import in_threads
@@ -282,7 +281,7 @@ def revision(home: Path) -> Content:
 def back_up(home: Path, acknowledge: Acknowledge) -> None:
     with SQLMetadataStore(home / "layers.db") as store:
         if not os.path.lexists(home / "copy.db"):
-            backup(store, home / "copy.db")
+            store.backup(home / "copy.db")
         acknowledge(1)
 
 

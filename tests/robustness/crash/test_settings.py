@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore, V2MetadataService, import_directory, verify
-from layerstore.sql.sqlite.backup import backup
 from tests.conftest import sqlite_of
 from tests.migrations import next_revision
 from tests.robustness.concurrency.workers import in_threads
@@ -81,7 +80,7 @@ def use_every_way(pipe: Any, home: Path, durability: Any) -> None:
             assert in_threads([lambda: found.update({"a thread": ask_in_a_thread(store, ask)})]) == []
             import_directory(store, home / "distribution")
             verify(store, repair=True)
-            backup(store, home / "copy.db")
+            store.backup(home / "copy.db")
             found["afterwards"] = ask("afterwards")
         next_revision.install(home / "100% next" / "migrations")
         with SQLMetadataStore(path, durability=durability) as store:

@@ -22,7 +22,6 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql.sqlite.backup import backup
 from tests.conftest import sqlite_of
 from tests.support.strategies import sha256
 
@@ -52,7 +51,7 @@ READS: Mapping[str, Operation] = {
 }
 COPIES: Mapping[str, Operation] = {
     "export": lambda store, folder: export_directory(store, folder / "out").written,
-    "backup": lambda store, folder: backup(store, folder / "copy.db"),
+    "backup": lambda store, folder: store.backup(folder / "copy.db"),
 }
 WRITES: Mapping[str, Operation] = {
     "set": lambda store, _: store.set("n", "new", LARGE),

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.sqlite import interrupts
+from layerstore.sql.sqlite import errors
 from layerstore.sql.sqlite.snapshot import Snapshot
 from tests.conftest import OpenSQL, sqlite_of
 from tests.support.command import ROOT
@@ -78,7 +78,7 @@ def test_what_the_handler_raises_ends_a_statement_without_end(
         with pytest.raises(RungError):
             work(sql_file)
         assert [key for _, key, _ in sql_file.entries()] == ["k"]
-    assert interrupts._raised == []
+    assert errors._raised == []
 
 
 def test_a_handler_that_raises_nothing_ends_nothing(open_sql: OpenSQL):

@@ -22,7 +22,6 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.sql.sqlite.backup import backup
 from tests.conftest import transact
 from tests.robustness.faults.conftest import held
 from tests.support.counting import Counted
@@ -114,7 +113,7 @@ WHOLE: dict[str, Callable[[SQLMetadataStore, Path], object]] = {
     "export": export_directory,
     "verify": lambda store, _: verify(store),
     "repair": lambda store, _: verify(store, repair=True),
-    "backup": backup,
+    "backup": SQLMetadataStore.backup,
 }
 
 

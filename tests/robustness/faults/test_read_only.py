@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.sqlite.backup import backup
 from tests.robustness.faults.conftest import NOBODY, child, emptied, held, mounted, needs_root, remounted
 from tests.robustness.faults.operations import ALL, WRITES, fill, run_all
 from tests.support.counting import Counted
@@ -47,7 +46,7 @@ def test_a_copy_without_a_log_on_a_read_only_file_system_is_read(tmp_path: Path,
     with mounted(place, 4 << 20):
         fill(tmp_path / "layers.db")
         with SQLMetadataStore(tmp_path / "layers.db") as store:
-            backup(store, place / "copy.db")
+            store.backup(place / "copy.db")
         remounted(place, "ro")
         found = run_all(place / "copy.db", folder, ALL, read_only=read_only)
         if read_only:

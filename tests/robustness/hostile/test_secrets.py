@@ -27,7 +27,6 @@ from layerstore import (
     mount_candidates,
     verify,
 )
-from layerstore.sql.sqlite.backup import backup
 from layerstore.transfer.exporting import export_tar
 from tests.support.command import Run, database, run
 from tests.support.counting import Counted
@@ -144,7 +143,7 @@ def test_no_file_report_output_or_log_has_a_secret(
         said += map(repr, existence_candidates(known, REPOSITORY, hmac_key=KEY))
         said += [repr(v2), repr(store), repr(known), repr(store.engine)]
         said += [repr(verify(store)), repr(export_directory(store, tmp_path / "distribution"))]
-        backup(store, tmp_path / "copy.db")
+        store.backup(tmp_path / "copy.db")
         with open(tmp_path / "given.tar", "wb") as file:
             export_tar(store, file)
         said.append(repr(diff(store, tmp_path / "distribution")))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
-from layerstore.sql.query.answer import Parameters
-from layerstore.sql.query.query import query as ask
+from layerstore.sql.backend import Parameters
+from layerstore.sql.query import query as ask
 from tests.conftest import assert_sound
 from tests.support.strategies import sha256
 

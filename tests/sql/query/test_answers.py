@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from layerstore import QueryError, QueryStoppedError, StoreError
-from layerstore.sql.query.answer import Parameters
-from layerstore.sql.query.parameters import given
-from layerstore.sql.query.query import query as ask
+from layerstore.sql.backend import Parameters
+from layerstore.sql.query import given
+from layerstore.sql.query import query as ask
 from layerstore.sql.sqlite.confined import GRACE_S, VALUE_BYTES
 from layerstore.sql.sqlite.sandbox import Sandbox
 from tests.sql.query.conftest import Rows
@@ -279,7 +279,7 @@ def test_temporary_files_are_limited(answering: Path, tmp_path: Path, monkeypatc
     """By the same error as where there is no room for them."""
     monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
     asked = (
-        "from layerstore.sql.query.query import query as ask\n"
+        "from layerstore.sql.query import query as ask\n"
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))\n"
         "with ask(sys.argv[1], sys.argv[2]) as answer: print(next(answer.rows))"

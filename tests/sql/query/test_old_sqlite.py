@@ -17,7 +17,7 @@ import pytest
 from layerstore import SQLMetadataStore
 from layerstore.blobs import BlobRecord, encode
 from layerstore.keys import BLOBS
-from layerstore.sql.query.questions import QUESTIONS
+from layerstore.sql.questions import QUESTIONS
 from tests.conftest import sqlite_of
 from tests.docs.sql import ANSWERS, LOOKUPS, ROOT, asked_for, fixture_database
 from tests.support.strategies import sha256

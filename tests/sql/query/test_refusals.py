@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import QueryError, StoreError
-from layerstore.sql.query.query import query as ask
+from layerstore.sql.query import query as ask
 from layerstore.sql.sqlite.confined import confine
 from tests.sql.query.conftest import Rows, fingerprint
 

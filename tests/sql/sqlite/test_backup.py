@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreClosedError, StoreError, StoreOpenError, verify
-from layerstore.sql.sqlite.backup import backup
 from tests.conftest import sqlite_of
 from tests.support.command import BAD, DONE, ROOT, Run, assert_one_line_error
 from tests.support.daemons import pragma
@@ -35,7 +34,7 @@ def assert_whole(path: Path) -> None:
 
 def test_the_copy_has_everything(golden_store: SQLMetadataStore, folder: Path):
     """Entries with their times, derived rows and the quarantine, though all of it is in the write-ahead log yet."""
-    size = backup(golden_store, folder / "copy.db")
+    size = golden_store.backup(folder / "copy.db")
 
     assert size == (folder / "copy.db").stat().st_size > 0
     assert_whole(folder / "copy.db")
@@ -84,7 +83,7 @@ def test_the_copy_is_of_one_moment_while_two_processes_write(writers: str, folde
     for number in range(5):
         path = folder / "copy.db"
         with SQLMetadataStore(writers, read_only=number % 2 == 0) as store:
-            backup(store, path)
+            store.backup(path)
         assert_whole(path)
         with SQLMetadataStore(path, read_only=True) as copy:
             counts.append(len(rows_of(copy)))
@@ -115,7 +114,7 @@ def test_the_command_says_the_same_as_json_and_nothing_when_quiet(
 def test_the_copy_is_0600_whatever_the_umask(golden_store: SQLMetadataStore, folder: Path):
     before = os.umask(0)
     try:
-        backup(golden_store, folder / "copy.db")
+        golden_store.backup(folder / "copy.db")
     finally:
         os.umask(before)
 
@@ -136,7 +135,7 @@ def test_what_has_the_name_already_is_not_touched(there: str, golden_store: SQLM
     before = (sorted(os.listdir(target.parent)), target.read_bytes() if target.is_file() else None)
 
     with pytest.raises(StoreOpenError, match="already") as raised:
-        backup(golden_store, target)
+        golden_store.backup(target)
     done = run("--db", golden_store.path, "backup", target)
 
     assert raised.value.path == str(target)
@@ -157,7 +156,7 @@ def test_who_takes_the_name_meanwhile_keeps_it(
 
     monkeypatch.setattr(golden_store._backend, "copy_to", copy)
     with pytest.raises(StoreError, match=str(target)):
-        backup(golden_store, target)
+        golden_store.backup(target)
     assert target.read_bytes() == b"precious"
     assert os.listdir(folder) == ["copy.db"]
 
@@ -169,7 +168,7 @@ def test_a_place_where_no_file_can_be_is_an_error_that_names_it(
     (folder / "file").write_bytes(b"")
 
     with pytest.raises(StoreOpenError, match=str(folder / where)):
-        backup(golden_store, folder / where)
+        golden_store.backup(folder / where)
     done = run("--db", golden_store.path, "backup", folder / where)
 
     assert done.code == BAD
@@ -180,11 +179,10 @@ def test_a_place_where_no_file_can_be_is_an_error_that_names_it(
 _LIMITED = """
 import resource, sys
 from layerstore import SQLMetadataStore, StoreError
-from layerstore.sql.sqlite.backup import backup
 with SQLMetadataStore(sys.argv[1], read_only=True) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
     try:
-        backup(store, sys.argv[2])
+        store.backup(sys.argv[2])
     except StoreError as error:
         print(type(error).__name__, error)
 """
@@ -203,7 +201,7 @@ def test_a_closed_store_is_an_error_that_leaves_nothing(golden_store: SQLMetadat
     golden_store.close()
 
     with pytest.raises(StoreClosedError):
-        backup(golden_store, folder / "copy.db")
+        golden_store.backup(folder / "copy.db")
     assert os.listdir(folder) == []
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, verify
-from layerstore.sql.sqlite.backup import backup
 from tests.support.command import ROOT
 from tests.support.daemons import pragma
 from tests.support.entries import GOLDEN_FILES, run_python, whole
@@ -20,19 +19,17 @@ from tests.support.entries import GOLDEN_FILES, run_python, whole
 _IN_MEMORY = """
 import sys
 from layerstore import SQLMetadataStore
-from layerstore.sql.sqlite.backup import backup
 with SQLMetadataStore(":memory:") as store:
     store.set("n", "k", b"v")
-    backup(store, sys.argv[1])
+    store.backup(sys.argv[1])
 """
 _IN_A_TRANSACTION = """
 import sys
 from layerstore import SQLMetadataStore
-from layerstore.sql.sqlite.backup import backup
 with SQLMetadataStore(sys.argv[1] + ".source") as store:
     store.set("n", "k", b"v")
     with store.transaction():
-        backup(store, sys.argv[1])
+        store.backup(sys.argv[1])
 """
 
 
@@ -74,7 +71,7 @@ def test_another_user_reads_it_where_nothing_can_be_written(golden_store: SQLMet
     """When given the right; until then not. As on read-only media, SQLite finds no place for a log there."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "copy.db"
-        backup(golden_store, path)
+        golden_store.backup(path)
         path.parent.chmod(0o555)
 
         refused = run_python(_AS_NOBODY, path)
@@ -88,7 +85,7 @@ def test_another_user_reads_it_where_nothing_can_be_written(golden_store: SQLMet
 
 def test_it_is_restored_by_copying_it(golden_store: SQLMetadataStore, folder: Path, tmp_path: Path):
     """The copy of the copy is a store as any other: it is written to, and the backup stays as it is."""
-    backup(golden_store, folder / "copy.db")
+    golden_store.backup(folder / "copy.db")
     kept = (folder / "copy.db").read_bytes()
     shutil.copy(folder / "copy.db", tmp_path / "restored.db")
 

@@ -10,7 +10,6 @@ import pytest
 
 from layerstore import SQLMetadataStore, StoreError, StoreOpenError
 from layerstore.files import system
-from layerstore.sql.sqlite.backup import backup
 from tests.sql.sqlite.test_backup import assert_whole
 from tests.support.entries import whole
 
@@ -29,7 +28,7 @@ def test_the_copy_has_everything(
     golden_store: SQLMetadataStore, folder: Path, code: str, monkeypatch: pytest.MonkeyPatch
 ):
     fail_with(getattr(errno, code), monkeypatch)
-    backup(golden_store, folder / "copy.db")
+    golden_store.backup(folder / "copy.db")
 
     assert_whole(folder / "copy.db")
     assert (folder / "copy.db").stat().st_nlink == 1
@@ -42,7 +41,7 @@ def test_who_takes_the_name_meanwhile_keeps_it(
 ):
     fail_with(errno.EINVAL, monkeypatch, taken=b"another's")
     with pytest.raises(StoreError, match="another process has made a file of this name"):
-        backup(golden_store, folder / "copy.db")
+        golden_store.backup(folder / "copy.db")
 
     assert (folder / "copy.db").read_bytes() == b"another's"
     assert os.listdir(folder) == ["copy.db"]
@@ -57,7 +56,7 @@ def test_a_rename_that_fails_leaves_no_claim(
     fail_with(errno.EINVAL, monkeypatch)
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(StoreOpenError, match="Input/output error"):
-        backup(golden_store, folder / "copy.db")
+        golden_store.backup(folder / "copy.db")
 
     assert os.listdir(folder) == []
 
@@ -67,6 +66,6 @@ def test_another_failure_is_no_reason_to_try_the_other_way(
 ):
     fail_with(errno.ENOSPC, monkeypatch)
     with pytest.raises(StoreOpenError, match="No space left"):
-        backup(golden_store, folder / "copy.db")
+        golden_store.backup(folder / "copy.db")
 
     assert os.listdir(folder) == []

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, import_directory
-from layerstore.sql.sqlite.backup import backup
 from layerstore.transfer.exporting import export_tar, new_file
 from tests.conftest import OpenSQL
 from tests.support.command import GOLDEN, Run, database, run, run_process
@@ -42,7 +41,7 @@ def test_what_we_make_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path, 
     folder = tmp_path / "a" / "b"
     store = open_sql(folder / "layers.db")
     import_directory(store, GOLDEN)
-    backup(store, folder / "copy.db")
+    store.backup(folder / "copy.db")
     with new_file(str(folder / "new.tar")) as file:
         counted("access")
         assert [mode(path) for path in folder.glob("new.tar.tmp-*")] == [0o600]
@@ -222,7 +221,7 @@ def test_what_belongs_to_root_is_not_warned_of(sql_file: SQLMetadataStore):
     """As for `ssh`: root may change everything anyway. A folder of its own, as that of the test is closed to others."""
     sql_file.set("n", "k", b"value")
     with tempfile.TemporaryDirectory() as folder:
-        backup(sql_file, f"{folder}/layers.db")
+        sql_file.backup(f"{folder}/layers.db")
         os.chmod(folder, 0o755)
         os.chmod(f"{folder}/layers.db", 0o644)
         done = subprocess.run(

@@ -23,7 +23,7 @@ from layerstore import (
 )
 from layerstore.sql.schema import APPLICATION_ID, creation
 from layerstore.sql.sqlite import opening, recognition
-from layerstore.sql.sqlite.objects import OBJECTS, Ours
+from layerstore.sql.sqlite.recognition import OBJECTS, Ours
 from layerstore.sql.tables import schema
 from layerstore.transfer.recovering import recover
 from tests.conftest import OpenSQL, sqlite_of

@@ -20,7 +20,6 @@ from layerstore import (
     export_directory,
     import_directory,
 )
-from layerstore.sql.sqlite.backup import backup
 from tests.support.archives import plain_rows
 from tests.support.command import GOLDEN, GOLDEN_FILES, Run
 from tests.support.entries import AT, LISTS, MAPPINGS, layer_key, rows_of, sources_of, whole, write_file
@@ -136,7 +135,7 @@ def test_one_moment_of_a_database_is_taken_while_a_writer_goes_on(sql_file: SQLM
 
 def test_a_backup_is_read_and_not_changed(sql_file: SQLMetadataStore, tmp_path: Path):
     with SQLMetadataStore(fill_database(tmp_path / "other.db", "k", b"v")) as other:
-        backup(other, tmp_path / "backup.db")
+        other.backup(tmp_path / "backup.db")
     before = (tmp_path / "backup.db").read_bytes()
 
     assert import_directory(sql_file, tmp_path / "backup.db").added == 1

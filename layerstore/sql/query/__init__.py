@@ -1,1 +1,0 @@
-"""SQL of one's own, and queries that have a name."""
