@@ -194,7 +194,7 @@ class Unpacked(DatabaseCollection):
     """A temporary database that stands for a source, and what the source has that is no entry."""
 
     def __init__(self, store: SQLMetadataStore, source: str, odd: list[Odd]) -> None:
-        super().__init__(store)
+        super().__init__(store, store._backend)
         self.name, self.odd = source, odd
 
     def refuse_change(self) -> None:
