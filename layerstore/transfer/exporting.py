@@ -19,7 +19,7 @@ from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import tree
-from layerstore.formats import containerd_live, containers_sqlite
+from layerstore.formats import containerd_live, containers
 from layerstore.keys import KNOWN_NAMESPACES, V1_IDS
 from layerstore.paths import absolute
 from layerstore.reports import Report, Skipped, of_rest, of_skipped
@@ -196,7 +196,7 @@ def export_layers(
     with opened(store) as source, indexed(source) as (view, _):
         known = _counting(facts(view, assume_gzip=assume_gzip), progress)
         if kind == "cache":
-            written = containers_sqlite.write(path, known, dry_run=dry_run)
+            written = containers.write(path, known, dry_run=dry_run)
         else:
             socket = containerd_live.Socket.parse(path)
             written = containerd_live.write(socket, known, images=images, target=to, dry_run=dry_run)
@@ -225,14 +225,14 @@ def _kind(target: Place) -> Literal["containerd", "store", "cache", "directory"]
         return "store"
     path = absolute(target)
     if not os.path.lexists(path):
-        return "cache" if os.path.basename(path) == containers_sqlite.NAME else "directory"
+        return "cache" if os.path.basename(path) == containers.NAME else "directory"
     if os.path.isdir(path):
-        if os.path.isfile(os.path.join(path, containers_sqlite.NAME)):
-            raise TransferError(f"it is the folder of a cache: give {os.path.join(path, containers_sqlite.NAME)}", path)
+        if os.path.isfile(os.path.join(path, containers.NAME)):
+            raise TransferError(f"it is the folder of a cache: give {os.path.join(path, containers.NAME)}", path)
         return "directory"
     if os.path.isfile(path) and (os.path.getsize(path) == 0 or not is_database(path)):
         raise TransferError("a file that is no cache and no database: give a directory, or --tar for an archive", path)
-    return "cache" if not os.path.exists(path) or containers_sqlite.is_cache(path) else "store"
+    return "cache" if not os.path.exists(path) or containers.is_cache(path) else "store"
 
 
 @contextmanager

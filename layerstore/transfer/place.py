@@ -32,7 +32,7 @@ from layerstore.docker.dataroot import distributions, has_namespaces
 from layerstore.errors import InvalidInputError, LayerstoreError, TransferError
 from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
-from layerstore.formats import containerd_live, tar
+from layerstore.formats import containerd_live, tar_members
 from layerstore.formats.facts import UNCERTAIN, uncertain
 from layerstore.keys import BLOBS, KNOWN_NAMESPACES, Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
@@ -302,7 +302,7 @@ class Unpacked(DatabaseCollection):
     """A temporary database that stands for a source, and what the source has that is no entry."""
 
     def __init__(self, store: SQLMetadataStore, source: str, odd: list[Odd]) -> None:
-        super().__init__(store)
+        super().__init__(store, store._backend)
         self.name, self.odd = source, odd
 
     def refuse_change(self) -> None:
@@ -387,7 +387,7 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
     if memories:
         return [*directories, *memories], True
     # An empty one of this name is a fresh host's.
-    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar.ROOT
+    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar_members.ROOT
     there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != _NEW_FILE_SYSTEM]
     if not (is_known or (force if there else allow_empty)):
         raise TransferError(_looks_like(path, there), path)

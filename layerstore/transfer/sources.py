@@ -16,7 +16,7 @@ from typing import IO, Final
 from layerstore.collection import Collection, Odd
 from layerstore.errors import TransferError
 from layerstore.files import tree
-from layerstore.formats import bbolt, containerd, containerd_live, containers, containers_sqlite, tar
+from layerstore.formats import bbolt, containerd, containerd_live, containers, tar
 from layerstore.formats.facts import Facts, as_entry, uncertain
 from layerstore.keys import Record
 from layerstore.sql.store import SQLMetadataStore
@@ -150,7 +150,7 @@ def memory_of_file(path: str, *, is_database: bool) -> Stream | None:
     except OSError as error:
         raise TransferError(tree.why_unreadable(error), path) from error
     if bbolt.is_bbolt(head):
-        return memory(path, lambda: _read_bolt(path))
+        return memory(path, lambda: _read_bolt(os.path.realpath(path)))
     if containers.begins_layers(head):
         return memory(path, lambda: containers.read_layers(path))
     return None
@@ -171,12 +171,12 @@ def memories_in(path: str) -> list[Stream]:
     found = [
         memory(file.path, partial(containerd.read, file), socket=file.socket) for file in containerd.files_below(path)
     ]
-    if containers_sqlite.NAME in names:
-        cache = os.path.join(path, containers_sqlite.NAME)
+    if containers.NAME in names:
+        cache = os.path.join(path, containers.NAME)
         found.append(memory(cache, partial(containers.read_sqlite, cache)))
     if containers.BOLT_NAME in names:
         cache = os.path.join(path, containers.BOLT_NAME)
-        found.append(memory(cache, partial(containers.read_bolt, path, containers.BOLT_NAME)))
+        found.append(memory(cache, partial(_read_bolt, path, containers.BOLT_NAME)))
     below: list[tuple[str, ...]] = [(name, containers.LAYERS_NAME) for name in names if name.endswith(_STORAGE_FOLDER)]
     below += [(name,) for name in names if name == containers.LAYERS_NAME and path.endswith(_STORAGE_FOLDER)]
     for way in below:
@@ -188,15 +188,14 @@ def memories_in(path: str) -> list[Stream]:
 
 def _is_cache(path: str) -> bool:
     try:
-        return containers_sqlite.is_cache(path)
+        return containers.is_cache(path)
     except TransferError:
         return False  # opening it as a store says what is wrong with it
 
 
-def _read_bolt(path: str) -> Facts:
-    """Read a bbolt file of which only the content says whose it is."""
-    real = os.path.realpath(path)
-    file = bbolt.read(real, wait_s=_LOCK_WAIT_S)
-    if file.root.below(b"v1") is None:
-        return containers.read_file(file)
-    return containerd.read(containerd.file_at(real))
+def _read_bolt(base: str, *below: str) -> Facts:
+    """Read a bbolt file of which only the content says whose it is, found as by `bbolt.read`."""
+    file = bbolt.read(base, *below, wait_s=_LOCK_WAIT_S)
+    if b"v1" in dict(file.root.buckets()):
+        return containerd.read(containerd.file_at(file.name))
+    return containers.read_bolt(file)
