@@ -279,6 +279,15 @@ def test_an_empty_memory_is_an_error_unless_it_is_meant(tmp_path: Path, sql_file
     assert import_directory(sql_file, path, allow_empty=True).read == 0
 
 
+def test_a_containerd_without_content_is_an_error_unless_it_is_meant(tmp_path: Path, sql_file: SQLMetadataStore):
+    asked = f"containerd:{tmp_path}/s?namespace=moby"
+    with listening(tmp_path / "s", answering(Containerd({}, {}).handle)):
+        with pytest.raises(TransferError, match="there is no entry in it"):
+            import_directory(sql_file, asked)
+
+        assert import_directory(sql_file, asked, allow_empty=True).read == 0
+
+
 def test_damage_is_found_before_a_database_is_made(tmp_path: Path, run: Run, database: Path):
     whole = bolt.build(namespaces(moby=(1, "a/b")))
     path = tmp_path / "meta.db"
