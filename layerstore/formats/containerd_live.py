@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import parse_qsl
 
@@ -80,7 +80,7 @@ def read(socket: Socket) -> Facts:
         TransferError: no daemon answers, the answer cannot be read, a namespace is not there, or the package `h2` is
             missing.
     """
-    with Channel(socket.path) as channel:
+    with closing(Channel(socket.path)) as channel:
         for namespace in _namespaces(channel, socket):
             service = _Namespace(channel, namespace)
             yield from containerd.facts(namespace, service.images(), service.blobs(), service.head)
@@ -116,7 +116,7 @@ def write(
     if len(socket.namespaces) != 1:
         raise InvalidInputError(f"give one namespace to write into, such as {SCHEME}{socket.path}?namespace=moby")
     written = Written()
-    with Channel(socket.path) as channel:
+    with closing(Channel(socket.path)) as channel:
         [namespace] = _namespaces(channel, socket)
         service = _Namespace(channel, namespace)
         blobs = {blob.digest: blob for blob in service.blobs()}

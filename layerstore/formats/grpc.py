@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from layerstore.errors import TransferError
@@ -61,13 +59,12 @@ class Channel:
 
     Args:
         path: of the socket.
-        timeout_s: how long the daemon may be silent, in seconds.
 
     Raises:
         TransferError: no daemon answers there, or the package `h2` is missing.
     """
 
-    def __init__(self, path: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         try:
             from h2.config import H2Configuration
@@ -77,7 +74,7 @@ class Channel:
             raise TransferError(what, path) from error
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(timeout_s)
+        self._socket.settimeout(TIMEOUT_S)
         try:
             self._socket.connect(path)
             self._http.initiate_connection()
@@ -91,14 +88,6 @@ class Channel:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; what is under way breaks off."""
@@ -135,9 +124,11 @@ class Channel:
             while not answer.ended:
                 if time.monotonic() > until:
                     raise TimeoutError
-                for event in self._receive():
-                    if getattr(event, "stream_id", None) in (number, None, 0):
-                        answer.take(event)
+                data = self._socket.recv(_READ)
+                if not data:
+                    raise TransferError("the daemon closed the connection: try again", self.path)
+                for event in self._http.receive_data(data):
+                    answer.take(event)
                     if getattr(event, "flow_controlled_length", 0):
                         self._http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)  # type: ignore[attr-defined]
                 self._send()
@@ -165,25 +156,19 @@ class Channel:
     def _send(self) -> None:
         self._socket.sendall(self._http.data_to_send())
 
-    def _receive(self) -> list[Event]:
-        data = self._socket.recv(_READ)
-        if not data:
-            raise TransferError("the daemon closed the connection: try again", self.path)
-        return self._http.receive_data(data)
-
 
 class _Answer:
-    """What has come of an answer."""
+    """What has come of an answer. There is one call at a time, so whatever comes is of this one."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._waiting = bytearray()
-        self._whole: deque[bytes] = deque()
         self._count = self._bytes = 0
         self._headers: dict[str, str] = {}
         self.ended = False
 
     def take(self, event: Event) -> None:
+        """Note one thing that came."""
         from h2 import events
 
         if isinstance(event, events.ResponseReceived | events.TrailersReceived):
@@ -195,16 +180,24 @@ class _Answer:
             self._bytes += len(event.data or b"")
             if self._bytes > MAX_BYTES:
                 raise self._channel.broken(f"it is over {MAX_BYTES >> 20} MiB")
-            self._split()
         elif isinstance(event, events.StreamReset | events.ConnectionTerminated):
             raise self._channel.broken("it was broken off")
         elif isinstance(event, events.StreamEnded):
             self.ended = True
 
     def messages(self) -> Iterator[bytes]:
-        """Yield, once, the messages that are whole."""
-        while self._whole:
-            yield self._whole.popleft()
+        """Yield, once, the messages that are complete."""
+        while len(self._waiting) >= _PREFIX:
+            end = _PREFIX + int.from_bytes(self._waiting[1:_PREFIX], "big")
+            if self._waiting[0] or end - _PREFIX > MAX_MESSAGE or self._count >= MAX_MESSAGES:
+                raise self._channel.broken(
+                    f"a message that is compressed, over {MAX_MESSAGE >> 20} MiB, or one too many"
+                )
+            if len(self._waiting) < end:
+                return
+            self._count += 1
+            yield bytes(self._waiting[_PREFIX:end])
+            del self._waiting[:end]
 
     def check(self) -> None:
         """Raise if the call failed, or its last message is cut off."""
@@ -215,19 +208,6 @@ class _Answer:
             raise CallError(int(status), unquote(self._headers.get("grpc-message", ""))[:1000])
         if self._waiting:
             raise self._channel.broken("its last message is cut off")
-
-    def _split(self) -> None:
-        while len(self._waiting) >= _PREFIX:
-            size = int.from_bytes(self._waiting[1:_PREFIX], "big")
-            if self._waiting[0] or size > MAX_MESSAGE or self._count >= MAX_MESSAGES:
-                raise self._channel.broken(
-                    f"a message that is compressed, over {MAX_MESSAGE >> 20} MiB, or one too many"
-                )
-            if len(self._waiting) < _PREFIX + size:
-                return
-            self._whole.append(bytes(self._waiting[_PREFIX : _PREFIX + size]))
-            del self._waiting[: _PREFIX + size]
-            self._count += 1
 
 
 # Messages
