@@ -187,8 +187,7 @@ def _hmac_key(repository: str, config: str | None) -> bytes | None:
 
 def _of_engine(store: SQLMetadataStore, diff_id: str, repository: str, engine: str, *, as_json: bool) -> int:
     """Say what another engine than Docker would ask."""
-    from layerstore.push.engines import engine_candidates, unused
-    from layerstore.push.layers import known_layers
+    from layerstore.push.layers import engine_candidates, known_layers, unused
     from layerstore.repository import canonical_repository
 
     known = known_layers(store, [diff_id])[diff_id]
