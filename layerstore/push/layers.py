@@ -264,39 +264,33 @@ def candidates_of(
     newest_first = list(dict.fromkeys(reversed(entries)))
     ages = {entry: len(entries) - at for at, entry in enumerate(entries)}
 
-    def step(action: str, entry: V2Metadata) -> Step:
-        return Step(action, *_place(entry), _why_here(entry, ages[entry], target, hmac_key))
-
     steps = [
-        *(step(CHECK, entry) for entry in first),
-        *(step(MOUNT, entry) for entry in mounts),
-        *(step(CHECK, entry) for entry in last),
+        Step(action, one.digest, one.source_repository, _why_here(one, ages[one], target, hmac_key))
+        for action, asked in ((CHECK, first), (MOUNT, mounts), (CHECK, last))
+        for one in asked
     ]
-    checks = [*first, *last]
-    digests = {entry.digest for entry in checks}
-    left_out = [
-        *(
-            LeftOut(MOUNT, *_place(one), _why_no_mount(one, target, attempts))
-            for one in newest_first
-            if one not in mounts
-        ),
-        *(
-            LeftOut(CHECK, *_place(one), _why_no_check(one, target, digests, attempts))
-            for one in newest_first
-            if one not in checks
-        ),
+    no_mounts = [
+        LeftOut(MOUNT, one.digest, one.source_repository, _why_no_mount(one, target, attempts))
+        for one in newest_first
+        if one not in mounts
+    ]
+    checked = {entry.digest for entry in (*first, *last)}
+    no_checks = [
+        LeftOut(CHECK, one.digest, one.source_repository, _why_no_check(one, target, attempts, checked))
+        for one in newest_first
+        if one not in first and one not in last
     ]
     return LayerCandidates(
-        known.diff_id,
-        target.name,
-        size,
-        attempts,
-        tuple(first),
-        tuple(mounts),
-        tuple(last),
-        tuple(map(V2Metadata, known.unlisted)),
-        tuple(steps),
-        tuple(left_out),
+        diff_id=known.diff_id,
+        target_repository=target.name,
+        size=size,
+        attempts=attempts,
+        first_checks=tuple(first),
+        mounts=tuple(mounts),
+        last_checks=tuple(last),
+        unlisted=tuple(map(V2Metadata, known.unlisted)),
+        steps=tuple(steps),
+        left_out=(*no_mounts, *no_checks),
     )
 
 
@@ -311,10 +305,6 @@ def document(found: LayerCandidates) -> dict[str, Any]:
         "left_out": [asdict(one) for one in found.left_out],
         "unlisted": [entry.digest for entry in found.unlisted],
     }
-
-
-def _place(entry: V2Metadata) -> tuple[str, str]:
-    return entry.digest, entry.source_repository
 
 
 def _why_here(entry: V2Metadata, age: int, target: Repository, hmac_key: bytes | None) -> str:
@@ -341,7 +331,7 @@ def _why_no_mount(entry: V2Metadata, target: Repository, attempts: PushAttempts)
     return f"beyond the limit of {counted(attempts.mounts, 'mount')} for its size"
 
 
-def _why_no_check(entry: V2Metadata, target: Repository, checked: set[str], attempts: PushAttempts) -> str:
+def _why_no_check(entry: V2Metadata, target: Repository, attempts: PushAttempts, checked: set[str]) -> str:
     if entry.digest in checked:
         return "its digest is checked already, for a better association"
     if not attempts.other_repositories and entry.source_repository not in ("", target.name):
