@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
 from layerstore.errors import TransferError
@@ -35,6 +35,7 @@ TIMEOUT_S: Final = 30.0
 LONGEST_S: Final = 600.0
 """How long one answer may take."""
 
+_Value = TypeVar("_Value", bytes, int)
 _PREFIX: Final = 5
 _WINDOW: Final = 1 << 20
 _READ: Final = 1 << 18
@@ -52,6 +53,10 @@ class CallError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class MessageError(Exception):
+    """What came is no message, or not the one that was due. It does not leave `layerstore.formats`."""
 
 
 class Channel:
@@ -210,7 +215,41 @@ class _Answer:
             raise self._channel.broken("its last message is cut off")
 
 
-# Messages
+class Message:
+    """The fields of a message. Of one that should be there once and comes twice, the last one counts.
+
+    Raises:
+        MessageError: it is no message; or, from a method, a field is of another type.
+    """
+
+    def __init__(self, encoded: bytes = b"") -> None:
+        self._fields = list(fields(encoded))
+
+    def messages(self, number: int) -> Iterator[Message]:
+        """Yield the messages in a field that may come any number of times."""
+        return map(Message, self._values(number, bytes))
+
+    def data(self, number: int) -> bytes:
+        """Return the bytes in a field; none if it is absent."""
+        return (self._values(number, bytes) or [b""])[-1]
+
+    def text(self, number: int) -> str:
+        """Return the text in a field; empty if it is absent."""
+        try:
+            return self.data(number).decode()
+        except UnicodeDecodeError as error:
+            raise MessageError(str(error)) from error
+
+    def integer(self, number: int) -> int:
+        """Return the number in a field, of 64 bits with a sign; 0 if it is absent."""
+        value = (self._values(number, int) or [0])[-1] & (1 << 64) - 1
+        return value - (1 << 64) * (value >> 63)
+
+    def _values(self, number: int, kind: type[_Value]) -> list[_Value]:
+        found = [value for own, value in self._fields if own == number]
+        if not all(isinstance(value, kind) for value in found):
+            raise MessageError(f"its field {number} is of another type")
+        return found
 
 
 def field(number: int, value: bytes | str | int) -> bytes:
@@ -222,7 +261,7 @@ def field(number: int, value: bytes | str | int) -> bytes:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of a message's fields: an `int` or `bytes`. Raises ValueError where it is none."""
+    """Yield number and value of a message's fields: an `int` or `bytes`. Raises MessageError where it is none."""
     at, end = 0, len(message)
     while at < end:
         tag, at = _read_varint(message, at)
@@ -236,9 +275,9 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
         elif wire in (_FIXED64, _FIXED32):
             size = 8 if wire == _FIXED64 else 4
         else:
-            raise ValueError(f"a field of the unknown type {wire}")
+            raise MessageError(f"a field of the unknown type {wire}")
         if size > end - at:
-            raise ValueError("a field is cut off")
+            raise MessageError("a field is cut off")
         yield tag >> 3, message[at : at + size]
         at += size
 
@@ -258,4 +297,4 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
             return value, at + place + 1
-    raise ValueError("a number is cut off")
+    raise MessageError("a number is cut off")
