@@ -23,8 +23,7 @@ from typing import Any, Final, Literal
 from layerstore.errors import InvalidInputError, StoreBusyError, StoreClosedError, StoreError
 from layerstore.files import tree
 from layerstore.sql.sqlite.errors import let_signals_in
-from layerstore.sql.sqlite.log import CHECKPOINT_PAGES, LIMIT
-from layerstore.sql.sqlite.place import Identity, Place, changed, identity
+from layerstore.sql.sqlite.place import CHECKPOINT_PAGES, LIMIT, Identity, Place, changed, identity
 from layerstore.sql.sqlite.queue import Queue
 
 Durability = Literal["full", "normal", "off"]
@@ -144,7 +143,7 @@ class File:
           thread's own connection becomes NORMAL at its first write, and syncs the log by itself: see `handles`.
         - trusted_schema OFF: a schema from elsewhere cannot call functions with side effects.
         - cell_size_check ON: a damaged page is found when it is read, before it spreads.
-        - wal_autocheckpoint: see `layerstore.sql.sqlite.log`.
+        - wal_autocheckpoint: see `layerstore.sql.sqlite.place`.
         - journal_size_limit: a log that one large transaction made long gets short again.
         - mmap_size 0: a file that is truncated meanwhile is an error, not a signal that ends the process.
         """

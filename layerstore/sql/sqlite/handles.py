@@ -12,20 +12,16 @@ import weakref
 from _thread import LockType, allocate_lock
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from fcntl import fcntl
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from layerstore.errors import InvalidInputError, StoreError
 from layerstore.sql.owner import ROLLED_BACK, inside
 from layerstore.sql.sqlite.errors import mapped
 from layerstore.sql.sqlite.file import Connection, File, apart_from_forks, keep_for_ever
-from layerstore.sql.sqlite.log import LogKeeper
-from layerstore.sql.sqlite.queue import FREE, LEAVE_BOTH, LEAVE_NEXT, SET, TAKE_BOTH, Queue
+from layerstore.sql.sqlite.place import LogFile, LogKeeper
+from layerstore.sql.sqlite.queue import Queue
 from layerstore.warnings import listeners
-
-if TYPE_CHECKING:
-    from layerstore.sql.sqlite.place import LogFile
 
 _REFUSED: Final = (sqlite3.Error, UnicodeError, OverflowError)
 """What the driver raises: on what SQLite says, and on parameters that SQLite cannot take."""
@@ -308,37 +304,23 @@ class Handle:
             self._queue.leave(self._ready)
 
     def _line_up(self) -> float:
-        """Wait until this handle may write; return the seconds. This is `Queue.wait` for when nobody is in front."""
+        """Wait until this handle may write; return the seconds.
+
+        Raises:
+            StoreError: what this store wrote before is not known to be durable.
+        """
         if self._file.is_doubtful:
             raise self._not_durable("an earlier write is")
-        queue, ready = self._queue, self._ready
-        queue.line.append(ready)
-        if queue.line[0] is ready and queue.process is FREE and (sidecar := queue.sidecar) is not None:
-            try:
-                fcntl(sidecar, SET, TAKE_BOTH)
-                fcntl(sidecar, SET, LEAVE_NEXT)
-            except OSError:
-                pass
-            else:
-                return 0
-        return queue.wait(ready)
+        return self._queue.wait(self._ready)
 
     def _ended(self, *, stays: bool) -> None:
         """Cut the log if it is long, let the next one write, and sync the log if what was written stays.
 
-        To let the next one write is `Queue.leave` for who had the turn. Synced is also what changed nothing: it may
-        have found what another one wrote, and has not synced so far.
+        Synced is also what changed nothing: it may have found what another one wrote, and has not synced so far.
         """
         if self._log_keeper is not None:
             self._log_keeper.committed(self.connection, self._file.path)
-        queue, ready = self._queue, self._ready
-        if queue.line and queue.line[0] is ready and queue.process is FREE and (sidecar := queue.sidecar) is not None:
-            fcntl(sidecar, SET, LEAVE_BOTH)
-            queue.line.popleft()
-            if queue.line:
-                queue.wake()
-        else:
-            queue.leave(ready)
+        self._queue.leave(self._ready)
         log = self._log
         if stays and log is not None:
             try:

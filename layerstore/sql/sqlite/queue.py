@@ -15,7 +15,6 @@ does no harm, and neither does a store that cannot: on another system than Linux
 where it may not make or open the file. The locks are those of an open file description (OFD), as those of a process go
 with any descriptor that it closes. Source: fcntl(2), "Open file description locks".
 
-What is done when nobody waits is in `layerstore.sql.sqlite.handles`, without a call.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ def _lock(kind: int, first: int, count: int) -> bytes:
 
 _NEXT, _WRITING = 0, 1
 """The byte that whoever is next holds, and that of whoever writes."""
-SET: Final[int] = getattr(fcntl, "F_OFD_SETLK", 0)
+_SET: Final[int] = getattr(fcntl, "F_OFD_SETLK", 0)
 _WAIT_AND_SET: Final[int] = getattr(fcntl, "F_OFD_SETLKW", 0)
-TAKE_BOTH: Final = _lock(fcntl.F_WRLCK, _NEXT, 2)
-LEAVE_BOTH: Final = _lock(fcntl.F_UNLCK, _NEXT, 2)
-LEAVE_NEXT: Final = _lock(fcntl.F_UNLCK, _NEXT, 1)
+_TAKE_BOTH: Final = _lock(fcntl.F_WRLCK, _NEXT, 2)
+_LEAVE_BOTH: Final = _lock(fcntl.F_UNLCK, _NEXT, 2)
+_LEAVE_NEXT: Final = _lock(fcntl.F_UNLCK, _NEXT, 1)
 _TAKE_NEXT: Final = _lock(fcntl.F_WRLCK, _NEXT, 1)
 _TAKE_WRITING: Final = _lock(fcntl.F_WRLCK, _WRITING, 1)
 
@@ -55,7 +54,7 @@ _LOOK_AGAIN_S: Final = 1.0
 """How long a waiter sleeps at most before it looks whether it is its turn: nobody has told it where an interrupt came
 between two lines."""
 
-_UNKNOWN, _WITHOUT, FREE, _AWAITED, _ARRIVED = "unknown", "without", "free", "awaited", "arrived"
+_UNKNOWN, _WITHOUT, _FREE, _AWAITED, _ARRIVED = "unknown", "without", "free", "awaited", "arrived"
 
 
 class _Sidecar(io.FileIO):
@@ -72,12 +71,6 @@ class Queue:
         path: the database; `None` for a private file, which no other process writes to.
         timeout_s: seconds that a writer waits.
         apart_from_forks: holds off forks, in whose child a file that is just being opened would stay open.
-
-    Attributes:
-        line: a lock for each of its writers, the one whose turn it is in front. Nobody else has a turn: to release a
-            lock only wakes its writer up, to look.
-        process: whether this process is first: `FREE` where that is for the writer in front to find out.
-        sidecar: the file of the locks, once it is open.
     """
 
     def __init__(
@@ -89,19 +82,23 @@ class Queue:
         self._begin()
 
     def _begin(self) -> None:
-        self.line: deque[LockType] = deque()
+        # A lock for each of its writers, the one whose turn it is in front. Nobody else has a turn: to release a lock
+        # only wakes its writer up, to look.
+        self._line: deque[LockType] = deque()
+        # Whether this process is first: `_FREE` where that is for the writer in front to find out.
         # OFD locks are Linux's alone; the layout of their parameter is, too.
-        self.process = _UNKNOWN if self._path is not None and sys.platform == "linux" else _WITHOUT
-        self.sidecar: _Sidecar | None = None
+        self._process = _UNKNOWN if self._path is not None and sys.platform == "linux" else _WITHOUT
+        self._sidecar: _Sidecar | None = None
         self._changing = RLock()  # a signal's handler may write where its thread has just taken it
 
     def wait(self, ready: LockType) -> float:
-        """Wait for the turn of a writer who is in line; return the seconds.
+        """Wait in line for the turn of a writer; return the seconds.
 
         Where it does not come in time, the writer may ask SQLite all the same: whoever is in front may have been
         stopped before it began.
         """
         began = time.monotonic()
+        self._line.append(ready)
         is_told = False
         while not self._is_turn_of(ready):
             left = began + self._timeout_s - time.monotonic()
@@ -139,13 +136,13 @@ class Queue:
     def leave(self, ready: LockType) -> None:
         """Take a writer out of the line, whether it has had its turn or not; do nothing if it is not in line."""
         try:
-            if self.line and self.line[0] is ready and self.process is FREE:
+            if self._line and self._line[0] is ready and self._process is _FREE:
                 self._unlock()
         finally:
             try:
                 with suppress(ValueError):
-                    self.line.remove(ready)
-                if self.process is _ARRIVED:
+                    self._line.remove(ready)
+                if self._process is _ARRIVED:
                     self._give_back()
             finally:
                 self.wake()
@@ -153,53 +150,53 @@ class Queue:
     def wake(self) -> None:
         """Tell the first in line to look whether it is its turn."""
         with suppress(IndexError, RuntimeError):  # nobody is in line; or it has been told
-            self.line[0].release()
+            self._line[0].release()
 
     def close(self) -> None:
         """Let go of the sidecar; who is still in line goes on without."""
         with self._changing:
-            self.process, self.sidecar = _WITHOUT, None
+            self._process, self._sidecar = _WITHOUT, None
 
     def after_fork_in_child(self) -> None:
         """Begin anew: the parent's locks are not the child's, and must end with the parent."""
-        if self.sidecar is not None:
-            self.sidecar.close()
+        if self._sidecar is not None:
+            self._sidecar.close()
         self._begin()
 
     def _is_turn_of(self, ready: LockType) -> bool:
-        if not self.line or self.line[0] is not ready:
+        if not self._line or self._line[0] is not ready:
             return False
         with self._changing:
-            if self.process is _UNKNOWN:
+            if self._process is _UNKNOWN:
                 assert self._path is not None
                 with self._apart_from_forks():
-                    self.sidecar = _open(self._path)
-                self.process = _WITHOUT if self.sidecar is None else FREE
-            if self.process is _ARRIVED:
-                self.process = FREE
-            elif self.process is _AWAITED or (self.process is FREE and not self._take()):
+                    self._sidecar = _open(self._path)
+                self._process = _WITHOUT if self._sidecar is None else _FREE
+            if self._process is _ARRIVED:
+                self._process = _FREE
+            elif self._process is _AWAITED or (self._process is _FREE and not self._take()):
                 return False
             return True
 
     def _take(self) -> bool:
         """Take the turn of this process, if no other one is in front; else let a thread wait for it."""
-        sidecar = self.sidecar
+        sidecar = self._sidecar
         assert sidecar is not None
         try:
-            fcntl.fcntl(sidecar, SET, TAKE_BOTH)
-            fcntl.fcntl(sidecar, SET, LEAVE_NEXT)
+            fcntl.fcntl(sidecar, _SET, _TAKE_BOTH)
+            fcntl.fcntl(sidecar, _SET, _LEAVE_NEXT)
         except (BlockingIOError, PermissionError):
             pass
         except OSError:
-            self.process = _WITHOUT  # this medium has no such locks
+            self._process = _WITHOUT  # this medium has no such locks
             return True
         else:
             return True
-        self.process = _AWAITED
+        self._process = _AWAITED
         try:
             start_new_thread(self._await, (sidecar,))
         except RuntimeError:  # there are too many threads: SQLite's own way of waiting is left
-            self.process = _WITHOUT
+            self._process = _WITHOUT
             return True
         return False
 
@@ -208,28 +205,28 @@ class Queue:
         try:
             fcntl.fcntl(sidecar, _WAIT_AND_SET, _TAKE_NEXT)
             fcntl.fcntl(sidecar, _WAIT_AND_SET, _TAKE_WRITING)
-            fcntl.fcntl(sidecar, SET, LEAVE_NEXT)
+            fcntl.fcntl(sidecar, _SET, _LEAVE_NEXT)
         except OSError:
             arrived = _WITHOUT
         else:
             arrived = _ARRIVED
         with self._changing:
-            if self.process is _AWAITED:  # else the store was closed
-                self.process = arrived
+            if self._process is _AWAITED:  # else the store was closed
+                self._process = arrived
         if arrived is _ARRIVED:
             self._give_back()
         self.wake()
 
     def _give_back(self) -> None:
         with self._changing:
-            if self.process is _ARRIVED and not self.line:
+            if self._process is _ARRIVED and not self._line:
                 self._unlock()
-                self.process = FREE
+                self._process = _FREE
 
     def _unlock(self) -> None:
-        sidecar = self.sidecar
+        sidecar = self._sidecar
         if sidecar is not None:
-            fcntl.fcntl(sidecar, SET, LEAVE_BOTH)
+            fcntl.fcntl(sidecar, _SET, _LEAVE_BOTH)
 
 
 def _wait_at_most(cursor: sqlite3.Cursor, timeout_s: float) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.sql.sqlite import log as wal
+from layerstore.sql.sqlite import place as wal
 from tests.conftest import OpenSQL, sqlite_of
 
 VALUE = 400_000

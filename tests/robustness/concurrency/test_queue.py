@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from layerstore import SQLMetadataStore, StoreBusyError, StoreClosedError
-from layerstore.sql.sqlite.queue import TAKE_BOTH, Queue
+from layerstore.sql.sqlite.queue import _TAKE_BOTH, Queue
 from tests.conftest import OpenSQL, database_rows, rolled_back, sqlite_of, undone
 from tests.robustness.concurrency.workers import CONTEXT, in_processes, in_threads
 
@@ -160,13 +160,13 @@ def test_threads_write_in_the_order_in_which_they_came(sqlite_store: SQLMetadata
         for number in range(12):
             threads.append(threading.Thread(target=(transact, write)[number % 3 == 0], args=(number,)))
             threads[-1].start()
-            wait_until(lambda: len(queue_of(sqlite_store).line), 2 + number)
+            wait_until(lambda: len(queue_of(sqlite_store)._line), 2 + number)
         end()
         for thread in threads:
             thread.join()
     assert [number for number in order if number % 3] == [number for number in range(12) if number % 3]
     assert sorted(order) == list(range(12))
-    assert not queue_of(sqlite_store).line
+    assert not queue_of(sqlite_store)._line
 
 
 @only_linux
@@ -255,7 +255,7 @@ def test_turns_that_nobody_waits_for_any_more_are_not_lost(open_sql: OpenSQL):
     if sys.platform == "linux":
         assert waiting_processes(store) == 0
         with sidecar(store).open("r+b") as free:
-            fcntl.fcntl(free, fcntl.F_OFD_SETLK, TAKE_BOTH)
+            fcntl.fcntl(free, fcntl.F_OFD_SETLK, _TAKE_BOTH)
 
 
 @only_linux
@@ -315,19 +315,19 @@ def test_a_turn_that_does_not_end_keeps_nobody_from_writing(open_sql: OpenSQL):
     store, hasty = open_sql(timeout_s=0.5), open_sql(timeout_s=0)
     store.set("n", "first", b"")
     with sidecar(store).open("r+b") as turn:
-        fcntl.fcntl(turn, fcntl.F_OFD_SETLK, TAKE_BOTH)
+        fcntl.fcntl(turn, fcntl.F_OFD_SETLK, _TAKE_BOTH)
         writers = [partial(store.set, "n", f"{number}", b"") for number in range(3)]
         assert in_threads([*writers, partial(hasty.set, "n", "hasty", b"")]) == []
     store.set("n", "last", b"")
     assert {key for _, key, _ in store.entries("n")} == {"first", "0", "1", "2", "hasty", "last"}
-    assert not queue_of(store).line
+    assert not queue_of(store)._line
 
 
 def test_a_thread_that_gives_up_is_passed_over(open_sql: OpenSQL):
     store = open_sql(timeout_s=0.2)
     with holding(store):
         assert in_threads([partial(_busy, store, f"{number}") for number in range(4)]) == []
-    assert not queue_of(store).line
+    assert not queue_of(store)._line
     store.set("n", "k", b"")
 
 
@@ -346,7 +346,7 @@ def test_a_wait_for_a_writer_that_does_not_line_up_counts_too(open_sql: OpenSQL)
         plain.execute("BEGIN IMMEDIATE")
         thread = threading.Thread(target=in_threads, args=([partial(front.set, "n", "front", b"")],))
         thread.start()
-        wait_until(lambda: len(queue_of(front).line) == 1 and queue_of(front).sidecar is not None)
+        wait_until(lambda: len(queue_of(front)._line) == 1 and queue_of(front)._sidecar is not None)
         with pytest.raises(StoreBusyError):
             store.set("n", "k", b"")
         thread.join()
@@ -390,7 +390,7 @@ def test_a_transaction_that_is_left_by_an_error_ends_its_turn(sqlite_store: SQLM
     for _ in range(3):
         with undone(sqlite_store), sqlite_store.transaction():
             sqlite_store.set("n", "k", b"")
-    assert not queue_of(sqlite_store).line
+    assert not queue_of(sqlite_store)._line
     assert in_threads([lambda: sqlite_store.set("n", "k", b"")]) == []
 
 
@@ -416,7 +416,7 @@ def test_a_store_that_is_closed_while_threads_wait_lets_them_go(open_sql: OpenSQ
     for thread in threads:
         thread.start()
         assert begun.wait(60)
-    wait_until(lambda: len(queue_of(store).line), 4)
+    wait_until(lambda: len(queue_of(store)._line), 4)
     store.close()
     closed.set()
     for thread in threads:
@@ -557,7 +557,7 @@ def test_what_is_not_ours_is_left_alone_and_written_without(
     assert in_threads([partial(store.set, "n", f"{number}", b"") for number in range(4)]) == []
 
     assert len(list(store.entries("n"))) == 4
-    assert queue_of(store).sidecar is None
+    assert queue_of(store)._sidecar is None
     after = sidecar(store).lstat()
     assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (before.st_mode, before.st_uid, before.st_mtime_ns)
     assert (victim.read_bytes(), stat.S_IMODE(victim.stat().st_mode)) == (b"kept", 0o604)
@@ -600,7 +600,7 @@ def test_who_may_not_make_it_writes_without(tmp_path_factory: pytest.TempPathFac
 
 def test_a_store_in_memory_and_one_that_only_reads_have_none(sql_memory: SQLMetadataStore, open_sql: OpenSQL):
     sql_memory.set("n", "k", b"")
-    assert queue_of(sql_memory).sidecar is None
+    assert queue_of(sql_memory)._sidecar is None
     path = open_sql().path
     with SQLMetadataStore(str(path), read_only=True) as reader:
         assert list(reader.entries()) == []

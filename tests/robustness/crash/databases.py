@@ -16,7 +16,7 @@ from layerstore import SQLMetadataStore, V2MetadataService, import_directory, ve
 from layerstore.cli import command
 from layerstore.records import encode_list
 from layerstore.sql.sqlite import file
-from layerstore.sql.sqlite import log as wal
+from layerstore.sql.sqlite import place as wal
 from tests.conftest import assert_sound, database_rows
 from tests.migrations import next_revision
 from tests.robustness.concurrency.workers import in_threads

@@ -16,8 +16,8 @@ import pytest
 
 from layerstore import SQLMetadataStore, StoreOpenError, verify
 from layerstore.sql.reading.totals import stats
-from layerstore.sql.sqlite import log as wal
 from layerstore.sql.sqlite import opening
+from layerstore.sql.sqlite import place as wal
 from layerstore.transfer.recovering import recover
 from tests.conftest import OpenSQL
 from tests.support.command import BAD, DONE, ROOT, Run, assert_one_line_error, database, run, run_process
