@@ -64,6 +64,12 @@ def _what(namespace: str, key: str) -> str | None:
     return f"{noun} {key.replace('/', ':', 1)}" if noun and "/" in key else None
 
 
+def slash_hint(key: str) -> str:
+    """Return what to add to an error about a key that was written as a digest, with a colon; nothing for another."""
+    written = key.replace(":", "/", 1)
+    return f"; a key is written with a slash: {written}" if key.startswith(("sha256:", "sha384:", "sha512:")) else ""
+
+
 class LayerstoreError(Exception):
     """The root: `except LayerstoreError` catches every error that this package raises on purpose."""
 
@@ -84,7 +90,7 @@ class NotFoundError(LayerstoreError, KeyError):
     def __str__(self) -> str:
         entry = f"no entry {self.key!r} in namespace {self.namespace!r}"
         what = _what(self.namespace, self.key)
-        return f"nothing is known about {what} ({entry})" if what else entry
+        return (f"nothing is known about {what} ({entry})" if what else entry) + slash_hint(self.key)
 
 
 class ImageNotFoundError(NotFoundError):

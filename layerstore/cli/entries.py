@@ -6,19 +6,12 @@ import sys
 
 import click
 
-from layerstore.cli.options import Settings, database_option, json_option, settings_argument, timeout_option
+from layerstore.cli.options import NAMESPACES, Settings, offer_namespaces, shared
 from layerstore.cli.output import fail, is_typed, json_text, print_value, printable
-from layerstore.errors import NotFoundError
+from layerstore.errors import InvalidInputError, slash_hint
 from layerstore.words import utc
 
-_NAMESPACES = ("blob-by-digest", "diffid-by-digest", "v1id", "v2metadata-by-diffid")
-
-
-def _complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in _NAMESPACES if name.startswith(incomplete)]
-
-
-_namespace = click.argument("namespace", shell_complete=_complete)
+_namespace = click.argument("namespace", shell_complete=offer_namespaces)
 
 
 @click.command(
@@ -29,10 +22,8 @@ Examples:
   layerstore list diffid-by-digest
   layerstore list --json v2metadata-by-diffid | jq -r '.[].key'""",
 )
-@click.argument("namespace", shell_complete=_complete, required=False)
-@json_option
-@database_option
-@settings_argument
+@click.argument("namespace", shell_complete=offer_namespaces, required=False)
+@shared("json", "database")
 def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
     """List entries.
 
@@ -42,27 +33,21 @@ def list_(settings: Settings, namespace: str | None, as_json: bool) -> int:
     from layerstore.reports import with_iso_times
     from layerstore.words import near
 
-    is_known = namespace in (None, *_NAMESPACES)
+    is_known = namespace in (None, *NAMESPACES)
     with settings.reading() as store:
         separator = "["
         for record in store._records(namespace):
             is_known = True
-            if not as_json:
+            if as_json:
+                click.echo(f"{separator}\n  {json_text(with_iso_times(record._asdict()))}", nl=False)
+                separator = ","
+            else:
                 place = printable(f"{record.namespace}/{record.key}")
                 click.echo(f"{utc(record.modified_at_ns)}  {len(record.value):>6}  {place}")
-                continue
-            entry = {
-                "namespace": record.namespace,
-                "key": record.key,
-                "value": record.value.decode("utf-8", "backslashreplace"),
-                "modified_at_ns": record.modified_at_ns,
-            }
-            click.echo(f"{separator}\n  {json_text(with_iso_times(entry))}", nl=False)
-            separator = ","
         if as_json:
             click.echo("[]" if separator == "[" else "\n]")
     if not is_known:
-        return fail(f"no namespace {namespace!r} in {settings.path}{near(str(namespace), _NAMESPACES)}", 1)
+        return fail(f"no namespace {namespace!r} in {settings.path}{near(str(namespace), NAMESPACES)}", 1)
     return 0
 
 
@@ -73,28 +58,17 @@ Example:
 )
 @_namespace
 @click.argument("key")
-@database_option
-@settings_argument
-def get(settings: Settings, namespace: str, key: str) -> int:
+@shared("database")
+def get(settings: Settings, namespace: str, key: str) -> None:
     """Print an entry.
 
     Its bytes as they are; on a terminal, control characters are escaped. Exits with 1 if there is none.
     """
     with settings.reading() as store:
-        try:
-            value = store.get(namespace, key)
-        except NotFoundError as error:
-            return _not_found(error)
+        value = store.get(namespace, key)
     print_value(value)
     if not value and is_typed(sys.stdout):
         click.echo("layerstore: the value is empty", err=True)
-    return 0
-
-
-def _not_found(error: NotFoundError) -> int:
-    """Say that there is no entry, and how its key is written if it was written as a digest."""
-    hint = f"; a key is written with a slash: {error.key.replace(':', '/', 1)}" if ":" in error.key else ""
-    return fail(f"{error}{hint}", 1)
 
 
 @click.command(
@@ -108,9 +82,7 @@ Examples:
 @click.argument("key")
 @click.argument("value", required=False)
 @click.option("--force", is_flag=True, help="Store the value even if it is invalid for its namespace.")
-@timeout_option
-@database_option
-@settings_argument
+@shared("timeout", "database")
 def set_(settings: Settings, namespace: str, key: str, value: str | None, force: bool) -> None:
     """Store an entry.
 
@@ -121,24 +93,17 @@ def set_(settings: Settings, namespace: str, key: str, value: str | None, force:
         raise click.UsageError(
             "standard input is a terminal: give VALUE, or pipe it into the command; - reads it anyway"
         )
+    from layerstore.records import why_unreadable
     from layerstore.store import check_key
 
     data = sys.stdin.buffer.read() if value is None or value == "-" else value.encode("utf-8", "surrogateescape")
     check_key(namespace, key)
-    if not force and namespace in _NAMESPACES:
-        _refuse_unreadable(namespace, key, data)
+    reason = None if force or namespace not in NAMESPACES else why_unreadable(namespace, key, data)
+    if reason is not None:
+        hint = slash_hint(key)
+        raise InvalidInputError(f"{namespace}/{key}: {reason}{hint}; nothing was stored (--force stores it anyway)")
     with settings.writing(create=True) as store:
         store.set(namespace, key, data)
-
-
-def _refuse_unreadable(namespace: str, key: str, value: bytes) -> None:
-    from layerstore.errors import InvalidInputError
-    from layerstore.records import why_unreadable
-
-    reason = why_unreadable(namespace, key, value)
-    if reason is not None:
-        hint = f"; a key is written with a slash: {key.replace(':', '/', 1)}" if ":" in key else ""
-        raise InvalidInputError(f"{namespace}/{key}: {reason}{hint}; nothing was stored (--force stores it anyway)")
 
 
 @click.command(
@@ -148,17 +113,11 @@ Example:
 )
 @_namespace
 @click.argument("key")
-@timeout_option
-@database_option
-@settings_argument
-def delete(settings: Settings, namespace: str, key: str) -> int:
+@shared("timeout", "database")
+def delete(settings: Settings, namespace: str, key: str) -> None:
     """Remove an entry.
 
     Exits with 1 if there is none.
     """
     with settings.writing() as store:
-        try:
-            store.delete(namespace, key)
-        except NotFoundError as error:
-            return _not_found(error)
-    return 0
+        store.delete(namespace, key)

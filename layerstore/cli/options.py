@@ -1,4 +1,4 @@
-"""Options that several commands share, and where the database is."""
+"""Options that several commands share, where the database is, and what completion offers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 from layerstore.cli.output import set_no_trunc
+from layerstore.errors import LayerstoreError, StoreOpenError
 from layerstore.paths import absolute, kind, status
 from layerstore.sql.url import is_url, shown
 
@@ -20,12 +22,13 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _TIMEOUT_S = 30.0
+NAMESPACES = ("blob-by-digest", "diffid-by-digest", "v1id", "v2metadata-by-diffid")
 
 
 class _Path(click.Path):
     """A path that is not empty; what lies there is for the command to find out, and to name with its exit code 3."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: Parameter | None, ctx: Context | None) -> Any:
         if value == "":
             self.fail("an empty path: is a variable unset?", param, ctx)
         return value
@@ -46,12 +49,12 @@ class Settings:
     @property
     def path(self) -> str:
         """The database: `--db`, else `LAYERSTORE_DB`, else the place for this user."""
-        if self.database is None:
-            named = os.environ.get("LAYERSTORE_DB")
-            if named == "":
-                raise click.UsageError("LAYERSTORE_DB is empty: set it to the database's path, or unset it")
-            return named or _default_path()
-        return self.database
+        if self.database is not None:
+            return self.database
+        named = os.environ.get("LAYERSTORE_DB")
+        if named == "":
+            raise click.UsageError("LAYERSTORE_DB is empty: set it to the database's path, or unset it")
+        return named or _default_path()
 
     @property
     def shown(self) -> str:
@@ -65,8 +68,6 @@ class Settings:
         Raises:
             StoreOpenError: it is neither a file nor a directory.
         """
-        from layerstore.errors import StoreOpenError
-
         if is_url(self.path):
             return self.path
         path = absolute(self.path)
@@ -97,7 +98,7 @@ class Settings:
 
     def writing(self, *, create: bool = False) -> SQLMetadataStore:
         """Open the database to write; with `create`, make it if it is not there."""
-        from layerstore import SQLMetadataStore, StoreOpenError
+        from layerstore import SQLMetadataStore
         from layerstore.sql.sqlite.recognition import resolve
 
         path = None if is_url(self.path) else resolve(self.path)
@@ -125,70 +126,64 @@ def _default_path() -> str:
     raise click.UsageError("this user has no home directory: give --db, or set LAYERSTORE_DB")
 
 
-def _remember(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+def _remember(context: Context, parameter: Parameter, value: Any) -> None:
+    """Keep a value for the command, whether it was said before its name or after."""
     if value is not None:
-        context.find_root().ensure_object(Settings).database = value
+        setattr(context.find_root().ensure_object(Settings), str(parameter.name), value)
 
 
-def database_option(command: _Command) -> _Command:
-    """Add `--db`, which may stand before or after the command's name; the last one counts."""
-    return click.option(
-        "--db",
-        metavar="FILE",
-        type=PATH,
-        expose_value=False,
-        callback=_remember,
-        help="The database: a file, or a URL such as postgresql://host/name."
-        " Default: LAYERSTORE_DB, else /var/lib/layerstore/layers.db for root and"
-        " $XDG_STATE_HOME/layerstore/layers.db for a user.",
-    )(command)
+database_option = click.option(
+    "--db",
+    "database",
+    metavar="FILE",
+    type=PATH,
+    expose_value=False,
+    callback=_remember,
+    help="The database: a file, or a URL such as postgresql://host/name."
+    " Default: LAYERSTORE_DB, else /var/lib/layerstore/layers.db for root and"
+    " $XDG_STATE_HOME/layerstore/layers.db for a user.",
+)
+"""`--db`, which may stand before or after the command's name; the last one counts."""
+
+_SHARED = {
+    "json": (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
+        click.option(
+            "--no-trunc",
+            is_flag=True,
+            expose_value=False,
+            callback=set_no_trunc,
+            help="Print digests in full on a terminal, and tables wider than it.",
+        ),
+    ),
+    "quiet": (click.option("-q", "--quiet", is_flag=True, help="Print nothing but findings and errors."),),
+    "timeout": (
+        click.option(
+            "--timeout",
+            "timeout_s",
+            metavar="SECONDS",
+            type=click.FloatRange(min=0),
+            default=_TIMEOUT_S,
+            show_default=True,
+            expose_value=False,
+            callback=_remember,
+            help="Wait so long for other writers.",
+        ),
+    ),
+    "database": (database_option, click.make_pass_decorator(Settings, ensure=True)),
+}
 
 
-def json_option(command: _Command) -> _Command:
-    """Add `--json`, and `--no-trunc` for who reads."""
-    command = click.option(
-        "--no-trunc",
-        is_flag=True,
-        expose_value=False,
-        callback=set_no_trunc,
-        help="Print digests in full on a terminal, and tables wider than it.",
-    )(command)
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+def shared(*names: Literal["json", "quiet", "timeout", "database"]) -> Callable[[_Command], _Command]:
+    """Add options that commands share, in this order; with `database` the command gets the settings."""
 
+    def add(command: _Command) -> _Command:
+        for name in reversed(names):
+            for decorator in reversed(_SHARED[name]):
+                command = decorator(command)  # type: ignore[assignment]  # click's give back what they take
+        return command
 
-def _remember_timeout(context: click.Context, _parameter: click.Parameter, value: float) -> None:
-    context.find_root().ensure_object(Settings).timeout_s = value
-
-
-def timeout_option(command: _Command) -> _Command:
-    """Add `--timeout`: how long a command that writes waits for other writers."""
-    return click.option(
-        "--timeout",
-        metavar="SECONDS",
-        type=click.FloatRange(min=0),
-        default=_TIMEOUT_S,
-        show_default=True,
-        expose_value=False,
-        callback=_remember_timeout,
-        help="Wait so long for other writers.",
-    )(command)
-
-
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but findings and errors.")
-settings_argument = click.make_pass_decorator(Settings, ensure=True)
-
-
-def drivers_there(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the storage drivers of the data root that was given."""
-    from layerstore.docker.dataroot import drivers
-    from layerstore.errors import LayerstoreError
-
-    root = context.params.get("data_root")
-    try:
-        names = sorted({one.name for one in drivers(root)}) if root else []
-    except LayerstoreError:
-        return []  # the command itself will say why
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return add
 
 
 def data_root_options(*, required: bool) -> Callable[[_Command], _Command]:
@@ -198,7 +193,7 @@ def data_root_options(*, required: bool) -> Callable[[_Command], _Command]:
         command = click.option(
             "--driver",
             metavar="NAME",
-            shell_complete=drivers_there,
+            shell_complete=offer_drivers,
             help="Look at the images of this storage driver only. Needed if several drivers have the image.",
         )(command)
         return click.option(
@@ -210,3 +205,40 @@ def data_root_options(*, required: bool) -> Callable[[_Command], _Command]:
         )(command)
 
     return add
+
+
+def offer_drivers(context: Context, _parameter: Parameter, incomplete: str) -> list[str]:
+    """Offer the storage drivers of the data root that was given."""
+    from layerstore.docker.dataroot import drivers
+
+    root = context.params.get("data_root")
+    try:
+        names = sorted({one.name for one in drivers(root)}) if root else []
+    except LayerstoreError:
+        return []  # the command itself will say why
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def offer_known(context: Context, _parameter: Parameter, incomplete: str) -> list[str]:
+    """Offer repositories, or digests once hex digits are typed."""
+    from layerstore.sql.reading.search import repositories, search
+
+    try:
+        with context.find_root().ensure_object(Settings).reading() as store:
+            if not incomplete:
+                return [one.source_repository for one in repositories(store).repositories]
+            return [one.name for one in search(store, incomplete) if one.name.startswith(incomplete)]
+    except LayerstoreError:
+        return []  # without a database there is nothing to offer; the command itself will say why
+
+
+def offer_namespaces(_context: Context, _parameter: Parameter, incomplete: str) -> list[str]:
+    """Offer the namespaces that Docker and other engines have."""
+    return [name for name in NAMESPACES if name.startswith(incomplete)]
+
+
+def offer_revisions(_context: Context, _parameter: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the revisions of the schema."""
+    from layerstore.sql.migrate import history
+
+    return [CompletionItem(one.revision, help=one.doc) for one in history() if one.revision.startswith(incomplete)]

@@ -1,15 +1,21 @@
-"""How answers look: lines and tables for people, JSON for programs. Progress is `layerstore.cli.progress`'s."""
+"""How answers look: lines, tables and the progress of long work for people, JSON for programs."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import click
 
+from layerstore.words import duration
+
 if TYPE_CHECKING:
+    import logging
+
     from layerstore.reports import Report
 
 _ZEROS = re.compile("\0{8,}")
@@ -19,6 +25,10 @@ _NARROWEST = 12
 _WRAPPED = 24
 """Characters that a column that wraps keeps."""
 _NO_TRUNC = "layerstore.no_trunc"
+_BETWEEN_S = 0.1
+_STEADY_S = 3.0
+"""Before so much time has passed, and a twentieth of the work, no time left is shown."""
+_STEADY_PART = 20
 
 
 def printable(text: str) -> str:
@@ -105,15 +115,20 @@ def shortened(text: str, width: int) -> str:
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """Return JSON in which every character that could steer a terminal is escaped, so that it reads the same."""
-    import json
-    import re
+    """Return JSON in which every character that could steer a terminal is escaped, so that it reads the same.
 
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    Bytes are text in it.
+    """
+    import json
+
+    def plain(part: object) -> str:
+        return part.decode("utf-8", "backslashreplace") if isinstance(part, bytes) else str(part)
+
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=plain)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        return json.dumps(value, indent=indent, default=str)
+        return json.dumps(value, indent=indent, default=plain)
     return re.sub(r"[^\n -~]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 
@@ -144,3 +159,70 @@ def print_report(report: Report, *, as_json: bool, quiet: bool = False, store: s
         for line in report.lines(quiet=quiet, store=store):
             say(line)
     return 0 if report.ok else 1
+
+
+class _Line:
+    """One line on standard error, drawn again and again."""
+
+    def __init__(self, label: str) -> None:
+        self._phase = label
+        self._began = self._drawn = time.monotonic()
+        self._done = 0
+        self._total: int | None = None
+
+    def begin(self, record: logging.LogRecord) -> bool:
+        """Begin a phase, whose name the library logs as information: a filter that lets all pass."""
+        if record.levelname == "INFO":
+            self._phase, self._began, self._done, self._total = record.getMessage(), time.monotonic(), 0, None
+            self._draw()
+        return True
+
+    def show(self, done: int, total: int | None) -> None:
+        """Say how far it is: the callback of the library."""
+        self._done, self._total = done, total
+        now = time.monotonic()
+        if now - self._drawn >= _BETWEEN_S or done == total:
+            self._drawn = now
+            self._draw()
+
+    def clear(self) -> None:
+        """Leave the line to what is printed next."""
+        click.echo("\r\033[K", nl=False, err=True)
+
+    def _draw(self) -> None:
+        import shutil
+
+        text = self._phase
+        if self._total is not None:
+            text += f": {self._done:,} of {self._total:,}{self._left()}"
+        elif self._done:
+            text += f": {self._done:,}"
+        click.echo(f"\r{printable(text)[: shutil.get_terminal_size().columns - 1]}\033[K", nl=False, err=True)
+
+    def _left(self) -> str:
+        assert self._total is not None
+        elapsed = time.monotonic() - self._began
+        if elapsed < _STEADY_S or self._done * _STEADY_PART < self._total or self._done >= self._total:
+            return ""
+        return f", {duration(elapsed * (self._total - self._done) / self._done)} left"
+
+
+@contextmanager
+def progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    """Show a line on a terminal; in a pipe, or when it shall be quiet, show nothing and ask for no calls."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    import logging
+
+    line = _Line(label)
+    logger = logging.getLogger("layerstore")
+    before = logger.level
+    logger.addFilter(line.begin)
+    logger.setLevel(logging.INFO)
+    try:
+        yield line.show
+    finally:
+        logger.removeFilter(line.begin)
+        logger.setLevel(before)
+        line.clear()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerstore.cli import offers
-from layerstore.cli.options import PATH, Settings, data_root_options, database_option, json_option, settings_argument
+from layerstore.cli.options import PATH, Settings, data_root_options, offer_known, shared
 from layerstore.cli.output import columns, fail, print_json, printable, say
 from layerstore.paths import absolute, status
 from layerstore.sql.url import is_url
 from layerstore.words import counted
 
 if TYPE_CHECKING:
-    from layerstore import FSMetadataStore, Image, LayerCandidates, PushPlan, SQLMetadataStore
+    from layerstore import FSMetadataStore, Image, PushPlan, SQLMetadataStore
 
 _config_option = click.option(
     "--config",
@@ -33,8 +32,8 @@ Examples:
   layerstore candidates 15a6e8a8ae10 localhost:5000/new/app
   layerstore candidates --size 20000000 15a6e8a8ae10 busybox --json"""
 )
-@click.argument("diff_id", metavar="DIFFID", shell_complete=offers.known)
-@click.argument("target", shell_complete=offers.known)
+@click.argument("diff_id", metavar="DIFFID", shell_complete=offer_known)
+@click.argument("target", shell_complete=offer_known)
 @click.option(
     "--size",
     metavar="BYTES",
@@ -51,9 +50,7 @@ Examples:
     " or that of Podman, Skopeo, Buildah and CRI-O.",
 )
 @_config_option
-@json_option
-@database_option
-@settings_argument
+@shared("json", "database")
 def candidates(
     settings: Settings,
     /,
@@ -71,23 +68,27 @@ def candidates(
     reasons, and which associations it would leave out. 12 or more hex digits of DIFFID are enough. TARGET may leave out
     docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
-    from layerstore import layer_candidates
-    from layerstore.push.layers import document
-    from layerstore.repository import split_reference
+    from layerstore.push.layers import document, engine_candidates, known_layers, layer_candidates, unused
+    from layerstore.repository import canonical_repository, split_reference
 
     repository = split_reference(target).name
     with settings.reading() as store:
         whole = _whole(store, diff_id)
         if whole is None:
             return fail(_no_layer(store, diff_id, settings.shown), 1)
-        if engine != "docker":
-            return _of_engine(store, whole, repository, engine, as_json=as_json)
-        found = layer_candidates(store, whole, repository, hmac_key=_hmac_key(repository, config), size=size)
+        if engine == "docker":
+            hmac_key = _hmac_key(repository, config)
+            found = document(layer_candidates(store, whole, repository, hmac_key=hmac_key, size=size))
+        else:
+            known = known_layers(store, [whole])[whole]
+            found = {"diff_id": whole, "target_repository": canonical_repository(repository), "engine": engine}
+            found["steps"] = [dataclasses.asdict(step) for step in engine_candidates(known, repository, engine)]
+            found["unused"] = unused(known, engine)
     if as_json:
-        print_json(document(found))
+        print_json(found)
     else:
         _say_candidates(found)
-    return 0 if found.steps else 1
+    return 0 if found["steps"] else 1
 
 
 @click.command(
@@ -98,7 +99,7 @@ Examples:
   layerstore plan 4ab179cadfdc docker.io/team/app --data-root /var/lib/docker --driver overlay2 --json"""
 )
 @click.argument("image")
-@click.argument("target", shell_complete=offers.known)
+@click.argument("target", shell_complete=offer_known)
 @data_root_options(required=True)
 @click.option(
     "--as-daemon",
@@ -106,9 +107,7 @@ Examples:
     help="Use the metadata in the data root, as its daemon does, and not the database. The default without a database.",
 )
 @_config_option
-@json_option
-@database_option
-@settings_argument
+@shared("json", "database")
 def plan(
     settings: Settings,
     /,
@@ -186,56 +185,37 @@ def _hmac_key(repository: str, config: str | None) -> bytes | None:
     return compute_hmac_key(docker_credentials(parse_normalized(repository).domain, config=config))
 
 
-def _of_engine(store: SQLMetadataStore, diff_id: str, repository: str, engine: str, *, as_json: bool) -> int:
-    """Say what another engine than Docker would ask."""
-    from layerstore.push.engines import engine_candidates, unused
-    from layerstore.push.layers import known_layers
-    from layerstore.repository import canonical_repository
-
-    known = known_layers(store, [diff_id])[diff_id]
-    steps = engine_candidates(known, repository, engine)
-    left_out = unused(known, engine)
-    if as_json:
-        named = [dataclasses.asdict(step) for step in steps]
-        target = canonical_repository(repository)
-        print_json(
-            {"diff_id": diff_id, "target_repository": target, "engine": engine, "steps": named, "unused": left_out}
+def _say_candidates(found: dict[str, Any]) -> None:
+    engine = found.get("engine")
+    say(f"layer {found['diff_id']} to {found['target_repository']}{f', by {engine}' if engine else ''}")
+    if not engine:
+        mounts, checks, others = found["attempts"].values()
+        size = "unknown size" if found["size"] is None else f"{found['size']:,} bytes"
+        say(
+            f"  {size}: 1 check, then mounts (at most {mounts}), then checks (at most {checks} in all,"
+            f" with digests of {'any repository' if others else 'the target'})"
         )
-        return 0 if steps else 1
-    say(f"layer {diff_id} to {canonical_repository(repository)}, by {engine}")
-    if steps:
-        columns([_step(number, *dataclasses.astuple(one)) for number, one in enumerate(steps, 1)], indent="    ")
-    else:
-        say("  nothing to ask: it would be uploaded")
-    if left_out:
-        say("  never used, as their compression is not known:")
-        columns([(digest,) for digest in left_out], indent="    ")
-    return 0 if steps else 1
-
-
-def _say_candidates(found: LayerCandidates) -> None:
-    mounts, checks, others = found.attempts
-    size = "unknown size" if found.size is None else f"{found.size:,} bytes"
-    say(f"layer {found.diff_id} to {found.target_repository}")
-    say(
-        f"  {size}: 1 check, then mounts (at most {mounts}), then checks (at most {checks} in all,"
-        f" with digests of {'any repository' if others else 'the target'})"
-    )
-    if found.steps:
-        say("  asked in this order, until one succeeds:")
-        columns([_step(number, *dataclasses.astuple(one)) for number, one in enumerate(found.steps, 1)], indent="    ")
+    if found["steps"]:
+        if not engine:
+            say("  asked in this order, until one succeeds:")
+        columns([_step(f"{number}", step) for number, step in enumerate(found["steps"], 1)], indent="    ")
     else:
         say("  nothing to ask: the layer would be uploaded")
-    if found.left_out:
+    if found.get("left_out"):
         say("  left out:")
-        columns([_step(None, *dataclasses.astuple(one)) for one in found.left_out], indent="    ")
-    if found.unlisted:
-        say("  blobs of this layer that are not in its list, so that Docker does not look for them:")
-        columns([(entry.digest,) for entry in found.unlisted], indent="    ")
+        columns([_step("-", one) for one in found["left_out"]], indent="    ")
+    for name, said in (
+        ("unlisted", "blobs of this layer that are not in its list, so that Docker does not look for them:"),
+        ("unused", "never used, as their compression is not known:"),
+    ):
+        if found.get(name):
+            say(f"  {said}")
+            columns([(digest,) for digest in found[name]], indent="    ")
 
 
-def _step(number: int | None, action: str, digest: str, source: str, reason: str) -> tuple[str, ...]:
-    return ("-" if number is None else str(number), action, digest, source or "(unknown repository)", reason)
+def _step(number: str, step: dict[str, str]) -> tuple[str, ...]:
+    action, digest, source, reason = step.values()
+    return (number, action, digest, source or "(unknown repository)", reason)
 
 
 def _plan_json(image: Image, planned: PushPlan) -> object:

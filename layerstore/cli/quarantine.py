@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
-from layerstore.cli.options import (
-    DIRECTORY,
-    Settings,
-    database_option,
-    json_option,
-    settings_argument,
-    timeout_option,
-)
+from layerstore.cli.options import DIRECTORY, Settings, shared
 from layerstore.cli.output import columns, fail, print_json, print_value, say
 from layerstore.errors import NotFoundError
 from layerstore.words import utc
@@ -45,9 +40,7 @@ Examples:
   layerstore quarantine list /var/lib/docker/image/overlay2/distribution""",
 )
 @click.argument("directory", type=DIRECTORY, required=False)
-@json_option
-@database_option
-@settings_argument
+@shared("json", "database")
 def list_(settings: Settings, directory: str | None, as_json: bool) -> None:
     """List what was set aside.
 
@@ -60,36 +53,19 @@ def list_(settings: Settings, directory: str | None, as_json: bool) -> None:
     with settings.reading() as store:
         found = store.quarantined()
     if as_json:
-        print_json(
-            [
-                {
-                    "number": one.number,
-                    "namespace": one.namespace,
-                    "key": one.key,
-                    "value": one.value.decode("utf-8", "backslashreplace"),
-                    "reason": one.reason,
-                    "quarantined_at_ns": one.quarantined_at_ns,
-                }
-                for one in found
-            ]
-        )
-    else:
-        columns(
-            [
-                (
-                    str(one.number),
-                    utc(one.quarantined_at_ns),
-                    str(len(one.value)),
-                    f"{one.namespace}/{one.key}",
-                    one.reason,
-                )
-                for one in found
-            ]
-        )
+        print_json([dataclasses.asdict(one) for one in found])
+        return
+
+    columns(
+        [
+            (str(one.number), utc(one.quarantined_at_ns), str(len(one.value)), f"{one.namespace}/{one.key}", one.reason)
+            for one in found
+        ]
+    )
 
 
 def _list_files(directory: str, *, as_json: bool) -> None:
-    from layerstore.files.quarantine import quarantined_files
+    from layerstore.files.store import quarantined_files
 
     found = quarantined_files(directory)
     if as_json:
@@ -100,8 +76,7 @@ def _list_files(directory: str, *, as_json: bool) -> None:
 
 @quarantine.command(epilog="\b\nExample:\n  layerstore quarantine show 3")
 @click.argument("number", type=int)
-@database_option
-@settings_argument
+@shared("database")
 def show(settings: Settings, number: int) -> None:
     """Print a value that was set aside.
 
@@ -117,9 +92,7 @@ def show(settings: Settings, number: int) -> None:
 @quarantine.command(epilog="\b\nExample:\n  layerstore quarantine restore 3")
 @click.argument("number", type=int)
 @click.option("--force", is_flag=True, help="Restore the value even if it is invalid for its namespace.")
-@timeout_option
-@database_option
-@settings_argument
+@shared("timeout", "database")
 def restore(settings: Settings, number: int, force: bool) -> None:
     """Put a value back where it was.
 
@@ -135,9 +108,7 @@ def restore(settings: Settings, number: int, force: bool) -> None:
 @quarantine.command(epilog="\b\nExamples:\n  layerstore quarantine drop 3 4\n  layerstore quarantine drop --all")
 @click.argument("numbers", type=int, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Drop all values.")
-@timeout_option
-@database_option
-@settings_argument
+@shared("timeout", "database")
 def drop(settings: Settings, numbers: tuple[int, ...], everything: bool) -> None:
     """Remove values for good.
 

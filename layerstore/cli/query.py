@@ -1,28 +1,37 @@
-"""`query`: SQL of one's own, or a query that has a name."""
+"""`query`: SQL of one's own, or a query that has a name, and the forms that its rows are printed in.
+
+A table, Markdown, CSV, TSV, JSON or JSON lines: written as the rows come, in any number.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from layerstore.cli.options import PATH, Settings, database_option, json_option, settings_argument
+from layerstore.cli.options import PATH, Settings, shared
 from layerstore.cli.output import columns as print_columns
-from layerstore.cli.output import print_json, say
-from layerstore.cli.rows import FORMATS, print_rows
+from layerstore.cli.output import cut, fitting, json_text, print_json, printable, say, shortened
 from layerstore.errors import InvalidInputError
 from layerstore.sql.url import is_url
+from layerstore.words import readable
 
 if TYPE_CHECKING:
     from layerstore.sql.backend import Parameters, Value
     from layerstore.sql.reading.search import Kind
 
+Row = Sequence[Any]
 _LONGEST = 1024 * 1024
+_MEASURED = 1000  # rows that a table's widths are taken from
+_MEASURED_CHARACTERS = 1_000_000  # or fewer, if they are long
 
 
 def _complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -36,6 +45,119 @@ def _complete(context: click.Context, _parameter: click.Parameter, incomplete: s
         for one in QUESTIONS
         if f"@{one.name}".startswith(incomplete or "@")
     ]
+
+
+def _texts(row: Row) -> list[str]:
+    return ["" if value is None else str(readable(value)) for value in row]
+
+
+def _table(columns: Sequence[str], rows: Iterator[Row], *, header: bool = True) -> Iterator[str]:
+    """A column is as wide as the widest of the first thousand rows, to the right if they are numbers."""
+    first, texts, length = [], [], 0
+    for row in islice(rows, _MEASURED):
+        first.append(row)
+        texts.append([cut(printable(text)) for text in _texts(row)])
+        length += sum(map(len, texts[-1]))
+        if length > _MEASURED_CHARACTERS:
+            break
+    names = [printable(name) for name in columns]
+    widths = fitting([max(map(len, column)) for column in zip(*([names] if header else []), *texts, strict=True)])
+    right = [all(isinstance(v, int | float | None) for v in values) for values in zip(*first, strict=True)]
+    right = right or [False] * len(names)
+
+    def line(cells: Iterable[str]) -> str:
+        aligned = (
+            shortened(cell, width).rjust(width) if numeric else shortened(cell, width).ljust(width)
+            for cell, width, numeric in zip(cells, widths, right, strict=True)
+        )
+        return "  ".join(aligned).rstrip() + "\n"
+
+    if header:
+        yield line(names)
+        yield line("-" * width for width in widths)
+    yield from map(line, texts)
+    for row in rows:
+        yield line(cut(printable(text)) for text in _texts(row))
+
+
+def _markdown(columns: Sequence[str], rows: Iterator[Row], *, header: bool = True) -> Iterator[str]:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |\n"
+
+    if header:
+        yield line(columns)
+        yield line("---" for _ in columns)
+    for row in rows:
+        yield line(_texts(row))
+
+
+def _csv(columns: Sequence[str], rows: Iterator[Row], *, header: bool = True) -> Iterator[str]:
+    import csv
+
+    written: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=written.append), lineterminator="\n")
+    for row in chain([columns] if header else [], rows):
+        writer.writerow(_shown(_texts(row)))
+        yield written.pop()
+
+
+def _tsv(columns: Sequence[str], rows: Iterator[Row], *, header: bool = True) -> Iterator[str]:
+    for row in chain([columns] if header else [], rows):
+        yield "\t".join(_shown([text.translate(_TSV_ESCAPES) for text in _texts(row)])) + "\n"
+
+
+_TSV_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _shown(texts: list[str]) -> list[str]:
+    # For a program every byte counts; a terminal is not to be steered by what is in a database.
+    return list(map(printable, texts)) if sys.stdout.isatty() else texts
+
+
+def _json_lines(columns: Sequence[str], rows: Iterator[Row], *, header: bool = True) -> Iterator[str]:
+    names = _distinct(columns)
+    for row in rows:
+        yield json_text(dict(zip(names, map(_json_value, row), strict=True))) + "\n"
+
+
+def _json(columns: Sequence[str], rows: Iterator[Row], *, header: bool = True) -> Iterator[str]:
+    before = "[\n  "
+    for line in _json_lines(columns, rows):
+        yield before + line.rstrip("\n")
+        before = ",\n  "
+    yield "[]\n" if before == "[\n  " else "\n]\n"
+
+
+def _json_value(value: Any) -> Any:
+    # JSON has no infinite numbers.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else readable(value)
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Give each column a name of its own: of two that have the same, an object would keep one."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 2
+        while name in names:
+            name, number = f"{column}_{number}", number + 1
+        names.append(name)
+    return names
+
+
+FORMATS: dict[str, Callable[..., Iterator[str]]] = {
+    "table": _table,
+    "markdown": _markdown,
+    "csv": _csv,
+    "tsv": _tsv,
+    "json": _json,
+    "jsonl": _json_lines,
+}
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Row], form: str, *, header: bool = True) -> None:
+    """Print rows in one of `FORMATS`, with or without the names of the columns."""
+    for piece in FORMATS[form](columns, iter(rows), header=header):
+        click.echo(piece, nl=False)
 
 
 @click.command(
@@ -64,9 +186,7 @@ Examples:
     show_default=True,
     help="Stop the query after so long.",
 )
-@json_option
-@database_option
-@settings_argument
+@shared("json", "database")
 def query(  # noqa: PLR0917  # click gives them by name
     settings: Settings,
     arguments: tuple[str, ...],
@@ -94,18 +214,18 @@ def query(  # noqa: PLR0917  # click gives them by name
             raise click.UsageError("--list takes no SQL, and goes with neither --file nor --explain")
         _list(form)
         return 0
-    is_server = is_url(settings.path)
-    sql, parameters, defaults = _what(arguments, file, is_server=is_server)
     from layerstore.sql.query import given
     from layerstore.sql.query import query as ask
 
+    is_server = is_url(settings.path)
+    sql, parameters, defaults = _what(arguments, file, is_server=is_server)
     if defaults is not None:
         parameters = _in_full(settings, sql, parameters)
     values = given(sql, parameters, defaults)
     _check_numbers(values, defaults or {})
     with ask(settings.path, sql, values, timeout_s=timeout_s, explain=explain) as answer:
         if explain and form == "table":
-            (_show_plan_of_server if is_server else _show_plan)(answer.rows)
+            _show_plan(answer.rows, is_server=is_server)
         else:
             print_rows(answer.columns, answer.rows, form, header=not no_header)
     return 0
@@ -189,38 +309,27 @@ def _list(form: str) -> None:
     from layerstore.sql.questions import QUESTIONS
 
     if form == "json":
-        print_json(
-            [
-                {
-                    "name": one.name,
-                    "question": one.question,
-                    "sql": one.sql,
-                    "needed": one.needed,
-                    "defaults": dict(one.defaults),
-                }
-                for one in QUESTIONS
-            ]
-        )
+        names = ("name", "question", "sql", "needed", "defaults")
+        print_json([{name: getattr(one, name) for name in names} for one in QUESTIONS])
     elif form == "table":
         print_columns([(one.usage, one.question) for one in QUESTIONS])
     else:
         print_rows(("usage", "question", "sql"), ((one.usage, one.question, one.sql) for one in QUESTIONS), form)
 
 
-def _show_plan_of_server(rows: Iterator[Sequence[object]]) -> None:
-    """Print PostgreSQL's plan, and mark full scans."""
-    for (line,) in rows:
-        say(f"{line}{'   <- full scan' if 'Seq Scan on' in str(line) else ''}")
-
-
-def _show_plan(rows: Iterator[Sequence[object]]) -> None:
-    """Print SQLite's steps as a tree, and mark full scans."""
+def _show_plan(rows: Iterable[Row], *, is_server: bool) -> None:
+    """Print the steps of a plan, SQLite's as a tree, and mark full scans."""
     from layerstore.sql.query import whole_reads
     from layerstore.sql.sqlite.statements import TABLES
 
-    steps = [(number, parent, str(detail)) for number, parent, _, detail in rows]
-    whole = whole_reads([detail for *_, detail in steps], list(TABLES))
-    depth: dict[object, int] = {0: -1}
-    for number, parent, detail in steps:
-        depth[number] = depth.get(parent, -1) + 1
-        say(f"{'  ' * depth[number]}{detail}{'   <- full scan' if detail in whole else ''}")
+    if is_server:
+        lines = [(str(line), "Seq Scan on" in str(line)) for (line,) in rows]
+    else:
+        steps = [(number, parent, str(detail)) for number, parent, _, detail in rows]
+        whole = whole_reads([detail for *_, detail in steps], list(TABLES))
+        depth = {0: -1}
+        for number, parent, _ in steps:
+            depth[number] = depth.get(parent, -1) + 1
+        lines = [(f"{'  ' * depth[number]}{detail}", detail in whole) for number, _, detail in steps]
+    for line, is_whole in lines:
+        say(f"{line}{'   <- full scan' if is_whole else ''}")

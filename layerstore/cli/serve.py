@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import click
 
-from layerstore.cli.options import PATH, Settings, database_option, settings_argument
+from layerstore.cli.options import PATH, Settings, shared
 from layerstore.cli.output import printable, say
 from layerstore.errors import LayerstoreError
 from layerstore.sql.url import is_url, shown
@@ -44,8 +44,7 @@ Examples:
 )
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
 @click.option("--no-verify", is_flag=True, help="Do not run `verify` in the background.")
-@database_option
-@settings_argument
+@shared("database")
 def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open_it: bool, no_verify: bool) -> None:
     """Show the store in a browser.
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerstore.cli import offers
-from layerstore.cli.options import Settings, data_root_options, database_option, json_option, settings_argument
+from layerstore.cli.options import Settings, data_root_options, offer_known, shared
 from layerstore.cli.output import columns, print_json, printable, say
 from layerstore.words import counted, utc
 
@@ -29,11 +28,9 @@ Examples:
   layerstore show localhost:5000/team/app
   layerstore show team/app:1.0 --data-root /var/lib/docker"""
 )
-@click.argument("what", shell_complete=offers.known)
+@click.argument("what", shell_complete=offer_known)
 @data_root_options(required=False)
-@json_option
-@database_option
-@settings_argument
+@shared("json", "database")
 def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str | None, as_json: bool) -> int:
     """Show what is known about a layer, blob, repository or image.
 

@@ -1,33 +1,20 @@
-"""`import`, `export`, `verify`, `diff`: whole stores and directories."""
+"""`import`, `export`, `verify`, `diff`, `prune`: whole stores and directories."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerstore.cli.options import (
-    DIRECTORY,
-    PATH,
-    Settings,
-    database_option,
-    drivers_there,
-    json_option,
-    quiet_option,
-    settings_argument,
-    timeout_option,
-)
-from layerstore.cli.output import is_typed, print_json, print_report, printable, say
-from layerstore.cli.progress import progress
+from layerstore.cli.options import DIRECTORY, PATH, Settings, offer_drivers, shared
+from layerstore.cli.output import is_typed, print_json, print_report, printable, progress, say
 from layerstore.paths import absolute
 
 if TYPE_CHECKING:
-    from layerstore.transfer.importing import Skipped
-    from layerstore.transfer.merging import OnConflict
-
+    from layerstore.reports import Skipped
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -56,22 +43,17 @@ Examples:
 )
 @click.option("--allow-empty", is_flag=True, help="Also accept sources without any entry.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only print what would be done.")
-@timeout_option
-@quiet_option
-@json_option
-@database_option
-@settings_argument
+@shared("timeout", "quiet", "json", "database")
 def import_(
     settings: Settings,
+    /,
     *,
     paths: tuple[str, ...],
     host: bool,
-    on_conflict: OnConflict,
     force: bool,
-    allow_empty: bool,
-    dry_run: bool,
     quiet: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Import what container engines know of layers.
 
@@ -85,21 +67,18 @@ def import_(
     found. A second import of the same changes nothing. A source without metadata is an error, and then no database is
     made. An empty directory called `distribution` is that of a fresh host, and no error.
     """
-    from layerstore.transfer.host import sources_here
     from layerstore.transfer.importing import import_layers
-    from layerstore.transfer.place import sources
+    from layerstore.transfer.place import sources, sources_here
 
     if not (paths or host):
         raise click.UsageError("give a PATH, or --host")
     # Looked into before the database is made.
     if "-" in paths and is_typed(sys.stdin):
         raise click.UsageError("standard input is a terminal: pipe an archive into `layerstore import -`")
-    found = [*sources(paths, force=force, allow_empty=allow_empty), *(sources_here() if host else ())]
-    opened = settings.trying() if dry_run else settings.writing(create=True)
+    found = [*sources(paths, force=force, allow_empty=options["allow_empty"]), *(sources_here() if host else ())]
+    opened = settings.trying() if options["dry_run"] else settings.writing(create=True)
     with opened as store, progress("reading", quiet=quiet) as bar:
-        report = import_layers(
-            store, *found, on_conflict=on_conflict, allow_empty=allow_empty, dry_run=dry_run, progress=bar
-        )
+        report = import_layers(store, *found, progress=bar, **options)
     return print_report(report, as_json=as_json, quiet=quiet, store=settings.shown)
 
 
@@ -118,7 +97,7 @@ Examples:
 @click.option(
     "--driver",
     metavar="NAME",
-    shell_complete=drivers_there,
+    shell_complete=offer_drivers,
     help="The storage driver, with --data-root. Not needed if the data root has one only.",
 )
 @click.option(
@@ -147,29 +126,21 @@ Examples:
 )
 @click.option("--image", "images", metavar="NAME", multiple=True, help="For containerd: only content of this image.")
 @click.option("--to", metavar="REPOSITORY", help="For containerd: only the name that a push there will choose.")
-@quiet_option
-@json_option
-@database_option
-@settings_argument
+@shared("quiet", "json", "database")
 def export(
     settings: Settings,
+    /,
     *,
     path: str | None,
     data_root: str | None,
     driver: str | None,
+    new_driver: bool,
     as_tar: bool,
     overwrite: bool,
-    on_conflict: OnConflict | None,
-    delete: bool,
-    dry_run: bool,
-    new_driver: bool,
-    force: bool,
-    assume_compression: str | None,
-    all_namespaces: bool,
-    images: tuple[str, ...],
-    to: str | None,
+    on_conflict: str | None,
     quiet: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Write what the store knows for an engine.
 
@@ -186,29 +157,18 @@ def export(
     if as_tar and data_root is not None:
         raise click.UsageError("--tar goes with TARGET, not with --data-root")
     if as_tar or target == "-":
-        if delete or dry_run or on_conflict is not None:
+        if options["delete"] or options["dry_run"] or on_conflict is not None:
             raise click.UsageError("--on-conflict, --delete and --dry-run go with a directory, not with a tar")
         return _export_tar(settings, target, overwrite=overwrite, quiet=quiet, as_json=as_json)
     if overwrite:
         raise click.UsageError("--overwrite goes with --tar")
-    if delete and on_conflict != "replace":
+    if options["delete"] and on_conflict != "replace":
         raise click.UsageError("--delete needs --on-conflict replace: a merge removes nothing")
     from layerstore import export_layers
 
+    options["on_conflict"] = on_conflict or "merge"
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
-        report = export_layers(
-            store,
-            target,
-            on_conflict=on_conflict or "merge",
-            delete=delete,
-            dry_run=dry_run,
-            force=force,
-            assume_compression=assume_compression,
-            all_namespaces=all_namespaces,
-            images=images,
-            to=to,
-            progress=bar,
-        )
+        report = export_layers(store, target, progress=bar, **options)
     return print_report(report, as_json=as_json, quiet=quiet, store=settings.shown)
 
 
@@ -232,9 +192,8 @@ def _target(path: str | None, data_root: str | None, driver: str | None, *, is_n
 
 
 def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool, as_json: bool) -> int:
-    from layerstore.transfer.exporting import export_archive, export_tar
-    from layerstore.transfer.merging import Examples
-    from layerstore.transfer.summaries import skipped as said_of_skipped
+    from layerstore.reports import Examples, of_skipped
+    from layerstore.transfer.directory import export_archive, export_tar
 
     if target == "-" and is_typed(sys.stdout):
         raise click.UsageError("an archive is not written to a terminal: give a file, or use a pipe")
@@ -254,7 +213,7 @@ def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool
             report["skipped_count"] = skipped.count
         print_json(report)
     else:
-        for line in said_of_skipped(skipped.count, skipped.first):
+        for line in of_skipped(skipped.count, skipped.first):
             say(line)
         if not quiet:
             say(f"exported {settings.shown} to {absolute(target)}: {written} written")
@@ -273,11 +232,7 @@ Examples:
 @click.option(
     "--force", is_flag=True, help="Also check a directory without Docker's namespaces; also repair under a daemon."
 )
-@timeout_option
-@quiet_option
-@json_option
-@database_option
-@settings_argument
+@shared("timeout", "quiet", "json", "database")
 def verify(settings: Settings, *, path: str | None, repair: bool, force: bool, quiet: bool, as_json: bool) -> int:
     """Check a store, and repair it.
 
@@ -304,10 +259,7 @@ Examples:
 @click.argument("left", type=PATH)
 @click.argument("right", type=PATH, required=False)
 @click.option("--force", is_flag=True, help="Also compare a directory without Docker's namespaces.")
-@quiet_option
-@json_option
-@database_option
-@settings_argument
+@shared("quiet", "json", "database")
 def diff(settings: Settings, *, left: str, right: str | None, force: bool, quiet: bool, as_json: bool) -> int:
     """Compare two stores.
 
@@ -318,4 +270,74 @@ def diff(settings: Settings, *, left: str, right: str | None, force: bool, quiet
     from layerstore import diff as compare
 
     report = compare(*((settings.place, left) if right is None else (left, right)), force=force)
+    return print_report(report, as_json=as_json, quiet=quiet)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  layerstore prune --dry-run --keep-layers /var/lib/docker
+  layerstore prune --keep-layers /var/lib/docker --to removed.tar
+  layerstore prune --older-than 90d --vacuum
+  layerstore prune --registry old.example.com --keep-newest 5
+  layerstore prune --repository 'localhost:5000/nightly/*' --yes
+  layerstore prune /var/lib/docker --keep-layers /var/lib/docker --temporary
+
+\b
+`layerstore import removed.tar` restores what was removed."""
+)
+@click.argument("path", type=PATH, required=False)
+@click.option("-n", "--dry-run", is_flag=True, help="Only print what would be removed.")
+@click.option(
+    "--keep-layers", metavar="DIR", type=DIRECTORY, help="Keep entries of layers that exist in this data root."
+)
+@click.option("--older-than", metavar="AGE", help="Remove only older entries: 30d, 12h, or a date in UTC, 2026-01-31.")
+@click.option(
+    "--registry", metavar="HOST", multiple=True, help="Remove only associations of this registry. `*` is any text."
+)
+@click.option(
+    "--repository", metavar="NAME", multiple=True, help="Remove only associations of this repository. `*` is any text."
+)
+@click.option("--keep-newest", metavar="N", type=click.IntRange(min=1), help="Keep each layer's newest N associations.")
+@click.option("--to", metavar="FILE", type=PATH, help="Write what is removed to this new tar first.")
+@click.option(
+    "--temporary", is_flag=True, help="Also remove temporary files that interrupted writes left in a directory."
+)
+@click.option("--vacuum", is_flag=True, help="Return the free space of the database to the file system.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before removing, which a terminal does.")
+@click.option("--force", is_flag=True, help="Also prune under a running daemon, and with a data root without layers.")
+@shared("timeout", "quiet", "json", "database")
+def prune(
+    settings: Settings, /, *, path: str | None, dry_run: bool, yes: bool, quiet: bool, as_json: bool, **criteria: Any
+) -> int:
+    """Remove entries that are no longer needed.
+
+    From the database, or from PATH: a database file, or a directory that no daemon runs on. An entry is removed if it
+    matches all criteria; of several --registry or --repository, one is enough.
+
+    --keep-layers and --older-than judge lists, mappings and V1 IDs. The other three judge the associations in a list;
+    with one of them mappings stay, as when Docker removes an association. A mapping also stays while a remaining list
+    holds its digest. Unreadable entries stay: see verify.
+    """
+    from layerstore.transfer.pruning import prune as remove
+
+    if not any(value for name, value in criteria.items() if name not in ("to", "force")):
+        raise click.UsageError(
+            "give a criterion: --keep-layers, --older-than, --registry, --repository, --keep-newest;"
+            " or --temporary, --vacuum"
+        )
+    place = settings.place if path is None else path
+    asks = not (dry_run or yes) and is_typed(sys.stdin)
+    if dry_run or asks:
+        with progress("judging", quiet=quiet and dry_run) as bar:
+            report = remove(place, dry_run=True, progress=bar, **criteria)
+    if asks:
+        for line in report.lines():
+            say(line)
+        if not (report.is_empty or click.confirm("Remove them?", err=True)):
+            say("nothing was removed")
+            return 1
+    if not dry_run:
+        with settings.changing(path) as changed, progress("judging", quiet=quiet) as bar:
+            report = remove(changed, progress=bar, **criteria)
     return print_report(report, as_json=as_json, quiet=quiet)

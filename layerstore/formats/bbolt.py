@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from layerstore.errors import TransferError
 from layerstore.files import tree
+from layerstore.formats.facts import opened
 
 MAX_BYTES: Final = 1 << 30
 """Bytes of the largest file that is read: it is in memory. 100,000 layers take about 100 MB."""
@@ -36,8 +37,7 @@ _GO_TIME = struct.Struct(">BqI")  # version, seconds since the year 1, nanosecon
 _YEAR_1: Final = 62_135_596_800
 _LATEST: Final = 2**63 - 1
 
-EMPTY_PAGE: Final = _HEADER.pack(0, _LEAF, 0, 0)
-"""What a bucket without any keys holds."""
+_EMPTY_PAGE: Final = _HEADER.pack(0, _LEAF, 0, 0)
 
 _Referrer = tuple[int, int]
 """Which page, and which element of it, leads to a page."""
@@ -73,14 +73,12 @@ class Bucket(NamedTuple):
         """Yield the keys that have a bucket, with it. Raises TransferError as `items`."""
         return ((key, value) for key, value in self.items() if isinstance(value, Bucket))
 
-    def below(self, *path: bytes) -> Bucket | None:
-        """Return the bucket under a path of keys, `None` if there is none. Raises TransferError as `items`."""
+    def below(self, *path: bytes) -> Bucket:
+        """Return the bucket under a path of keys, an empty one if there is none. Raises TransferError as `items`."""
         here = self
         for name in path:
-            found = next((bucket for key, bucket in here.buckets() if key == name), None)
-            if found is None:
-                return None
-            here = found
+            found = (bucket for key, bucket in here.buckets() if key == name)
+            here = next(found, Bucket(self.file, 0, (0, 0), _EMPTY_PAGE))
         return here
 
 
@@ -203,16 +201,13 @@ class File:
         return Bucket(self, root, referrer, b"" if root else value[_BUCKET.size :])
 
 
-def read(base: str, *below: str, wait_s: float = 0.0, limit_bytes: int = MAX_BYTES) -> File:
-    """Read a bbolt file.
-
-    Links in `base` are followed, as a person gave it; below it none is.
+def read(base: str, *below: str, wait_s: float = 0.0) -> File:
+    """Read a bbolt file, found as by `opened`.
 
     Args:
         base: the file, or a directory above it.
         below: names of the directories below `base`, and of the file.
         wait_s: how long to wait for a program that holds the lock, in seconds. A daemon holds it as long as it runs.
-        limit_bytes: size of the largest file that is read.
 
     Raises:
         TransferError: another program holds the lock (`is_in_use` tells); it cannot be read, is too large or is no
@@ -220,16 +215,8 @@ def read(base: str, *below: str, wait_s: float = 0.0, limit_bytes: int = MAX_BYT
         FileNotFoundError: it is not there.
     """
     path = os.path.join(base, *below)
-    if not below:
-        folder, name = os.path.split(os.path.realpath(base))
-        base, below = folder, (name,)
-    try:
-        with tree.directory(base, below[:-1]) as here:
-            content = _locked(here, below[-1], path, wait_s, limit_bytes)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise TransferError(tree.why_unreadable(error), path) from error
+    with opened(base, *below) as (folder, name):
+        content = _locked(folder, name, path, wait_s)
     return File(content, path)
 
 
@@ -245,6 +232,11 @@ def time_ns(value: bytes) -> int | None:
     return found if nanoseconds < 1_000_000_000 and -_LATEST <= found <= _LATEST else None
 
 
+def text(value: bytes) -> str:
+    """Return a key or value as text, whatever is in it."""
+    return value.decode("utf-8", "backslashreplace")
+
+
 def is_in_use(error: TransferError) -> bool:
     """Tell whether `read` failed because another program holds the file's lock."""
     return isinstance(error.__cause__, BlockingIOError)
@@ -255,29 +247,23 @@ def is_bbolt(head: bytes) -> bool:
     return head[16:20] == _MAGIC.to_bytes(4, "little")
 
 
-def _locked(folder: int, name: str, path: str, wait_s: float, limit_bytes: int) -> bytes:
+def _locked(folder: int, name: str, path: str, wait_s: float) -> bytes:
     """Return a file's bytes, read under a shared lock."""
+    until = time.monotonic() + wait_s
     # Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
-        _lock(descriptor, path, wait_s)
-        # A second descriptor: flock(2) belongs to the first, and stays until that is closed.
-        return tree.read_regular(folder, name, limit_bytes=limit_bytes)[0]
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                # A second descriptor: flock(2) belongs to the first, and stays until that is closed.
+                return tree.read_regular(folder, name, limit_bytes=MAX_BYTES)[0]
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise TransferError("a running program holds its lock: stop that program first", path) from error
+                time.sleep(0.05)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, path: str, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() >= until:
-                raise TransferError("a running program holds its lock: stop that program first", path) from error
-            time.sleep(0.05)
-        else:
-            return
 
 
 def _fnv64a(content: bytes) -> int:

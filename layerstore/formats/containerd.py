@@ -18,7 +18,6 @@ Source: containerd: core/metadata/buckets.go, core/remotes/docker/handler.go, co
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import re
 from collections import defaultdict
@@ -30,7 +29,9 @@ from layerstore.blobs import BlobRecord
 from layerstore.digest import Digest
 from layerstore.errors import InvalidRepositoryError, TransferError
 from layerstore.files import tree
-from layerstore.formats import bbolt, signatures
+from layerstore.formats import bbolt
+from layerstore.formats.bbolt import text
+from layerstore.formats.compression import compression_of
 from layerstore.formats.facts import Facts, uncertain, unreadable, why_no_digest, why_no_location
 from layerstore.repository import DEFAULT_DOMAIN, canonical_domain, parse_reference
 
@@ -44,7 +45,6 @@ CHILD: Final = "containerd.io/gc.ref.content."
 _CONFIGS: Final = (f"{CHILD}config", f"{CHILD}0")  # containerd and Docker; BuildKit
 _SNAPSHOT: Final = "containerd.io/gc.ref.snapshot."
 _match_layer = re.compile(rf"{re.escape(CHILD)}l\.(\d{{1,4}})", re.ASCII).fullmatch
-_match_port = re.compile(r"(.+?):(\d{1,5})", re.ASCII).fullmatch
 _COMPRESSIONS: Final = ("gzip", "zstd", "bzip2", "xz")
 
 # Below a root: where the metadata is, and the blobs.
@@ -116,36 +116,34 @@ def read(file: MetaFile) -> Facts:
         FileNotFoundError: it is not there.
     """
     metadata = bbolt.read(file.base, *file.file)
-    version = metadata.root.below(b"v1")
-    if version is None and not any(metadata.root.items()):
+    names = [name for name, _ in metadata.root.items()]
+    if not names:
         return  # BuildKit has made it, and built nothing yet
-    if version is None:
+    if b"v1" not in names:
         raise TransferError("not containerd's metadata: it has no bucket v1", metadata.name)
     with ExitStack() as stack:
         try:
             blobs = stack.enter_context(tree.directory(file.base, file.blobs))
         except FileNotFoundError:
-            blobs = -1
+            blobs = -1  # no directory below it can be opened
         except OSError as error:
             raise TransferError(tree.why_unreadable(error), os.path.join(file.base, *file.blobs)) from error
-        yield from facts_of(metadata, version, lambda digest: _head(blobs, digest))
+        yield from facts_of(metadata, lambda digest: _head(blobs, digest))
 
 
-def facts_of(file: bbolt.File, version: bbolt.Bucket, head: Callable[[str], bytes | None]) -> Facts:
+def facts_of(file: bbolt.File, head: Callable[[str], bytes | None]) -> Facts:
     """Yield what the labels of all namespaces in a file of metadata say.
 
     Args:
         file: what is read.
-        version: its bucket `v1`.
         head: as `facts`.
 
     Raises:
         TransferError: it is damaged.
     """
-    for namespace, bucket in version.buckets():
-        images = bucket.below(b"images")
-        names = [] if images is None else [_text(name) for name, _ in images.buckets()]
-        yield from facts(_text(namespace), names, _blobs(file, bucket), head)
+    for namespace, bucket in file.root.below(b"v1").buckets():
+        names = [text(name) for name, _ in bucket.below(b"images").buckets()]
+        yield from facts(text(namespace), names, _blobs(file, bucket), head)
 
 
 def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Callable[[str], bytes | None]) -> Facts:
@@ -218,8 +216,9 @@ class _Ports:
             yield uncertain(f"{namespace}/{host}", reason)
 
     def _domains(self, host: str, path: str) -> Sequence[str]:
-        if host == DEFAULT_DOMAIN or _has_port(host):
-            return [host]  # dockerd's graph drivers keep the port
+        # containerd itself cuts the port off; dockerd's graph drivers keep it. An address of IPv6 has several colons.
+        if host == DEFAULT_DOMAIN or host.count(":") == 1 or "]:" in host:
+            return [host]
         exact = sorted(self._exact[host, path])
         if len(exact) > 1:
             self._notes[host] = f"images of one name are at several ports: all ports are used: {', '.join(exact)}"
@@ -239,18 +238,6 @@ class _Ports:
             return []
         self._notes[host] = f"{unknown}: recorded without a port"
         return [domain]
-
-
-def _has_port(host: str) -> bool:
-    """Tell whether a label's host has a port, which containerd itself would have cut off."""
-    match = _match_port(host)
-    if match is None:
-        return False
-    try:
-        ipaddress.IPv6Address(host)
-    except ValueError:
-        return True
-    return False
 
 
 def _broken_chains(blobs: Iterable[Blob]) -> dict[str, str]:
@@ -287,16 +274,15 @@ def _compression(head: bytes | None, *, is_plain: bool) -> str | None:
     """Return the compression of a blob that begins so; of one without any, only if it is known to be plain."""
     if head is None:
         return None
-    found = signatures.compression(head)
+    found = compression_of(head)
     if found is not None:
         return found.what if found.what in _COMPRESSIONS else None
     return "uncompressed" if is_plain else None
 
 
 def _blobs(file: bbolt.File, namespace: bbolt.Bucket) -> Iterator[Blob]:
-    content = namespace.below(b"content", b"blob")
-    for digest, blob in () if content is None else content.buckets():
-        reason = why_no_digest(_text(digest))
+    for digest, blob in namespace.below(b"content", b"blob").buckets():
+        reason = why_no_digest(text(digest))
         if reason is not None:
             raise file.damaged(reason)
         updated_at_ns, labels = None, {}
@@ -304,32 +290,20 @@ def _blobs(file: bbolt.File, namespace: bbolt.Bucket) -> Iterator[Blob]:
             if key == b"updatedat" and isinstance(value, bytes):
                 updated_at_ns = bbolt.time_ns(value)
             elif key == b"labels" and isinstance(value, bbolt.Bucket):
-                labels = {_text(name): _text(label) for name, label in value.values().items()}
-        yield Blob(_text(digest), labels, updated_at_ns)
+                labels = {text(name): text(label) for name, label in value.values().items()}
+        yield Blob(text(digest), labels, updated_at_ns)
 
 
 def _head(blobs: int, digest: str) -> bytes | None:
     """Return the first bytes of a blob below an open directory; `None` if it is not there, or not to be read."""
     algorithm, _, encoded = digest.partition(":")
-    if blobs < 0:
-        return None
     try:
         folder = tree.open_below(blobs, (algorithm,))
+        try:
+            descriptor = os.open(encoded, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with open(descriptor, "rb", buffering=0) as blob:
+            return blob.read(HEAD)
     except OSError:
         return None
-    try:
-        descriptor = os.open(encoded, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return None
-    finally:
-        os.close(folder)
-    try:
-        return os.read(descriptor, HEAD)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")

@@ -182,4 +182,4 @@ def question(name: str) -> Question:
         if one.name == name:
             return one
     like = near(name, [one.name for one in QUESTIONS], "@")
-    raise InvalidInputError(f"no query is named @{name}{like}; `layerstore query --list` shows them")
+    raise InvalidInputError(f"no query is named @{name}: `layerstore query --list` shows them{like}")

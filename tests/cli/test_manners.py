@@ -104,12 +104,12 @@ class TestATerminal:
 def test_the_time_left_is_shown_once_the_rate_is_steady(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from layerstore.cli import progress
+    from layerstore.cli.output import progress
 
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress.progress("reading", quiet=False) as bar:
+    with progress("reading", quiet=False) as bar:
         assert bar is not None
         for now[0], done in ((1.0, 100), (2.0, 200), (4.0, 400), (9.0, 900)):
             bar(done, 1000)

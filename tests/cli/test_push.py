@@ -308,7 +308,7 @@ def test_candidates_of_another_engine_are_by_its_rule(run: Run, with_sources: Pa
     result = run("candidates", FIRST, f"{HOST}/team/app", "--engine", "containers")
     assert result.code == FOUND
     assert result.out.splitlines()[1:3] == [
-        "  nothing to ask: it would be uploaded",
+        "  nothing to ask: the layer would be uploaded",
         "  never used, as their compression is not known:",
     ]
     found = run("candidates", FIRST, "team/app", "--engine", "containers", "--json").json

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from layerstore.cli import command as root
+from tests.support.command import every_command
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 _INTRODUCTION = """\
@@ -43,16 +42,9 @@ nanoseconds and as ISO 8601 text. Long work shows its progress on a terminal, an
 """
 
 
-def _walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            yield (*path, name), below
-            yield from _walk(below, (*path, name))
-
-
 def reference() -> str:
     """Return the page."""
-    return _INTRODUCTION + "".join(_command(path, command) for path, command in _walk(root))
+    return _INTRODUCTION + "".join(_command(tuple(path.split()), command) for path, command in every_command() if path)
 
 
 def _command(path: tuple[str, ...], command: click.Command) -> str:

@@ -91,7 +91,7 @@ def test_every_option_that_a_page_names_exists(page: Path):
 def test_every_command_is_named_in_readme():
     named = set(re.findall(r"`(\w+)`", section(README, "The command")))
 
-    assert set(cli.command.commands) <= named
+    assert set(cli.COMMANDS) <= named
 
 
 def test_the_differences_from_docker_name_tests_that_exist():

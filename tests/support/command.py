@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService, import_directory
+from layerstore.cli import command as root
 from layerstore.cli import main
 from tests.support.strategies import sha256
 
@@ -26,6 +28,17 @@ DONE, FOUND, USAGE, BAD = 0, 1, 2, 3
 REPOSITORY = "localhost:5000/team/app"
 V1_ID = "c" * 64
 HMAC = "4ac2" + "0" * 60
+
+
+def every_command(command: click.Command = root, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below one, and itself, with the words that call it."""
+    yield " ".join(path), command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.commands:
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from every_command(below, (*path, name))
 
 
 class Result(NamedTuple):

@@ -16,10 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore
-from layerstore.cli import command
 from layerstore.web import server
 from tests.robustness.hostile.conftest import everything
-from tests.support.command import Result, Run, database, run
+from tests.support.command import Result, Run, database, every_command, run
 from tests.support.counting import Counted
 from tests.support.strategies import DIGESTS, NEAR_DIGESTS, sha256
 
@@ -28,17 +27,7 @@ __all__ = ["database", "run"]  # fixtures of the command's tests
 CODES = {0, 1, 2, 3}
 
 
-def leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], click.Command]]:
-    found: list[tuple[tuple[str, ...], click.Command]] = []
-    for name, below in group.commands.items():
-        if isinstance(below, click.Group):
-            found += leaves(below, (*path, name))
-        else:
-            found.append(((*path, name), below))
-    return found
-
-
-LEAVES = leaves(command)
+LEAVES = [(tuple(path.split()), below) for path, below in every_command() if not isinstance(below, click.Group)]
 NAMES = sorted({word for path, _ in LEAVES for word in path})
 Trial = Run
 OPTIONS = sorted({name for _, below in LEAVES for option in below.params for name in option.opts if name[0] == "-"})
