@@ -218,8 +218,8 @@ def time_text(time_ns: int) -> str:
     return f"{text}.{f'{rest:09}'.rstrip('0')}Z" if rest else f"{text}Z"
 
 
-def _time(text: str) -> int:
-    """Read a time as nanoseconds; a ValueError if it is none, or not between the years 1677 and 2262."""
+def time_ns(text: str) -> int:
+    """Return Unix time in nanoseconds; a ValueError if it is no such time, or not between the years 1677 and 2262."""
     if _is_time(text) is None:
         raise ValueError(f"not a time in UTC: {_shown(text)}")
     since = datetime.fromisoformat(text[:19]) - _EPOCH
@@ -292,7 +292,7 @@ def _locations(found: list[_Location] | tuple[()]) -> dict[str, int | None]:
         reason = why_not_canonical(name) if name else "a location without a repository"
         if reason is not None:
             raise ValueError(reason)
-        locations[name] = None if seen is UNSET else _time(seen)
+        locations[name] = None if seen is UNSET else time_ns(seen)
     if len(locations) != len(found):
         raise ValueError("a repository is there twice")
     return locations

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from layerstore.errors import TransferError
 from layerstore.files import tree
+from layerstore.formats.facts import opened
 
 MAX_BYTES: Final = 1 << 30
 """Bytes of the largest file that is read: it is in memory. 100,000 layers take about 100 MB."""
@@ -36,8 +37,7 @@ _GO_TIME = struct.Struct(">BqI")  # version, seconds since the year 1, nanosecon
 _YEAR_1: Final = 62_135_596_800
 _LATEST: Final = 2**63 - 1
 
-EMPTY_PAGE: Final = _HEADER.pack(0, _LEAF, 0, 0)
-"""What a bucket without any keys holds."""
+_EMPTY_PAGE: Final = _HEADER.pack(0, _LEAF, 0, 0)
 
 _Referrer = tuple[int, int]
 """Which page, and which element of it, leads to a page."""
@@ -73,14 +73,12 @@ class Bucket(NamedTuple):
         """Yield the keys that have a bucket, with it. Raises TransferError as `items`."""
         return ((key, value) for key, value in self.items() if isinstance(value, Bucket))
 
-    def below(self, *path: bytes) -> Bucket | None:
-        """Return the bucket under a path of keys, `None` if there is none. Raises TransferError as `items`."""
+    def below(self, *path: bytes) -> Bucket:
+        """Return the bucket under a path of keys, an empty one if there is none. Raises TransferError as `items`."""
         here = self
         for name in path:
-            found = next((bucket for key, bucket in here.buckets() if key == name), None)
-            if found is None:
-                return None
-            here = found
+            found = (bucket for key, bucket in here.buckets() if key == name)
+            here = next(found, Bucket(self.file, 0, (0, 0), _EMPTY_PAGE))
         return here
 
 
@@ -204,9 +202,7 @@ class File:
 
 
 def read(base: str, *below: str, wait_s: float = 0.0, limit_bytes: int = MAX_BYTES) -> File:
-    """Read a bbolt file.
-
-    Links in `base` are followed, as a person gave it; below it none is.
+    """Read a bbolt file, found as by `opened`.
 
     Args:
         base: the file, or a directory above it.
@@ -220,16 +216,8 @@ def read(base: str, *below: str, wait_s: float = 0.0, limit_bytes: int = MAX_BYT
         FileNotFoundError: it is not there.
     """
     path = os.path.join(base, *below)
-    if not below:
-        folder, name = os.path.split(os.path.realpath(base))
-        base, below = folder, (name,)
-    try:
-        with tree.directory(base, below[:-1]) as here:
-            content = _locked(here, below[-1], path, wait_s, limit_bytes)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise TransferError(tree.why_unreadable(error), path) from error
+    with opened(base, *below) as (folder, name):
+        content = _locked(folder, name, path, wait_s, limit_bytes)
     return File(content, path)
 
 
@@ -243,6 +231,11 @@ def time_ns(value: bytes) -> int | None:
     _, seconds, nanoseconds = _GO_TIME.unpack_from(value)
     found: int = (seconds - _YEAR_1) * 1_000_000_000 + nanoseconds
     return found if nanoseconds < 1_000_000_000 and -_LATEST <= found <= _LATEST else None
+
+
+def text(value: bytes) -> str:
+    """Return a key or value as text, whatever is in it."""
+    return value.decode("utf-8", "backslashreplace")
 
 
 def is_in_use(error: TransferError) -> bool:

@@ -1,7 +1,7 @@
-"""Compressed streams: read in bounded memory, and written as a file's suffix says.
+"""Compression of archives: told by a file's first bytes, read in bounded memory, and written as a name's suffix says.
 
-What is read is recognised by its first bytes, whatever it is called. What Python cannot read or write is named, with
-the command that can.
+A file is recognised whatever it is called, also one that is no tar. What Python cannot read or write is named, with the
+command that can.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import importlib
 import io
 import lzma
 import os
+import re
 import shlex
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Final, Protocol
+from functools import partial
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 from layerstore.errors import TransferError
-from layerstore.formats.signatures import Signature, command
+
+STANDARD_INPUT: Final = "standard input"
+HEAD: Final = 1024
+"""How many of a file's first bytes are looked at."""
 
 _CHUNK: Final = 1 << 14
 _BUFFER: Final = 1 << 18
@@ -30,9 +35,116 @@ class Damaged(Exception):  # noqa: N818  # what is wrong, in words that go on: "
     """The compressed data is damaged."""
 
 
-def buffered(file: IO[bytes] | io.RawIOBase) -> io.BufferedReader:
+class Signature(NamedTuple):
+    """How a kind of file begins.
+
+    Attributes:
+        begins: a pattern for its first bytes.
+        what: what users call it.
+        remedy: a command that makes a tar of it (a compression), else a sentence that says what would be right.
+    """
+
+    begins: bytes
+    what: str
+    remedy: str
+
+    def is_of(self, head: bytes) -> bool:
+        """Tell whether a file begins so."""
+        return re.match(self.begins, head, re.DOTALL) is not None
+
+
+_COMPRESSIONS: Final = (
+    Signature(rb"\x1f\x8b", "gzip", "gzip -dc"),
+    Signature(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", "bzip2", "bzip2 -dc"),
+    Signature(rb"\xfd7zXZ\0", "xz", "xz -dc"),
+    Signature(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd", "zstd -dc"),
+    # A properties byte that everybody writes, a dictionary of whole 64 KiB, a size that is unknown or below 1 TiB.
+    Signature(rb"\x5d\0\0.{2}(?:\xff{8}|.{5}\0{3})", "lzma", "xz --format=lzma -dc"),
+    Signature(rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18", "lz4", "lz4 -dc"),
+    Signature(rb"\x1f\x9d", "compress", "gzip -dc"),
+    Signature(rb"\x1f\x1e", "pack", "gzip -dc"),
+    Signature(rb"LZIP", "lzip", "lzip -dc"),
+    Signature(rb"\x89LZO\0\r\n\x1a\n", "lzop", "lzop -dc"),
+    Signature(rb"\xff\x06\0\0sNaPpY", "snappy", "snzip -dc"),
+)
+
+_UNPACK: Final = "unpack it, and import the directory that is in it"
+_OTHERS: Final = (
+    Signature(rb"PK(?:\x03\x04|\x05\x06|\x07\x08)", "a zip archive", _UNPACK),
+    Signature(rb"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    Signature(rb"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    Signature(rb"07070[127]|\xc7\x71|\x71\xc7", "a cpio archive", "unpack it (`cpio -id`), and import the directory"),
+    Signature(rb"\xed\xab\xee\xdb", "an RPM package", "give an archive of Docker's `distribution` directory"),
+    Signature(rb"!<arch>\n", "an ar archive or Debian package", "give an archive of Docker's `distribution` directory"),
+    Signature(rb".{16}\xda\xed\x0c\xed", "a bolt database", "give the path of the file itself, not compressed"),
+    Signature(rb"(?i)\s*<(?:!doctype )?html", "an HTML page", "download the archive again: this may be an error page"),
+    Signature(rb"(?i)\s*<\?xml", "an XML document", "download the archive again: this may be an error message"),
+    Signature(rb"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]])", "JSON", "give an archive of Docker's `distribution` directory"),
+)
+_DATABASE: Final = b"SQLite format 3\0"
+_TEXT: Final = rb"[\t\n\r\x1b\x20-\x7e\x80-\xff]+"
+_SHOWN: Final = 60
+
+
+def compression_of(head: bytes) -> Signature | None:
+    """Return the compression that a file begins with, or `None`."""
+    return next((found for found in _COMPRESSIONS if found.is_of(head)), None)
+
+
+def _command(tool: str, name: str) -> str:
+    """Return what unpacks a compressed archive and imports it."""
+    if name == STANDARD_INPUT:
+        return f"`… | {tool} | layerstore import -`"
+    return f"`{tool} {shlex.quote(name)} | layerstore import -`"
+
+
+def why_no_tar(head: bytes, name: str, outer: Signature | None) -> str:
+    """Say what a file is that is no tar, and what would be right.
+
+    Args:
+        head: its first bytes; of a compressed file, those of what is in it.
+        name: the file's path, or `standard input`.
+        outer: how the file is compressed, or `None`.
+    """
+    inner = compression_of(head)
+    if inner is not None and outer is None:
+        return f"it is compressed by {inner.what}, which Python cannot read here: {_command(inner.remedy, name)}"
+    if inner is not None and outer is not None:
+        return f"it is {inner.what} inside {outer.what}, compressed twice: {_command(outer.remedy, name)}"
+    if head.startswith(_DATABASE):
+        return _of_a_database(name, outer)
+    inside = "" if outer is None else f" compressed by {outer.what}"
+    if not head:
+        return f"it is empty{inside and ',' + inside}: the program that wrote it may have failed"
+    for other in _OTHERS:
+        if other.is_of(head):
+            return f"it is {other.what}{inside}, not a tar archive: {other.remedy}"
+    return _of_the_unknown(head, f"not a layerstore database, and not a tar archive{inside}")
+
+
+def _of_the_unknown(head: bytes, what: str) -> str:
+    if re.fullmatch(_TEXT, head):
+        line = head.decode("utf-8", "replace").strip().partition("\n")[0]
+        shown = line if len(line) <= _SHOWN else line[:_SHOWN] + "…"
+        return f"{what}, but text: {shown!r}: the program that wrote it may have failed, or printed a message into it"
+    return f"{what}: give a tar, a `distribution` directory, a data root, or a database"
+
+
+def _of_a_database(name: str, outer: Signature | None) -> str:
+    if outer is None and os.path.isfile(name):
+        return "it begins as an SQLite database, but SQLite cannot read it: try `layerstore recover FILE NEW`"
+    if outer is None:
+        return "it is a database in a pipe or on standard input: give the path of its file"
+    of = "" if name == STANDARD_INPUT else f" {shlex.quote(name)}"
+    unpack = f"{outer.remedy}{of} > copy.db"
+    return f"it is a database compressed by {outer.what}: unpack it (`{unpack}`), and give that file"
+
+
+def buffered(file: IO[bytes]) -> io.BufferedReader:
     """Return a file that can be looked at before it is read, and gives all bytes that are asked for until its end."""
-    return io.BufferedReader(_Filled(file), _BUFFER)
+    # One system call at a time: `read` makes several, and a signal between two of them would wait for more data.
+    read = getattr(file, "read1", file.read)
+    return io.BufferedReader(_Joined(iter(partial(read, _BUFFER), b"")), _BUFFER)
 
 
 def decompressed(file: io.BufferedReader, signature: Signature, name: str) -> io.BufferedReader | None:
@@ -42,25 +154,33 @@ def decompressed(file: io.BufferedReader, signature: Signature, name: str) -> io
     TransferError for what needs much memory.
     """
     make = _decompressor(signature.what)
-    too_large = f"unpacking it needs more than {_MEMORY >> 20} MiB of memory: {command(signature.remedy, name)}"
-    return None if make is None else buffered(_Decompressed(file, make, TransferError(too_large, name)))
+    if make is None:
+        return None
+    too_large = f"unpacking it needs more than {_MEMORY >> 20} MiB of memory: {_command(signature.remedy, name)}"
+    return io.BufferedReader(_Joined(_decompress(file, make, TransferError(too_large, name))), _BUFFER)
 
 
-class _Filled(io.RawIOBase):
-    """A file that fills what it is given, though a pipe has less at once: else nobody could look at its beginning."""
+class _Joined(io.RawIOBase):
+    """Pieces as one file, which fills what it is given: else nobody could look at the beginning of a slow pipe."""
 
-    def __init__(self, file: IO[bytes] | io.RawIOBase) -> None:
-        # One system call at a time: `read` makes several, and a signal between two of them would wait for more data.
-        self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._left = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         view, done = memoryview(buffer), 0
-        while done < len(view) and (found := self._read(len(view) - done)):
-            view[done : done + len(found)] = found
-            done += len(found)
+        while done < len(view):
+            if not self._left:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._left = memoryview(piece)
+            size = min(len(self._left), len(view) - done)
+            view[done : done + size] = self._left[:size]
+            self._left = self._left[size:]
+            done += size
         return done
 
 
@@ -114,49 +234,31 @@ def _decompressor(compression: str) -> Callable[[], _Decompressor] | None:
     return known.get(compression)
 
 
-class _Decompressed(io.RawIOBase):
-    """One compressed stream behind the other, with zeros between and behind them, as tapes have."""
-
-    def __init__(self, file: io.BufferedReader, make: Callable[[], _Decompressor], too_large: TransferError) -> None:
-        self._file, self._make, self._too_large = file, make, too_large
-        self._stream = make()
-        self._next = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Return at most `size` bytes, and none at the end only."""
-        while not self._stream.eof or self._begin_another():
-            wants = self._stream.needs_input
-            data = (self._next or self._file.read(_CHUNK)) if wants else b""
-            self._next = b""
-            found = self._decompress(data, size)
-            if found:
-                return found
-            if wants and not data and not self._stream.eof:
+def _decompress(
+    file: io.BufferedReader, make: Callable[[], _Decompressor], too_large: TransferError
+) -> Iterator[bytes]:
+    """Yield what one compressed stream behind the other holds. Between and behind them may be zeros, as on tapes."""
+    data = file.read(_CHUNK)
+    while data:
+        stream = make()
+        while not stream.eof:
+            wants = stream.needs_input
+            data = data or (file.read(_CHUNK) if wants else b"")
+            try:
+                found = stream.decompress(data, _BUFFER)
+            except MemoryError:
+                raise
+            except Exception as error:  # each module has its own, and bz2 an OSError
+                if isinstance(error, lzma.LZMAError) and "Memory usage limit" in str(error):  # it has no code
+                    raise too_large from error
+                raise Damaged(f"its compressed bytes: {error}") from error
+            if wants and not (data or found or stream.eof):
                 raise Damaged("its compressed bytes are cut off")
-        return b""
-
-    def _decompress(self, data: bytes, size: int) -> bytes:
-        try:
-            return self._stream.decompress(data, size)
-        except MemoryError:
-            raise
-        except Exception as error:  # each module has its own, and bz2 an OSError
-            if isinstance(error, lzma.LZMAError) and "Memory usage limit" in str(error):  # it has no code
-                raise self._too_large from error
-            raise Damaged(f"its compressed bytes: {error}") from error
-
-    def _begin_another(self) -> bool:
-        rest = self._stream.unused_data.lstrip(b"\0")
-        while not rest:
-            more = self._file.read(_CHUNK)
-            if not more:
-                return False
-            rest = more.lstrip(b"\0")
-        self._stream, self._next = self._make(), rest
-        return True
+            data = b""
+            yield found
+        data = stream.unused_data.lstrip(b"\0")
+        while not data and (more := file.read(_CHUNK)):
+            data = more.lstrip(b"\0")
 
 
 class Compressor(Protocol):
@@ -166,7 +268,7 @@ class Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-_WRITTEN: dict[str, Callable[[], Compressor]] = {
+_WRITTEN: Final[dict[str, Callable[[], Compressor]]] = {
     # Without a name and a time, so that the same store gives the same bytes.
     "gz": lambda: zlib.compressobj(wbits=31),
     "bz2": bz2.BZ2Compressor,

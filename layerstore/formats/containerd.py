@@ -30,7 +30,9 @@ from layerstore.blobs import BlobRecord
 from layerstore.digest import Digest
 from layerstore.errors import InvalidRepositoryError, TransferError
 from layerstore.files import tree
-from layerstore.formats import bbolt, signatures
+from layerstore.formats import bbolt
+from layerstore.formats.bbolt import text
+from layerstore.formats.compression import compression_of
 from layerstore.formats.facts import Facts, uncertain, unreadable, why_no_digest, why_no_location
 from layerstore.repository import DEFAULT_DOMAIN, canonical_domain, parse_reference
 
@@ -116,10 +118,10 @@ def read(file: MetaFile) -> Facts:
         FileNotFoundError: it is not there.
     """
     metadata = bbolt.read(file.base, *file.file)
-    version = metadata.root.below(b"v1")
-    if version is None and not any(metadata.root.items()):
+    names = [name for name, _ in metadata.root.items()]
+    if not names:
         return  # BuildKit has made it, and built nothing yet
-    if version is None:
+    if b"v1" not in names:
         raise TransferError("not containerd's metadata: it has no bucket v1", metadata.name)
     with ExitStack() as stack:
         try:
@@ -128,24 +130,22 @@ def read(file: MetaFile) -> Facts:
             blobs = -1
         except OSError as error:
             raise TransferError(tree.why_unreadable(error), os.path.join(file.base, *file.blobs)) from error
-        yield from facts_of(metadata, version, lambda digest: _head(blobs, digest))
+        yield from facts_of(metadata, lambda digest: _head(blobs, digest))
 
 
-def facts_of(file: bbolt.File, version: bbolt.Bucket, head: Callable[[str], bytes | None]) -> Facts:
+def facts_of(file: bbolt.File, head: Callable[[str], bytes | None]) -> Facts:
     """Yield what the labels of all namespaces in a file of metadata say.
 
     Args:
         file: what is read.
-        version: its bucket `v1`.
         head: as `facts`.
 
     Raises:
         TransferError: it is damaged.
     """
-    for namespace, bucket in version.buckets():
-        images = bucket.below(b"images")
-        names = [] if images is None else [_text(name) for name, _ in images.buckets()]
-        yield from facts(_text(namespace), names, _blobs(file, bucket), head)
+    for namespace, bucket in file.root.below(b"v1").buckets():
+        names = [text(name) for name, _ in bucket.below(b"images").buckets()]
+        yield from facts(text(namespace), names, _blobs(file, bucket), head)
 
 
 def facts(namespace: str, images: Iterable[str], blobs: Iterable[Blob], head: Callable[[str], bytes | None]) -> Facts:
@@ -287,16 +287,15 @@ def _compression(head: bytes | None, *, is_plain: bool) -> str | None:
     """Return the compression of a blob that begins so; of one without any, only if it is known to be plain."""
     if head is None:
         return None
-    found = signatures.compression(head)
+    found = compression_of(head)
     if found is not None:
         return found.what if found.what in _COMPRESSIONS else None
     return "uncompressed" if is_plain else None
 
 
 def _blobs(file: bbolt.File, namespace: bbolt.Bucket) -> Iterator[Blob]:
-    content = namespace.below(b"content", b"blob")
-    for digest, blob in () if content is None else content.buckets():
-        reason = why_no_digest(_text(digest))
+    for digest, blob in namespace.below(b"content", b"blob").buckets():
+        reason = why_no_digest(text(digest))
         if reason is not None:
             raise file.damaged(reason)
         updated_at_ns, labels = None, {}
@@ -304,8 +303,8 @@ def _blobs(file: bbolt.File, namespace: bbolt.Bucket) -> Iterator[Blob]:
             if key == b"updatedat" and isinstance(value, bytes):
                 updated_at_ns = bbolt.time_ns(value)
             elif key == b"labels" and isinstance(value, bbolt.Bucket):
-                labels = {_text(name): _text(label) for name, label in value.values().items()}
-        yield Blob(_text(digest), labels, updated_at_ns)
+                labels = {text(name): text(label) for name, label in value.values().items()}
+        yield Blob(text(digest), labels, updated_at_ns)
 
 
 def _head(blobs: int, digest: str) -> bytes | None:
@@ -329,7 +328,3 @@ def _head(blobs: int, digest: str) -> bytes | None:
         return None
     finally:
         os.close(descriptor)
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")

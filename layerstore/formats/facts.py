@@ -7,14 +7,18 @@ the kind `UNCERTAIN`.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from layerstore.blobs import BlobRecord, encode
 from layerstore.collection import Odd
 from layerstore.digest import Digest, is_digest
+from layerstore.errors import TransferError
+from layerstore.files import tree
 from layerstore.keys import BLOBS, Record, digest_key
 from layerstore.repository import why_not_canonical
 
@@ -61,6 +65,33 @@ def as_entry(found: Fact | Odd) -> Record | Odd:
         return found
     digest, record = found
     return Record(BLOBS, digest_key(digest), encode(record), record.modified_at_ns)
+
+
+@contextmanager
+def opened(base: str, *below: str) -> Iterator[tuple[int, str]]:
+    """Open the directory of a file, and give its name there.
+
+    Links in `base` are followed, as a person gave it; below it none is.
+
+    Args:
+        base: the file, or a directory above it.
+        below: names of the directories below `base`, and of the file.
+
+    Raises:
+        TransferError: it cannot be read.
+        FileNotFoundError: it is not there.
+    """
+    path = os.path.join(base, *below)
+    if not below:
+        base, name = os.path.split(os.path.realpath(base))
+        below = (name,)
+    try:
+        with tree.directory(base, below[:-1]) as folder:
+            yield folder, below[-1]
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise TransferError(tree.why_unreadable(error), path) from error
 
 
 def unreadable(path: str, reason: str) -> Odd:

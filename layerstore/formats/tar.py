@@ -1,44 +1,73 @@
-"""Metadata directories inside a tar archive: read from one that may be hostile, written as Docker would lay it out.
+"""An archive of metadata directories, and of what other engines remember: read from a tar that may be hostile.
 
-Source: POSIX.1-2001 pax interchange format, whose `mtime` record keeps nanoseconds.
+What is metadata is told by the names of the members. Files of other engines are told by their content: a cache of
+Podman and Skopeo, the `layers.json` of their storage, the metadata of containerd and BuildKit. Those are unpacked into
+a temporary folder and read at the end of the archive, as the content by whose first bytes a compression is told may
+come behind them.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import sys
-import tarfile
 from collections.abc import Iterator
-from decimal import Decimal
-from itertools import chain, repeat
-from types import TracebackType
-from typing import IO, Any, Final
+from contextlib import ExitStack
+from typing import IO, Final, Self
 
 from layerstore.collection import Odd
 from layerstore.errors import TransferError
-from layerstore.files import tree
-from layerstore.formats import compression, signatures, tar_members
+from layerstore.files import temporary, tree
+from layerstore.files.scan import show
+from layerstore.formats import bbolt, compression, containerd, containers, tar_members
 from layerstore.formats.compression import Damaged
-from layerstore.formats.tar_contents import Contents, base_of, is_rest_of_a_data_root, may_be_linked_to, relative
+from layerstore.formats.facts import Facts, as_entry, uncertain, unreadable
 from layerstore.formats.tar_members import Member, Members
-from layerstore.formats.tar_memories import Memories
-from layerstore.keys import Record
+from layerstore.keys import KNOWN_NAMESPACES, Record
 from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
 
 MAX_VALUE: Final = tree.MAX_VALUE
 MAX_BYTES: Final = 8 << 30
 """Bytes that the values of one archive may have in all, unless more are allowed."""
-
-ROOT: Final = "distribution"
-"""The directory that an archive of ours holds."""
-
+_LIMIT: Final = ", the limit of one archive; --force lifts it, if you trust the archive"
 _LINKABLE: Final = 32 << 20
 """Bytes of values that are remembered for hard links to them, with what remembering one takes."""
 _REMEMBERING: Final = 400
 _NAMED: Final = 1000
 """Files outside every namespace that are named. Of more, the number is told."""
-_NANOSECONDS: Final = 1_000_000_000
+
+_NAMESPACE: Final = f"(?:{'|'.join(KNOWN_NAMESPACES)})/"
+_top_namespace = re.compile(_NAMESPACE).match
+_any_namespace = re.compile(f"(?:.*?/)?{_NAMESPACE}", re.DOTALL).match
+_data_root = re.compile(r"(?:.*?/)?image/[^/]+/distribution/", re.DOTALL).match
+_named = re.compile(rf"(?:.*?/)?(?:distribution/|(?={_NAMESPACE}))", re.DOTALL).match
+_distribution = re.compile(r"(?:.*?/)?distribution/", re.DOTALL).match
+_rest_of_a_data_root = re.compile(
+    rf"(?:.*?/)?image/(?!{_NAMESPACE})(?:[^/]+/(?!distribution/)|[^/]+\Z|\Z)", re.DOTALL
+).match
+
+_TOPS: Final = 1000
+_SHOWN: Final = 3
+_OF_A_FILE_SYSTEM: Final = frozenset(("bin", "dev", "etc", "home", "lib", "proc", "root", "sbin", "tmp", "usr", "var"))
+_RIGHT: Final = "pack the metadata, as by `sudo tar -C /var/lib/docker -c image/overlay2/distribution`"
+
+_HEAD: Final = 4096
+"""A cache's first page, which has the names of its tables."""
+_SQLITE: Final = b"SQLite format 3\0"
+_A_TABLE: Final = b"KnownLocations"
+_MAX_FILE: Final = bbolt.MAX_BYTES
+_MAX_HEADS: Final = 200_000
+"""Blobs whose first bytes are remembered. They take 50 MB."""
+_NAMES: Final = frozenset((containers.NAME, containers.BOLT_NAME, "meta.db", "containerdmeta.db"))
+"""Names of memories. A damaged bolt database of another name is not known to be one, and is passed over."""
+_match_blob = re.compile(r"(?:.*/)?blobs/([^/]{1,32})/([^/]{1,128})", re.DOTALL).fullmatch
+# What an image or a container brings along is not what this host knows.
+_of_a_container = re.compile(
+    r"(?:.*/)?(?:overlay2?|fuse-overlayfs|vfs|btrfs|zfs|aufs|devicemapper|snapshots"
+    r"|io\.containerd\.(?:snapshotter|runtime)[^/]*|volumes/[^/]+/_data)/",
+    re.DOTALL,
+).match
 
 
 def scan(
@@ -75,7 +104,7 @@ def scan(
     if file.isatty():
         raise TransferError("it is a terminal: give an archive's path, or pipe one in", name)
     limit = sys.maxsize if force else max_bytes
-    with Memories(name, limit) as memories:
+    with _Memories(name, limit) as memories:
         try:
             members = Members(_plain(file, name))
             reading = _Reading(members, memories, force=force)
@@ -84,14 +113,15 @@ def scan(
                 if isinstance(found, Record):
                     given += len(found.value)
                     if given > limit:
-                        raise TransferError(_too_much(max_bytes), name)
+                        raise TransferError(f"its values have more than {limit} bytes in all{_LIMIT}", name)
                 yield base, found
         except Damaged as error:
             raise TransferError(f"the archive is damaged: {error}: make it or send it again", name) from error
         except OSError as error:
             raise TransferError(f"cannot be read: {error.strerror or error}", name) from error
     if not (reading.contents.has_metadata or reading.has_entries or allow_empty):
-        raise TransferError(_EMPTY if memories.are_there else reading.contents.why_nothing(), name)
+        nothing = "what container engines remember is in it, but nothing is recorded there; --allow-empty accepts it"
+        raise TransferError(nothing if memories.are_there else reading.contents.why_nothing(), name)
 
 
 def _plain(file: IO[bytes], name: str) -> io.BufferedReader:
@@ -101,39 +131,29 @@ def _plain(file: IO[bytes], name: str) -> io.BufferedReader:
         TransferError: it is no archive, or of a compression that Python cannot read.
     """
     stream = compression.buffered(file)
-    head = stream.peek(signatures.HEAD)[: signatures.HEAD]
+    head = stream.peek(compression.HEAD)[: compression.HEAD]
     if tar_members.begins(head):
         return stream
-    outer = signatures.compression(head)
+    outer = compression.compression_of(head)
     inside = None if outer is None else compression.decompressed(stream, outer, name)
     if inside is None:
-        raise TransferError(signatures.why_no_tar(head, name, None), name)
-    head = inside.peek(signatures.HEAD)[: signatures.HEAD]
+        raise TransferError(compression.why_no_tar(head, name, None), name)
+    head = inside.peek(compression.HEAD)[: compression.HEAD]
     if not tar_members.begins(head):
-        raise TransferError(signatures.why_no_tar(head, name, outer), name)
+        raise TransferError(compression.why_no_tar(head, name, outer), name)
     return inside
-
-
-_EMPTY: Final = "what container engines remember is in it, but nothing is recorded there; --allow-empty accepts it"
-
-
-def _too_much(limit: int) -> str:
-    return (
-        f"its values have more than {limit} bytes in all, the limit of one archive; --force lifts it, if you trust the"
-        " archive"
-    )
 
 
 class _Reading:
     """The entries of an archive, and what is none, one after the other."""
 
-    def __init__(self, members: Members, memories: Memories, *, force: bool) -> None:
+    def __init__(self, members: Members, memories: _Memories, *, force: bool) -> None:
         self._members, self._memories, self._force = members, memories, force
         self._outside: list[Odd] = []
         self._outside_count = 0
         self._earlier: dict[str, bytes] = {}
         self._room = _LINKABLE
-        self.contents = Contents()
+        self.contents = _Contents()
         self.has_entries = False
 
     def __iter__(self) -> Iterator[tuple[str, Record | Odd]]:
@@ -147,17 +167,17 @@ class _Reading:
             self.has_entries = self.has_entries or isinstance(found_there, Record)
             yield path, found_there
         if self._outside and not self._memories.are_there:
-            more = repeat(self._outside[-1], self._outside_count - len(self._outside))
-            yield from (("", odd) for odd in chain(self._outside, more))
+            for number in range(self._outside_count):
+                yield "", self._outside[min(number, len(self._outside) - 1)]
 
     def _read(self, member: Member) -> tuple[str, Record | Odd] | None:
         """Read a member, or return `None` for one that is not about metadata."""
-        path = relative(member.name)
+        path = _relative(member.name)
         if member.kind in tar_members.DIRECTORY:
             path = path.rstrip("/") + "/" if path else ""
-            self.contents.add(path, base_of(path))
+            self.contents.add(path, _base_of(path))
             return None
-        base = base_of(path)
+        base = _base_of(path)
         if member.kind == tar_members.LABEL or (member.kind == tar_members.CONTINUED and base is None):
             return None
         self.contents.add(path, base)
@@ -170,7 +190,7 @@ class _Reading:
         value = self._value(path, member) if odd is None else None
         if value is None:
             kind, reason = odd or ("special", "a hard link to what the archive does not have before it")
-            found = Odd(_shown(member.name), kind, reason)
+            found = Odd(show(os.fsencode(member.name)), kind, reason)
             if kind == "outside":
                 self._outside_count += 1
                 self._outside += [found] if len(self._outside) < _NAMED else []
@@ -180,17 +200,19 @@ class _Reading:
         return base.rstrip("/"), Record(namespace, key, value, member.modified_at_ns)
 
     def _is_passed_over(self, path: str, member: Member) -> bool:
-        """Tell whether a member is what else a data root holds; remember it for hard links that name it."""
-        found = is_rest_of_a_data_root(path)
-        is_file = member.kind in tar_members.REGULAR and member.size <= MAX_VALUE
-        if found and is_file and may_be_linked_to(path):
+        """Tell whether a member is what else a data root holds.
+
+        One that lies in a copy of the metadata may have the content of a hard link that follows: it is remembered.
+        """
+        found = _is_rest_of_a_data_root(path)
+        if found and _any_namespace(path) and member.kind in tar_members.REGULAR and member.size <= MAX_VALUE:
             self._value(path, member)
         return found
 
     def _value(self, path: str, member: Member) -> bytes | None:
         """Return a member's content, and remember it for hard links; of a hard link that of its target, if known."""
         if member.kind == tar_members.HARD_LINK:
-            value = self._earlier.get(relative(member.link))
+            value = self._earlier.get(_relative(member.link))
             if value is None:
                 return None
         else:
@@ -201,17 +223,13 @@ class _Reading:
         return value
 
 
-def _shown(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def _why_no_entry(member: Member, namespace: str, key: str, *, known: bool) -> tuple[str, str] | None:
-    below = [namespace, *key.split("/")]
+    is_temporary = any(segment.startswith(TEMPORARY_PREFIX) for segment in (namespace, *key.split("/")))
     is_file = member.kind in tar_members.REGULAR or member.kind == tar_members.HARD_LINK
     checks = (
         (member.kind == tar_members.CONTINUED, "unreadable", "the end of a file that begins in another volume"),
         (not is_file, "special", "a link, device, socket or pipe"),
-        (_is_temporary(below), "temporary", "left by a write that did not end"),
+        (is_temporary, "temporary", "left by a write that did not end"),
         (".." in member.name.split("/"), "name", "the path leads out of the archive"),
         (not key or not known, "outside", "a file outside every namespace"),
         (member.problem is not None, "unreadable", member.problem or ""),
@@ -224,64 +242,197 @@ def _why_no_entry(member: Member, namespace: str, key: str, *, known: bool) -> t
     return None if why is None else ("name", why)
 
 
-def _is_temporary(segments: list[str]) -> bool:
-    return any(segment.startswith(TEMPORARY_PREFIX) for segment in segments)
+def _relative(name: str) -> str:
+    """Return a member's name as `tar` unpacks it: without what only says that it is absolute, or here."""
+    while name.startswith(("/", "./")):
+        name = name.lstrip("/") if name.startswith("/") else name[2:]
+    return "" if name == "." else name
 
 
-class _Sink:
-    """The two methods that the library needs; a stream of its own would write on while it is thrown away."""
+def _base_of(path: str) -> str | None:
+    """Return the part of a member's path that leads to its namespace, with a slash at its end, or `None`.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._at = file, 0
+    That is `distribution/` or `image/<driver>/distribution/`, wherever they lie; else whatever holds one of Docker's
+    namespaces: a directory of any name, or (``) the archive itself. Other directories of a data root, such as a
+    `distribution.bak`, are none.
+    """
+    if _top_namespace(path):
+        return ""
+    found = _data_root(path) or (None if _is_rest_of_a_data_root(path) else _named(path))
+    return None if found is None else found[0]
 
-    def write(self, content: bytes) -> int:
-        self._at += len(content)
-        return self._file.write(content)
 
-    def tell(self) -> int:
-        return self._at
+def _is_rest_of_a_data_root(path: str) -> bool:
+    """Tell a daemon's other files in an archive of a data root from metadata."""
+    return _rest_of_a_data_root(path) is not None and _distribution(path) is None
 
 
-class Writer:
-    """Write a store as an archive of one `distribution` directory, with Docker's modes and the store's times."""
+class _Contents:
+    """What an archive holds, told by the names of its members."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        sink: Any = _Sink(file)
-        self._archive = tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # see __exit__
-        self._directories: set[str] = set()
-        self.written = 0
+    def __init__(self) -> None:
+        self._tops: dict[str, None] = {}
+        self._has_image = self._has_base = self._has_folders = self._has_files = False
 
-    def __enter__(self) -> Writer:
-        self._add_directories(f"{ROOT}/")  # also of an empty store, so that an import knows it for one
+    @property
+    def has_metadata(self) -> bool:
+        """Whether there is a directory of Docker's metadata: with files, or an empty one, as on a fresh host."""
+        return self._has_files or (self._has_base and not self._has_folders)
+
+    def add(self, path: str, base: str | None) -> None:
+        """Note a member, of a directory with a slash at its end, and what `_base_of` says of it."""
+        if base is not None:
+            self._has_base = True
+            self._has_files = self._has_files or not path.endswith("/")
+            self._has_folders = self._has_folders or len(path) > len(base)
+        self._has_image = self._has_image or _is_rest_of_a_data_root(path)
+        top = path.partition("/")[0]
+        if top and len(self._tops) < _TOPS:
+            self._tops[top] = None
+
+    def why_nothing(self) -> str:
+        """Say that the archive has no metadata, what it looks like, and what would be right."""
+        nothing = f"nothing of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}) is in it"
+        return f"{nothing}: {self._looks_like()}; {_RIGHT}"
+
+    def _looks_like(self) -> str:
+        tops = self._tops
+        known = (
+            (
+                not tops,
+                "it is an empty tar. The program that packed it found nothing, or had no permission to read, or the"
+                " file was zeroed",
+            ),
+            (
+                self._has_folders,
+                "it has their directories, but no file. The program that packed it had no permission to read them, or"
+                " a format without such long names (`tar --format=v7`)",
+            ),
+            ("manifest.json" in tops, "it looks like an image from `docker save`, which holds no metadata of a host"),
+            ("oci-layout" in tops, "it looks like an OCI image layout, which holds no metadata of a host"),
+            (
+                self._has_image,
+                "it is of a data root, without image/<driver>/distribution. This Docker has recorded nothing yet, or"
+                " the program that packed it had no permission to read",
+            ),
+            (
+                len(_OF_A_FILE_SYSTEM & set(tops)) >= _SHOWN,
+                "it looks like the file system of an image or a host",
+            ),
+        )
+        names = [show(os.fsencode(top)) for top in tops]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return next((what for applies, what in known if applies), f"it holds {', '.join(names[:_SHOWN])}{more}")
+
+
+class _Memories:
+    """The memories in an archive, as its members come. Behind the `with` statement, what was unpacked is gone.
+
+    Args:
+        archive: what errors call it.
+        max_bytes: how many bytes they may have in all.
+    """
+
+    def __init__(self, archive: str, max_bytes: int) -> None:
+        self._archive, self._room = archive, max_bytes
+        self._stack = ExitStack()
+        self._folder = ""
+        self._unpacked: list[tuple[str, str]] = []
+        self._odd: list[Odd] = []
+        self._heads: dict[str, bytes] = {}
+        self.are_there = False
+        """Whether there is any; known behind `entries`."""
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._archive.close()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-    def add(self, record: Record) -> None:
-        """Append one entry; its directories come before it."""
-        path = f"{ROOT}/{record.namespace}/{record.key}"
-        self._add_directories(path)
-        member = tarfile.TarInfo(path)
-        member.size = len(record.value)
-        member.mode = tree.FILE_MODE
-        seconds, nanoseconds = divmod(record.modified_at_ns, _NANOSECONDS)
-        member.mtime = seconds
-        member.pax_headers = {"mtime": f"{Decimal(seconds) + Decimal(nanoseconds) / _NANOSECONDS:f}"}
-        self._archive.addfile(member, io.BytesIO(record.value))
-        self._archive.members.clear()  # type: ignore[attr-defined]  # the library keeps every one of them
-        self.written += 1
+    def take(self, path: str, member: Member, members: Members) -> bool:
+        """Unpack a member if it may be a memory, and tell whether it was taken. Note how containerd's content begins.
 
-    def _add_directories(self, path: str) -> None:
-        parts = path.split("/")[:-1]
-        for depth in range(1, len(parts) + 1):
-            directory = "/".join(parts[:depth])
-            if directory not in self._directories:
-                self._directories.add(directory)
-                member = tarfile.TarInfo(directory)
-                member.type = tarfile.DIRTYPE
-                member.mode = tree.BASE_MODE if depth == 1 else tree.DIRECTORY_MODE
-                self._archive.addfile(member)
+        Raises:
+            TransferError: they have too many bytes in all, or there is no room for them.
+        """
+        if member.kind not in tar_members.REGULAR or member.problem is not None or _of_a_container(path):
+            return False
+        name = path.rpartition("/")[2]
+        head = members.head(_HEAD)
+        if not _may_be_one(name, head):
+            blob = _match_blob(path)
+            if blob is not None and len(self._heads) < _MAX_HEADS:
+                self._heads[f"{blob[1]}:{blob[2]}"] = head[: containerd.HEAD]
+            return False
+        if member.size > _MAX_FILE:
+            self._odd.append(unreadable(path, f"larger than {_MAX_FILE >> 20} MiB"))
+            return True
+        self._room -= member.size
+        if self._room < 0:
+            raise TransferError(f"what other engines remember has too many bytes in it{_LIMIT}", self._archive)
+        self._unpacked.append((path, self._unpack(members)))
+        return True
+
+    def entries(self) -> Iterator[tuple[str, Record | Odd]]:
+        """Yield what each memory holds, with its path in the archive.
+
+        Raises:
+            TransferError: one is damaged.
+        """
+        for odd in self._odd:
+            yield "", odd
+        for path, file in self._unpacked:
+            try:
+                for fact in self._read(path, file) or ():
+                    entry = as_entry(fact)
+                    yield path, entry._replace(path=f"{path}/{entry.path}") if isinstance(entry, Odd) else entry
+            except TransferError as error:
+                raise TransferError(str(error.args[0]), os.path.join(self._archive, path)) from error
+        if len(self._heads) == _MAX_HEADS and self.are_there:
+            yield "", uncertain("blobs", f"compressions that are not known, of blobs beyond {_MAX_HEADS:,}")
+
+    def _unpack(self, members: Members) -> str:
+        """Write the content of the member that came last into a file; return its path."""
+        try:
+            if not self._folder:
+                self._folder = self._stack.enter_context(temporary.folder("layerstore-"))
+            file = os.path.join(self._folder, str(len(self._unpacked)))
+            with open(file, "xb") as unpacked:
+                unpacked.writelines(members.chunks())
+        except OSError as error:
+            raise temporary.cannot_write(error) from error
+        return file
+
+    def _read(self, path: str, file: str) -> Facts | None:
+        """Return what a file holds, `None` if it is no memory."""
+        with open(file, "rb") as unpacked:
+            head = unpacked.read(_HEAD)
+        found: Facts | None
+        if bbolt.is_bbolt(head):
+            found = self._read_bolt(file, is_named=path.rpartition("/")[2] in _NAMES)
+        elif head.startswith(_SQLITE):
+            found = containers.read_sqlite(file)
+        else:
+            found = containers.read_layers(file)
+        self.are_there = self.are_there or found is not None
+        return found
+
+    def _read_bolt(self, path: str, *, is_named: bool) -> Facts | None:
+        try:
+            file = bbolt.read(path)
+            buckets = dict(file.root.buckets())
+        except TransferError:
+            if is_named:
+                raise
+            return None
+        if b"v1" in buckets:
+            return containerd.facts_of(file, self._heads.get)
+        if buckets.keys() & containers.BUCKETS:
+            return containers.read_bolt(file)
+        return iter(()) if is_named and not buckets else None  # one in which nothing was recorded yet
+
+
+def _may_be_one(name: str, head: bytes) -> bool:
+    if head.startswith(_SQLITE):
+        return _A_TABLE in head or name == containers.NAME
+    return bbolt.is_bbolt(head) or (name == containers.LAYERS_NAME and containers.begins_layers(head) is not None)

@@ -1,4 +1,4 @@
-"""The members of a tar archive that may be damaged or hostile, read from front to back in bounded memory.
+"""The members of a tar archive: read from front to back of one that may be damaged or hostile, and written.
 
 Reads what POSIX (ustar, pax), GNU tar (long names, sparse files, volume labels, incremental and multi-volume archives)
 and the oldest tars (v7) write. Python's own reader is not used: it takes a broken header and a missing end mark for the
@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import io
 import re
+import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
-from typing import Final
+from types import TracebackType
+from typing import IO, Final
 
+from layerstore.files import tree
 from layerstore.formats.compression import Damaged
+from layerstore.keys import Record
 from layerstore.records import storable_time
 
 BLOCK: Final = 512
@@ -28,6 +32,9 @@ _MAX_PIECES: Final = 1 << 17
 """Of a sparse file. One of 64 MiB has no more blocks."""
 _MAX_NESTED: Final = 16
 """Headers before one member that say more about it; GNU tar writes three at most."""
+
+ROOT: Final = "distribution"
+"""The directory that an archive of ours holds."""
 
 _ZEROS: Final = bytes(BLOCK)
 _CHUNK: Final = 1 << 20
@@ -96,10 +103,11 @@ class Members:
         self._file = file
         self._globals: dict[str, bytes] = {}
         self._left = self._padding = 0
-        self._pieces: Pieces | None = None
+        self._size = 0
+        self._sparse: Pieces | None = None
         self._map_in_content = False
         self._begun = b""
-        self._size = 0
+        self._coming: Iterator[bytes] = iter(())
         self._name = ""
         self.rest = 0
         """Bytes after the end that are no archive; known at the end."""
@@ -133,22 +141,15 @@ class Members:
         return b"".join(self.chunks())
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content of the member that came last, once: a sparse file's as a whole, any other in pieces."""
-        self._fill()
+        """Yield the content of the member that came last, once, in pieces of about 1 MiB. Holes are zeros."""
         begun, self._begun = self._begun, b""
         yield begun
-        while self._left:
-            yield self._take(min(self._left, _CHUNK))
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether the content of the member that came last is read as a whole."""
-        return self._map_in_content or self._pieces is not None
+        yield from self._coming
 
     def head(self, size: int) -> bytes:
         """Return the first bytes of the content of the member that came last, before the rest is asked for."""
-        self._fill()
-        self._begun += self._take(min(size, self._left)) if not self._begun else b""
+        while len(self._begun) < size and (piece := next(self._coming, None)) is not None:
+            self._begun += piece
         return self._begun[:size]
 
     def _behind(self) -> str:
@@ -174,7 +175,8 @@ class Members:
         if kind in _WITHOUT_CONTENT:
             stored = 0
         self._left, self._padding = stored, -stored % BLOCK
-        self._pieces, self._map_in_content, self._size, self._begun = None, False, stored, b""
+        self._sparse, self._map_in_content, self._size = None, False, stored
+        self._begun, self._coming = b"", self._content()
         problem = extended.problem
         if kind == _SPARSE:
             problem = self._read_gnu_map(block) or problem
@@ -220,14 +222,14 @@ class Members:
         self._size = _number(block[483:495])
         if self._size < 0:
             raise Damaged(f"a negative size {self._behind()}")
-        self._pieces = _gnu_pieces(block[386:482])
+        self._sparse = _gnu_pieces(block[386:482])
         more, too_many = block[482], False
         while more:
             following = self._exactly(BLOCK)
             more = following[504]
-            too_many = too_many or len(self._pieces) > _MAX_PIECES
+            too_many = too_many or len(self._sparse) > _MAX_PIECES
             if not too_many:
-                self._pieces += _gnu_pieces(following[:504])
+                self._sparse += _gnu_pieces(following[:504])
         return "a sparse file of too many pieces" if too_many else None
 
     def _note_pax_map(self, fields: dict[str, bytes], sparse: list[int]) -> None:
@@ -240,9 +242,9 @@ class Members:
             self._map_in_content = True
         elif "GNU.sparse.map" in fields:
             text = fields["GNU.sparse.map"]
-            self._pieces = _in_pairs([_decimal(number) for number in text.split(b",")] if text else [])
+            self._sparse = _in_pairs([_decimal(number) for number in text.split(b",")] if text else [])
         else:
-            self._pieces = _in_pairs(sparse)
+            self._sparse = _in_pairs(sparse)
 
     def _numbers(self) -> Iterator[int]:
         """Yield the numbers that a sparse file's content begins with, one a line, in whole blocks."""
@@ -252,51 +254,36 @@ class Members:
             yield from map(_decimal, lines)
         raise Damaged(f"no map of a sparse file {self._behind()}")
 
-    def _fill(self) -> None:
-        """Read the content of a sparse file, which has its pieces alone."""
+    def _content(self) -> Iterator[bytes]:
+        """Yield the content of a member. That of a sparse file has its pieces alone, and may begin with their map."""
         if self._map_in_content:
             numbers = self._numbers()
             (count,) = islice(numbers, 1)
             if count > _MAX_PIECES:
                 raise Damaged(f"a sparse file of {count} pieces {self._behind()}")
-            self._pieces = _in_pairs(list(islice(numbers, 2 * count)))
-        if self._pieces is not None:
-            self._begun = self._filled(self._pieces)
-            self._skip(self._left)
-            self._pieces, self._map_in_content, self._left = None, False, 0
-
-    def _filled(self, pieces: Pieces) -> bytes:
-        content, end = io.BytesIO(), 0
-        for offset, length in pieces:
+            self._sparse = _in_pairs(list(islice(numbers, 2 * count)))
+        end = 0
+        for offset, length in [(0, self._size)] if self._sparse is None else [*self._sparse, (self._size, 0)]:
             if not end <= offset <= offset + length <= self._size:
                 raise Damaged(f"the map of a sparse file {self._behind()}")
-            content.seek(offset)
-            content.write(self._take(length))
+            for size in _cut(offset - end):
+                yield bytes(size)
+            for size in _cut(length):
+                yield self._take(size)
             end = offset + length
-        if content.seek(0, io.SEEK_END) < self._size:
-            content.seek(self._size - 1)
-            content.write(b"\0")
-        return content.getvalue()
 
     def _take(self, size: int) -> bytes:
-        """Read some of the content that is left."""
+        """Read some of the content that is left: no more than a piece, whatever size a header claims."""
         if size > self._left:
             raise Damaged(f"content that is shorter than its header says, {self._behind()}")
         self._left -= size
         return self._exactly(size)
 
     def _exactly(self, size: int) -> bytes:
-        found = self._file.read(min(size, _CHUNK))
-        if len(found) == size:
-            return found
-        # Nothing is set aside for a size that a header claims.
-        content = io.BytesIO()
-        while found:
-            content.write(found)
-            found = self._file.read(min(size - content.tell(), _CHUNK))
-        if content.tell() < size:
+        found = self._file.read(size)
+        if len(found) < size:
             raise Damaged(f"cut off {self._behind()}")
-        return content.getvalue()
+        return found
 
     def _skip(self, size: int) -> None:
         while size:
@@ -304,6 +291,13 @@ class Members:
             if not found:
                 raise Damaged(f"cut off {self._behind()}")
             size -= found
+
+
+def _cut(size: int) -> Iterator[int]:
+    """Yield the sizes of the pieces in which so many bytes are read."""
+    while size:
+        yield min(size, _CHUNK)
+        size -= min(size, _CHUNK)
 
 
 def is_header(block: bytes) -> bool:
@@ -395,3 +389,58 @@ def _in_pairs(numbers: Iterable[int]) -> Pieces:
     if len(found) % 2:
         raise Damaged("half a piece of a sparse file")
     return list(zip(found[::2], found[1::2], strict=True))
+
+
+class Writer:
+    """Write a store as an archive of one `distribution` directory, with Docker's modes and the store's times.
+
+    Source: POSIX.1-2001 pax interchange format, whose `mtime` record keeps nanoseconds.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._size = file, 0
+        self._directories: set[str] = set()
+        self.written = 0
+        """Entries."""
+
+    def __enter__(self) -> Writer:
+        self._add_directories(f"{ROOT}/")  # also of an empty store, so that an import knows it for one
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        if kind is None:  # an archive that broke off must have no end
+            self._write(bytes(2 * BLOCK), to=tarfile.RECORDSIZE)
+
+    def add(self, record: Record) -> None:
+        """Append one entry; its directories come before it."""
+        path = f"{ROOT}/{record.namespace}/{record.key}"
+        self._add_directories(path)
+        member = tarfile.TarInfo(path)
+        member.size = len(record.value)
+        member.mode = tree.FILE_MODE
+        seconds, nanoseconds = divmod(record.modified_at_ns, _NANOSECONDS)
+        member.mtime = seconds
+        member.pax_headers = {"mtime": f"{Decimal(seconds) + Decimal(nanoseconds) / _NANOSECONDS:f}"}
+        self._write(member.tobuf(tarfile.PAX_FORMAT))
+        self._write(record.value)
+        self.written += 1
+
+    def _add_directories(self, path: str) -> None:
+        parts = path.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            directory = "/".join(parts[:depth])
+            if directory not in self._directories:
+                self._directories.add(directory)
+                member = tarfile.TarInfo(directory)
+                member.type = tarfile.DIRTYPE
+                member.mode = tree.BASE_MODE if depth == 1 else tree.DIRECTORY_MODE
+                self._write(member.tobuf(tarfile.PAX_FORMAT))
+
+    def _write(self, content: bytes, *, to: int = BLOCK) -> None:
+        """Write bytes, and zeros up to the next multiple of a size."""
+        self._size += len(content)
+        padding = -self._size % to
+        self._file.write(content + bytes(padding))
+        self._size += padding

@@ -14,7 +14,7 @@ from typing import Final
 from layerstore.collection import Odd
 from layerstore.errors import TransferError
 from layerstore.files import tree
-from layerstore.formats import bbolt, containerd, containerd_live, containers, containers_sqlite
+from layerstore.formats import bbolt, containerd, containerd_live, containers
 from layerstore.formats.facts import Facts, as_entry, uncertain
 from layerstore.keys import Record
 from layerstore.transfer.looks import EXPECTED
@@ -87,7 +87,7 @@ def of_file(path: str, *, is_database: bool, allow_empty: bool = False) -> Memor
     except OSError as error:
         raise TransferError(tree.why_unreadable(error), path) from error
     if bbolt.is_bbolt(head):
-        return Memory(path, lambda: _read_bolt(path), may_be_empty=allow_empty)
+        return Memory(path, lambda: _read_bolt(os.path.realpath(path)), may_be_empty=allow_empty)
     if containers.begins_layers(head):
         return Memory(path, lambda: containers.read_layers(path), may_be_empty=allow_empty)
     return None
@@ -109,12 +109,12 @@ def in_directory(path: str) -> list[Memory]:
         Memory(file.path, partial(containerd.read, file), may_be_empty=True, socket=file.socket)
         for file in containerd.files_below(path)
     ]
-    if containers_sqlite.NAME in names:
-        cache = os.path.join(path, containers_sqlite.NAME)
+    if containers.NAME in names:
+        cache = os.path.join(path, containers.NAME)
         found.append(Memory(cache, partial(containers.read_sqlite, cache), may_be_empty=True))
     if containers.BOLT_NAME in names:
         cache = os.path.join(path, containers.BOLT_NAME)
-        found.append(Memory(cache, partial(containers.read_bolt, path, containers.BOLT_NAME), may_be_empty=True))
+        found.append(Memory(cache, partial(_read_bolt, path, containers.BOLT_NAME), may_be_empty=True))
     below: list[tuple[str, ...]] = [(name, containers.LAYERS_NAME) for name in names if name.endswith(_STORAGE_FOLDER)]
     below += [(name,) for name in names if name == containers.LAYERS_NAME and path.endswith(_STORAGE_FOLDER)]
     for way in below:
@@ -126,15 +126,14 @@ def in_directory(path: str) -> list[Memory]:
 
 def _is_cache(path: str) -> bool:
     try:
-        return containers_sqlite.is_cache(path)
+        return containers.is_cache(path)
     except TransferError:
         return False  # opening it as a store says what is wrong with it
 
 
-def _read_bolt(path: str) -> Facts:
-    """Read a bbolt file of which only the content says whose it is."""
-    real = os.path.realpath(path)
-    file = bbolt.read(real, wait_s=_LOCK_WAIT_S)
-    if file.root.below(b"v1") is None:
-        return containers.read_file(file)
-    return containerd.read(containerd.file_at(real))
+def _read_bolt(base: str, *below: str) -> Facts:
+    """Read a bbolt file of which only the content says whose it is, found as by `bbolt.read`."""
+    file = bbolt.read(base, *below, wait_s=_LOCK_WAIT_S)
+    if b"v1" in dict(file.root.buckets()):
+        return containerd.read(containerd.file_at(file.name))
+    return containers.read_bolt(file)

@@ -18,7 +18,7 @@ from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under
 from layerstore.errors import InvalidInputError, StoreFullError, TransferError
 from layerstore.files import scan, tree
 from layerstore.files.temporary import whole_file
-from layerstore.formats import compression, tar
+from layerstore.formats import compression, tar_members
 from layerstore.keys import KNOWN_NAMESPACES, Record
 from layerstore.paths import absolute, why_refused
 from layerstore.reports import Report
@@ -285,7 +285,7 @@ def export_tar(
     with opened(store) as source, source.view() as content:
         unplaceable: dict[tuple[str, str], str] = {}
         total = _check_paths(content, unplaceable) if source.directory is None else None
-        with _naming(getattr(file, "name", None) or "the archive"), tar.Writer(file) as writer:
+        with _naming(getattr(file, "name", None) or "the archive"), tar_members.Writer(file) as writer:
             for record in records(content):
                 if unplaceable and record[:2] in unplaceable:
                     if skipped is not None:

@@ -22,7 +22,7 @@ from layerstore.docker.dataroot import distributions, has_namespaces
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
-from layerstore.formats import tar
+from layerstore.formats import tar, tar_members
 from layerstore.formats.facts import UNCERTAIN
 from layerstore.keys import BLOBS, Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
@@ -194,7 +194,7 @@ class Unpacked(DatabaseCollection):
     """A temporary database that stands for a source, and what the source has that is no entry."""
 
     def __init__(self, store: SQLMetadataStore, source: str, odd: list[Odd]) -> None:
-        super().__init__(store)
+        super().__init__(store, store._backend)
         self.name, self.odd = source, odd
 
     def refuse_change(self) -> None:
@@ -352,7 +352,7 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> Sequence[_Plac
     if memories:
         return [*(_Directory(base, may_be_empty=True) for base in found), *memories]
     # An empty one of this name is a fresh host's.
-    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar.ROOT
+    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar_members.ROOT
     there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != NEW_FILE_SYSTEM]
     if not (is_known or (force if there else allow_empty)):
         raise TransferError(looks_like(path, there), path)

@@ -17,7 +17,7 @@ from layerstore.collection import Collection, Doomed, IndexedView, Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.docker.layerdb import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
-from layerstore.formats import tar
+from layerstore.formats import tar_members
 from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
 from layerstore.paths import absolute
 from layerstore.records import why_unreadable
@@ -316,6 +316,6 @@ def _remove(collection: Collection, doomed: Spool, archive: str | None) -> list[
 
 
 def _write(archive: str, doomed: Spool) -> None:
-    with new_file(archive) as file, tar.Writer(file) as writer:
+    with new_file(archive) as file, tar_members.Writer(file) as writer:
         for record, _ in _each(doomed):
             writer.add(record)

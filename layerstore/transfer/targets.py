@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from layerstore.blobs import BlobRecord
 from layerstore.digest import Digest
 from layerstore.errors import InvalidInputError, TransferError
-from layerstore.formats import containerd_live, containers_sqlite
+from layerstore.formats import containerd_live, containers
 from layerstore.formats.facts import Written
 from layerstore.keys import V1_IDS
 from layerstore.paths import absolute
@@ -96,7 +96,7 @@ def export_layers(
     with opened(store) as source, indexed(source) as (view, _):
         known = _counting(facts(view, assume_gzip=assume_gzip), progress)
         if path is not None:
-            written = containers_sqlite.write(path, known, dry_run=dry_run)
+            written = containers.write(path, known, dry_run=dry_run)
         else:
             socket = containerd_live.Socket.parse(str(target))
             written = containerd_live.write(socket, known, images=images, target=to, dry_run=dry_run)
@@ -111,10 +111,10 @@ def _is_file(path: str) -> bool:
         TransferError: it is a file of no kind that can be written, or a directory in which the file is meant.
     """
     if not os.path.lexists(path):
-        return os.path.basename(path) == containers_sqlite.NAME
+        return os.path.basename(path) == containers.NAME
     if os.path.isdir(path):
-        if os.path.isfile(os.path.join(path, containers_sqlite.NAME)):
-            raise TransferError(f"it is the folder of a cache: give {os.path.join(path, containers_sqlite.NAME)}", path)
+        if os.path.isfile(os.path.join(path, containers.NAME)):
+            raise TransferError(f"it is the folder of a cache: give {os.path.join(path, containers.NAME)}", path)
         return False
     if os.path.isfile(path) and (os.path.getsize(path) == 0 or not is_database(path)):
         raise TransferError("a file that is no cache and no database: give a directory, or --tar for an archive", path)
@@ -122,7 +122,7 @@ def _is_file(path: str) -> bool:
 
 
 def _is_cache(path: str) -> bool:
-    return containers_sqlite.is_cache(path) if os.path.exists(path) else True
+    return containers.is_cache(path) if os.path.exists(path) else True
 
 
 @contextmanager

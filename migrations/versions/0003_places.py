@@ -142,6 +142,12 @@ CREATE INDEX v2_metadata_by_source_repository ON v2_metadata (source_repository)
 COMMENT ON TABLE metadata IS 'layerstore 0003'
 """,
     """
+DO $$ BEGIN
+  ALTER TABLE metadata ALTER COLUMN value SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN NULL;
+END $$
+""",
+    """
 CREATE VIEW layers AS
 SELECT replace(m.key, '/', ':') AS diff_id, to_char(to_timestamp(m.modified_at_ns / 1000000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS modified_at, m.modified_at_ns,
   (SELECT count(*) FROM v2_metadata WHERE diff_id = replace(m.key, '/', ':')) AS associations,

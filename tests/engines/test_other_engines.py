@@ -20,7 +20,7 @@ import pytest
 from layerstore import SQLMetadataStore, TransferError, import_layers
 from layerstore.blobs import BlobRecord, decode
 from layerstore.digest import Digest
-from layerstore.formats import containers, containers_sqlite
+from layerstore.formats import containers
 from layerstore.keys import BLOBS, key_digest
 from tests.engines.conftest import Trial
 from tests.engines.host import Host
@@ -136,7 +136,7 @@ def uploaded(hosts: Hosts, repository: str) -> str:
 
 
 def test_what_skopeo_learned_another_skopeo_mounts(hosts: Hosts, other: Skopeo):
-    report = hosts.export(hosts.database(hosts.first.cache), other.cache / containers_sqlite.NAME)
+    report = hosts.export(hosts.database(hosts.first.cache), other.cache / containers.NAME)
     other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
     hosts.skopeo().copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
 
@@ -156,7 +156,7 @@ def test_what_an_older_skopeo_learned_a_newer_one_mounts(hosts: Hosts, other: Sk
     [bolt] = older.cache.iterdir()
     control.cache.mkdir(parents=True)
     shutil.copy(bolt, control.cache)
-    hosts.export(hosts.database(older.cache), other.cache / containers_sqlite.NAME)
+    hosts.export(hosts.database(older.cache), other.cache / containers.NAME)
     other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
     control.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
 
@@ -170,7 +170,7 @@ def test_a_layer_that_a_host_has_unpacked_is_not_pulled_in_another_compression(h
     packer.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('zstd')}", "--dest-compress-format=zstd")
     for skopeo in (other, control):
         skopeo.unpack(hosts.image)
-    hosts.export(hosts.database(packer.cache), other.cache / containers_sqlite.NAME)
+    hosts.export(hosts.database(packer.cache), other.cache / containers.NAME)
     other.unpack(hosts.name("zstd"))
     told = hosts.fetched("zstd")
     control.unpack(hosts.name("zstd"))
@@ -186,7 +186,7 @@ def test_what_containerd_learned_skopeo_mounts(hosts: Hosts, other: Skopeo):
         containerd.pull(hosts.image)
         database = hosts.database(f"containerd:{containerd.socket}?namespace=default")
     assert [blobs(database)[layer].compression for layer in hosts.layers()] == ["gzip", "gzip"]
-    hosts.export(database, other.cache / containers_sqlite.NAME)
+    hosts.export(database, other.cache / containers.NAME)
     other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
     hosts.skopeo().copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
 
@@ -200,8 +200,8 @@ def test_what_docker_learned_skopeo_mounts_if_it_is_told_the_compression(hosts: 
         docker.docker("load", "--input", hosts.archive)
         docker.push("app:latest", hosts.name("docker"))
     database = hosts.database(docker.data_root)
-    hosts.export(database, control.cache / containers_sqlite.NAME)
-    hosts.export(database, "--assume-compression", "gzip", other.cache / containers_sqlite.NAME)
+    hosts.export(database, control.cache / containers.NAME)
+    hosts.export(database, "--assume-compression", "gzip", other.cache / containers.NAME)
     other.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('two')}")
     control.copy(f"docker-archive:{hosts.archive}", f"docker://{hosts.name('control')}")
 
@@ -327,7 +327,7 @@ def test_what_containerd_learned_docker_mounts(hosts: Hosts, by_a_cache: bool, t
         containerd.pull(hosts.image)
         database = hosts.database(f"containerd:{containerd.socket}")
     if by_a_cache:
-        cache = tmp_path / containers_sqlite.NAME
+        cache = tmp_path / containers.NAME
         hosts.export(database, cache)
         database = hosts.database(cache)
 
@@ -371,7 +371,7 @@ def test_a_cache_that_skopeo_made_is_read_whole(hosts: Hosts):
 
 def test_pushes_beside_imports_and_exports_of_a_large_cache_all_mount(hosts: Hosts, other: Skopeo):
     """Skopeo goes on without its cache if that is held for five seconds, and tells nobody."""
-    cache = str(other.cache / containers_sqlite.NAME)
+    cache = str(other.cache / containers.NAME)
     hosts.export(hosts.database(hosts.first.cache), cache)
     rounds, over = [0, 0], threading.Event()
 
@@ -380,7 +380,7 @@ def test_pushes_beside_imports_and_exports_of_a_large_cache_all_mount(hosts: Hos
             rounds[0] += 1
             places = {f"{name}/{rounds[0]}": rounds[0] for name in ("h:1/a", "h:1/b")}
             record = BlobRecord(compression="gzip", locations=places)
-            containers_sqlite.write(cache, ((Digest(f"sha256:{number:064x}"), record) for number in range(10_000)))
+            containers.write(cache, ((Digest(f"sha256:{number:064x}"), record) for number in range(10_000)))
 
     def read() -> None:
         while not over.is_set():

@@ -69,8 +69,8 @@ def test_a_bucket_is_found_by_its_path_or_is_not_there():
 
     assert images is not None
     assert b"127.0.0.1:27889/sid/one:1" in dict(images.buckets())
-    assert root.below(b"v1", b"nowhere", b"images") is None
-    assert root.below(b"v1", b"version") is None  # a value
+    assert root.below(b"v1", b"nowhere", b"images").values() == {}
+    assert list(root.below(b"v1", b"version").buckets()) == []  # a value
 
 
 def test_the_older_meta_page_is_used_if_the_newer_one_is_torn(tmp_path: Path):

@@ -13,7 +13,7 @@ import pytest
 from layerstore import SQLMetadataStore, TransferError, import_directory, verify
 from layerstore.blobs import BlobRecord, decode
 from layerstore.collection import Odd
-from layerstore.formats import containers, containers_sqlite, tar
+from layerstore.formats import containers, tar
 from layerstore.keys import BLOBS, Record
 from tests.formats import bolt
 from tests.formats.test_containerd import GZIP, ZSTD, make_root, namespaces
@@ -27,7 +27,7 @@ CACHES = sorted(ENGINES.glob("*.sqlite"))
 CACHE = ENGINES / "podman-5.8.6-zstd-chunked.sqlite"
 CONTAINERD = ("io.containerd.metadata.v1.bolt/meta.db", "io.containerd.content.v1.content/blobs")
 MEMORIES = {
-    **{f"var/lib/containers/cache/{containers_sqlite.NAME}, {path.stem}": path for path in CACHES},
+    **{f"var/lib/containers/cache/{containers.NAME}, {path.stem}": path for path in CACHES},
     "renamed": CACHE,
     "./cache/blob-info-cache-v1.boltdb": ENGINES / "skopeo-1.9.3-gzip-preserved.boltdb",
     "renamed.bolt": ENGINES / "skopeo-1.9.3-gzip-preserved.boltdb",
@@ -62,7 +62,7 @@ def test_a_memory_in_an_archive_is_what_it_is_as_a_file(name: str, save: Save, s
 
 
 def test_a_compressed_archive_on_standard_input_is_read_once(run: Run, database: Path):
-    content = archive(member(f"cache/{containers_sqlite.NAME}", CACHE.read_bytes()))
+    content = archive(member(f"cache/{containers.NAME}", CACHE.read_bytes()))
     done = run("import", "-", stdin=gzip.compress(content))
 
     assert done.code == DONE
@@ -103,7 +103,7 @@ def test_an_archive_of_a_data_root_is_all_that_the_host_knows(tmp_path: Path, sa
         "containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs",
     ):
         (root / below).mkdir(parents=True)
-        shutil.copy(CACHE, root / below / containers_sqlite.NAME)
+        shutil.copy(CACHE, root / below / containers.NAME)
     (root / "engine-id").write_text("x")
     report = import_directory(sql_file, save(packed(tmp_path, "docker")))
 
@@ -128,19 +128,23 @@ def test_a_sparse_file_is_read(tmp_path: Path, save: Save, sql_file: SQLMetadata
     assert list(records(sql_file)) == [blob(1)]
 
 
-def test_a_large_sparse_file_is_said_and_not_unpacked_in_memory(save: Save, sql_file: SQLMetadataStore):
-    cache = member(f"cache/{containers_sqlite.NAME}", CACHE.read_bytes())
-    large = {"GNU.sparse.size": str(1 << 40), "GNU.sparse.map": ""}
-    others = [member(name, pax_headers=large) for name in ("lib/meta.db", "log/lastlog")]
-    report = import_directory(sql_file, save(archive(*others, cache)))
+def test_a_large_sparse_file_is_said_and_not_unpacked(save: Save, sql_file: SQLMetadataStore):
+    cache = member(f"cache/{containers.NAME}", CACHE.read_bytes())
+    content = bolt.build(namespaces(moby=(1, "a/b")))
+    sparse = {"GNU.sparse.size": str(1 << 40), "GNU.sparse.map": f"0,{len(content)}"}
+    large = [
+        member("lib/meta.db", content, pax_headers=sparse),
+        member("log/lastlog", b"x" * len(content), pax_headers=sparse),
+    ]
+    report = import_directory(sql_file, save(archive(*large, cache)))
 
     assert [one.path.rpartition("given.tar/")[2] for one in report.skipped] == ["lib/meta.db"]
     assert len(records(sql_file)) == 8
 
 
 def test_what_cannot_be_used_is_said_with_its_place(tmp_path: Path, save: Save, sql_file: SQLMetadataStore):
-    cache = tmp_path / containers_sqlite.NAME
-    containers_sqlite.write(str(cache), [(digest(1), BlobRecord(compression="gzip"))])
+    cache = tmp_path / containers.NAME
+    containers.write(str(cache), [(digest(1), BlobRecord(compression="gzip"))])
     held = bolt.build({b"v1": {b"ns": {b"content": {b"blob": {str(digest(2)).encode(): {b"labels": LABELS}}}}}})
     content = archive(member("c/cache", cache.read_bytes()), member("d/meta.db", held))
     report = import_directory(sql_file, save(content))
@@ -156,7 +160,7 @@ WHOLE = bolt.build(namespaces(moby=(1, "a/b")))
 DAMAGED = {
     "lib/meta.db": WHOLE[: 3 * bolt.PAGE],
     "cache/blob-info-cache-v1.boltdb": WHOLE[:100] + bytes(8000),
-    f"cache/{containers_sqlite.NAME}": CACHE.read_bytes()[:9000],
+    f"cache/{containers.NAME}": CACHE.read_bytes()[:9000],
     "renamed": CACHE.read_bytes()[:9000],
     "vfs-layers/layers.json": b'[{"id":"a","compression":"x"}]',
 }
@@ -213,7 +217,7 @@ def test_what_is_no_file_is_no_memory(save: Save, sql_file: SQLMetadataStore):
     """A link by the name of a cache, and a cache in what looks like a namespace."""
     content = archive(
         member("cache/real", CACHE.read_bytes()),
-        member(f"cache/{containers_sqlite.NAME}", type=b"2", linkname="/etc/passwd"),
+        member(f"cache/{containers.NAME}", type=b"2", linkname="/etc/passwd"),
         member(f"distribution/n/{containers.BOLT_NAME}", b"value"),
     )
     report = import_directory(sql_file, save(content))

@@ -23,7 +23,7 @@ from layerstore import (
     verify,
 )
 from layerstore.blobs import BlobRecord, decode, encode
-from layerstore.formats import containers_sqlite
+from layerstore.formats import containers
 from layerstore.keys import BLOBS
 from layerstore.transfer.importing import import_all
 from tests.formats import bolt
@@ -84,7 +84,7 @@ def test_all_that_a_cache_knows_becomes_entries_with_their_times(sql_file: SQLMe
     assert all(times[name] == record.modified_at_ns for name, record in found.items())
 
 
-@pytest.mark.parametrize("name", [containers_sqlite.NAME, "renamed"])
+@pytest.mark.parametrize("name", [containers.NAME, "renamed"])
 def test_a_cache_is_known_by_what_it_holds(name: str, tmp_path: Path, sql_file: SQLMetadataStore):
     shutil.copy(CACHE, tmp_path / name)
     (tmp_path / "link").symlink_to(tmp_path / name)
@@ -94,7 +94,7 @@ def test_a_cache_is_known_by_what_it_holds(name: str, tmp_path: Path, sql_file: 
 
 
 def test_a_cache_that_a_killed_program_left_half_written_is_read_as_before(tmp_path: Path, sql_file: SQLMetadataStore):
-    cache = tmp_path / containers_sqlite.NAME
+    cache = tmp_path / containers.NAME
     shutil.copy(CACHE, cache)
     write = (
         "import os, sqlite3, sys; cache = sqlite3.connect(sys.argv[1], isolation_level=None);"
@@ -111,12 +111,12 @@ def test_a_cache_that_a_killed_program_left_half_written_is_read_as_before(tmp_p
 
 
 def test_a_folder_of_caches_is_both_of_them(tmp_path: Path, sql_file: SQLMetadataStore):
-    shutil.copy(CACHE, tmp_path / containers_sqlite.NAME)
+    shutil.copy(CACHE, tmp_path / containers.NAME)
     shutil.copy(ENGINES / "skopeo-1.9.3-gzip-preserved.boltdb", tmp_path / "blob-info-cache-v1.boltdb")
     report = import_directory(sql_file, tmp_path)
 
     assert [(os.path.basename(source.source), source.read) for source in report.sources] == [
-        (containers_sqlite.NAME, 8),
+        (containers.NAME, 8),
         ("blob-info-cache-v1.boltdb", 3),
     ]
 
@@ -237,7 +237,7 @@ def test_engines_and_dockers_own_are_merged_in_one_import(data_root: Path, tmp_p
     """Both know one blob: its places are united, and what only one knows is kept."""
     cache = tmp_path / "cache"
     known = BlobRecord(diff_id=digest(9), compression="gzip", locations={"docker.io/team/app": 5, "h:1/a": 6})
-    containers_sqlite.write(str(cache), [(digest(3), known)])
+    containers.write(str(cache), [(digest(3), known)])
     import_all(sql_file, [cache, data_root])
 
     assert records(sql_file)[key(3)] == BlobRecord(
@@ -247,7 +247,7 @@ def test_engines_and_dockers_own_are_merged_in_one_import(data_root: Path, tmp_p
 
 def test_what_two_engines_say_of_a_blob_is_a_conflict_that_verify_names(tmp_path: Path, sql_file: SQLMetadataStore):
     for name, layer in (("one", 8), ("two", 9)):
-        containers_sqlite.write(str(tmp_path / name), [(digest(1), BlobRecord(diff_id=digest(layer)))])
+        containers.write(str(tmp_path / name), [(digest(1), BlobRecord(diff_id=digest(layer)))])
     import_all(sql_file, [tmp_path / "one", tmp_path / "two"])
 
     assert records(sql_file)[key(1)].conflicts == {"DiffID": (digest(8), digest(9))}
@@ -257,7 +257,7 @@ def test_what_two_engines_say_of_a_blob_is_a_conflict_that_verify_names(tmp_path
 def test_a_memory_is_compared_and_checked_but_not_changed(tmp_path: Path, sql_file: SQLMetadataStore):
     path = tmp_path / "cache"
     record = BlobRecord(compression="gzip", locations={"h:1/a": 6})
-    containers_sqlite.write(str(path), [(digest(1), record)])
+    containers.write(str(path), [(digest(1), record)])
     before = path.read_bytes()
     sql_file.set(BLOBS, key(1), encode(record))
 
@@ -272,7 +272,7 @@ def test_a_memory_is_compared_and_checked_but_not_changed(tmp_path: Path, sql_fi
 
 def test_an_empty_memory_is_an_error_unless_it_is_meant(tmp_path: Path, sql_file: SQLMetadataStore):
     path = tmp_path / "cache"
-    containers_sqlite.write(str(path), [])
+    containers.write(str(path), [])
     with pytest.raises(TransferError, match="nothing is recorded in it"):
         import_directory(sql_file, path)
 

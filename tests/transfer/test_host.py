@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, TransferError
-from layerstore.formats import containers_sqlite
+from layerstore.formats import containers
 from layerstore.transfer import host
 from layerstore.transfer.importing import import_all
 from tests.formats.daemon import Containerd, answering, listening
@@ -33,7 +33,7 @@ def test_everything_is_found_and_named(machine: Path, run: Run, database: Path):
     make_root(machine / "var/buildkit/runc-native", "containerdmeta.db", "content/blobs", 2, GZIP)
     for owner in ("var", "home"):
         (machine / owner / "containers/cache").mkdir(parents=True)
-        shutil.copy(CACHE, machine / owner / "containers/cache" / containers_sqlite.NAME)
+        shutil.copy(CACHE, machine / owner / "containers/cache" / containers.NAME)
     storage = machine / "home/containers/storage/overlay-layers"
     storage.mkdir(parents=True)
     shutil.copy(ENGINES / "podman-5.8.6-vfs-layers.json", storage / "layers.json")
@@ -65,9 +65,9 @@ def test_containerds_files_are_read_where_it_does_not_run(machine: Path, sql_fil
 def test_what_cannot_be_read_is_a_note(machine: Path, sql_file: SQLMetadataStore):
     for name in ("containers/cache", "docker"):
         (machine / "var" / name).mkdir(parents=True)
-    shutil.copy(CACHE, machine / "var/containers/cache" / containers_sqlite.NAME)
+    shutil.copy(CACHE, machine / "var/containers/cache" / containers.NAME)
     (machine / "home/containers/cache").mkdir(parents=True)
-    (machine / "home/containers/cache" / containers_sqlite.NAME).write_bytes(CACHE.read_bytes()[:9000])
+    (machine / "home/containers/cache" / containers.NAME).write_bytes(CACHE.read_bytes()[:9000])
     report = import_all(sql_file, host.sources_here())
 
     assert report.ok

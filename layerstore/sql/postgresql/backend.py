@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
 from layerstore.digest import DiffID
 from layerstore.errors import StoreBusyError, StoreError, StoreReadOnlyError
-from layerstore.keys import V2_METADATA, Record, digest_key, key_digest
+from layerstore.keys import Record, digest_key
 from layerstore.sql.backend import Known, Parameters, Quarantined
 from layerstore.sql.postgresql import opening, statements, writing
 from layerstore.sql.postgresql.errors import FailedError, mapping
@@ -156,7 +156,7 @@ class PostgreSQL:
             session = self._sessions.take(sure=True)
             writing_now: list[bool] = []
             try:
-                begin = [*self._transactions.begin(), (statements.LOCK_TO_CHANGE, ())]
+                begin = [*self._transactions.begin(session), (statements.LOCK_TO_CHANGE, ())]
                 return self._change(session, addresses, compute, begin=begin, writing_now=writing_now)
             except FailedError as error:
                 if error.lost and not writing_now and not lost:
@@ -175,21 +175,22 @@ class PostgreSQL:
         addresses: Sequence[Address],
         compute: Compute,
         *,
-        begin: list[Call] | None = None,
+        begin: Sequence[Call] = (),
         writing_now: list[bool] | None = None,
     ) -> Change:
         """Read, compute and write; with `begin`, in a transaction that is committed in the last trip.
 
         `writing_now` is filled when it is sent: from then on, a lost connection leaves it open what was written.
         """
-        commit: list[Call] = [] if begin is None else [(statements.COMMIT, ())]
+        commit: list[Call] = [(statements.COMMIT, ())] if begin else []
         found: dict[Address, bytes] = {}
-        rows: dict[Address, list[tuple[int, str, str, str]]] = {}
         asked: set[Address] = set()
         while True:
-            self._read(session, addresses, begin or [], found, rows)
+            gets: list[Call] = [(statements.GET_TO_CHANGE, address) for address in addresses]
+            results = session.trip([*begin, *gets])[len(begin) :]
+            found.update((one, data(row, 0, 0)) for one, row in zip(addresses, results, strict=True) if row.ntuples)
             asked.update(addresses)
-            begin = None
+            begin = []
             wanted = compute(found)
             if not wanted.more:
                 break
@@ -198,40 +199,12 @@ class PostgreSQL:
         calls = writing.setting_aside(wanted.aside)
         for write in wanted.writes:
             address = write[:2]
-            was_absent = address in asked and address not in found
-            calls += writing.changing(write, now, rows.get(address, ()), was_absent=was_absent)
+            calls += writing.changing(write, now, found.get(address), was_read=address in asked)
         if writing_now is not None:
             writing_now.append(True)
         if calls or commit:
             session.trip([*calls, *commit])
         return wanted
-
-    @staticmethod
-    def _read(
-        session: Session,
-        addresses: Sequence[Address],
-        begin: list[Call],
-        found: dict[Address, bytes],
-        rows: dict[Address, list[tuple[int, str, str, str]]],
-    ) -> None:
-        """Read and lock entries, and then the derived rows of lists, in one trip."""
-        calls: list[Call] = [*begin]
-        for namespace, key in addresses:
-            calls.append((statements.GET_TO_CHANGE, (namespace, key)))
-            diff_id = key_digest(key) if namespace == V2_METADATA else None
-            if diff_id is not None:
-                calls.append((statements.ASSOCIATIONS, (diff_id,)))
-        results = iter(session.trip(calls)[len(begin) :])
-        for address in addresses:
-            result = next(results)
-            if result.ntuples:
-                found[address] = data(result, 0, 0)
-            if address[0] == V2_METADATA and key_digest(address[1]) is not None:
-                result = next(results)
-                rows[address] = [
-                    (number(result, at, 0), text(result, at, 1), text(result, at, 2), text(result, at, 3))
-                    for at in range(result.ntuples)
-                ]
 
     def _write(self, calls: Sequence[Call]) -> list[PGresult]:
         """Run calls that write in one transaction: one round trip, or those of a savepoint in the one around."""
@@ -240,8 +213,8 @@ class PostgreSQL:
         if own is not None:
             with self._failing():
                 return own.trip(calls)
-        begin = self._transactions.begin()
         with self._sessions.session(sure=True) as session:
+            begin = self._transactions.begin(session)
             for _ in range(_TRIES):
                 try:
                     return session.trip([*begin, *calls, (statements.COMMIT, ())])[len(begin) : -1]
@@ -285,9 +258,8 @@ class PostgreSQL:
         if self.is_held:
             with self._transactions.together() as session:
                 return load(session, incoming, resolve, is_held=True)
-        begin = self._transactions.begin(idle_s=0)
         with self._sessions.session(sure=True) as session:
-            session.trip(begin)
+            session.trip(self._transactions.begin_long())
             done = load(session, incoming, resolve, is_held=False)
             session.trip([(statements.COMMIT, ())])
             return done
@@ -311,7 +283,7 @@ class PostgreSQL:
         session = self._sessions.take(sure=True)
         try:
             with self._failing():
-                session.trip([(statements.BEGIN_READING, ())])
+                session.trip(self._transactions.begin_long(statements.BEGIN_READING))
             yield Snapshot(session, self._failing)
         finally:
             session.roll_back()

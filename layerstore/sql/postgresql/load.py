@@ -3,16 +3,20 @@
 All of it is one transaction, as a pooler gives the next one to another client; the lock is taken behind the staging, so
 that others write meanwhile. Staged is by COPY, a batch at a time, so that memory stays bounded.
 
-Rejected: dropping the indexes and building them at the end, as SQLite does. Readers would wait for all of it, and only
-the owner of the tables may.
+Into an empty store the indexes are built at the end, which costs half of keeping them up row by row; lookups in it wait
+meanwhile. Only the owner of the tables can, and only while nobody reads them: else they are kept up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from itertools import chain
 from typing import Final
+
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 
 from layerstore import blobs
 from layerstore.collection import Incoming, Loaded, Resolve
@@ -22,6 +26,8 @@ from layerstore.sql.postgresql import statements, writing
 from layerstore.sql.postgresql.sessions import Session
 from layerstore.sql.postgresql.snapshot import number
 from layerstore.store import SetAside
+
+_log = logging.getLogger("layerstore")
 
 _LARGE: Final = 1 << 16
 """Bytes of a value that is fetched by itself."""
@@ -33,6 +39,12 @@ _ANALYZED: Final = 1000
 _ANALYZE: Final = (
     "ANALYZE metadata (namespace, key, modified_at_ns), v2_metadata, diff_id_by_digest, v1_ids, blobs, locations"
 )
+
+_TABLES: Final = "metadata, v2_metadata, diff_id_by_digest, v1_ids, blobs, locations"
+_INDEXES: Final = f"""
+SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
+WHERE indrelid = ANY('{{{_TABLES}}}'::regclass[]) AND NOT indisprimary AND NOT EXISTS (SELECT 1 FROM metadata)"""
+_LOCK_ALL: Final = f"LOCK TABLE {_TABLES} IN ACCESS EXCLUSIVE MODE NOWAIT"
 
 _STAGED: Final = {
     "source": "int4",
@@ -132,21 +144,44 @@ def load(session: Session, incoming: Iterable[Incoming], resolve: Resolve, *, is
         if source not in staging.last_stays:
             _unite_blobs(staging, source)
         execute(_ONCE, (source, source))
-    execute("ANALYZE layerstore_staged (source, number, namespace, key)")
+    if execute("SELECT EXISTS (SELECT 1 FROM metadata)").fetchone() == (True,):
+        execute("ANALYZE layerstore_staged (source, number, namespace, key)")
     if not is_held:
         session.trip([(statements.LOCK, ())])
-    done = {
-        source: _merge(session, source, resolve)._replace(refused=refused)
-        for source, refused in sorted(staging.refused.items())
-    }
+    with _indexes_last(session, staging.arrived, is_held=is_held):
+        done = {
+            source: _merge(session, source, resolve)._replace(refused=refused)
+            for source, refused in sorted(staging.refused.items())
+        }
     for entry in (*staging.unfit, *chain.from_iterable(staging.refused.values())):
         session.trip(writing.setting_aside([entry]))
     added = sum(one.added for one in done.values())
     if added >= max(_ANALYZED, number(session.first(statements.COUNT_ABOUT, ()), 0, 0) // 10):
+        execute("SET LOCAL default_statistics_target = 20")  # autovacuum will look closer
         execute(_ANALYZE)
     if is_held:
         execute(_UNSTAGE.encode())
     return done
+
+
+@contextmanager
+def _indexes_last(session: Session, arrived: int, *, is_held: bool) -> Iterator[None]:
+    """Into an empty store, drop the indexes but for the primary keys, by which rows come, and build them at the end."""
+    execute = session.connection.execute
+    indexes = [] if is_held or arrived < _ANALYZED else execute(_INDEXES.encode()).fetchall()
+    if indexes:
+        try:
+            with session.connection.transaction():
+                execute(_LOCK_ALL.encode())
+                for name, _ in indexes:
+                    execute(f"DROP INDEX {name}".encode())
+        except (LockNotAvailable, InsufficientPrivilege):
+            indexes = []
+    yield
+    if indexes:
+        _log.info("building indexes")
+    for _, definition in indexes:
+        execute(definition.encode())
 
 
 class _Staging:
@@ -157,6 +192,7 @@ class _Staging:
         unfit: what cannot be taken anywhere.
         unordered: the sources that come in no order.
         last_stays: those of which the last of several entries of one key counts, whatever it is.
+        arrived: how many entries there are.
     """
 
     def __init__(self, session: Session) -> None:
@@ -165,7 +201,7 @@ class _Staging:
         self.unfit: list[SetAside] = []
         self.unordered: set[int] = set()
         self.last_stays: set[int] = set()
-        self._arrived = 0
+        self.arrived = 0
 
     def take(self, one: Incoming) -> None:
         """Stage entries, with what is derived from them.
@@ -179,23 +215,25 @@ class _Staging:
         if one.last_stays:
             self.last_stays.add(one.source)
         self.unfit += (SetAside(*each) for each in one.unfit)
-        rows: list[tuple[object, ...]] = []
         of_tables: dict[str, list[tuple[object, ...]]] = {table: [] for table in _DERIVED}
-        for namespace, key, value, modified_at_ns in one.records:
-            of_entry = list(writing.derivations(namespace, key, value))
-            reason = writing.why_not_held(namespace, key, of_entry)
-            if reason is not None:
-                if one.last_stays:
-                    raise InvalidInputError(reason)
-                refused.append(SetAside(namespace, key, value, reason))
-                continue
-            self._arrived += 1
-            rows.append((one.source, self._arrived, namespace, key, value, modified_at_ns))
-            for table, row in of_entry:
-                of_tables[table].append((self._arrived, *row))
-        _copy(self.session, "staged", list(_STAGED.values()), rows)
+        with _copying(self.session, "staged", _STAGED.values()) as stage:  # the server works on one while we derive
+            for namespace, key, value, modified_at_ns in one.records:
+                rows = list(writing.derivations(namespace, key, value))
+                reason = writing.why_not_held(namespace, key, rows)
+                if reason is not None:
+                    if one.last_stays:
+                        raise InvalidInputError(reason)
+                    refused.append(SetAside(namespace, key, value, reason))
+                    continue
+                self.arrived += 1
+                stage((one.source, self.arrived, namespace, key, value, modified_at_ns))
+                for table, row in rows:
+                    of_tables[table].append((self.arrived, *row))
         for table, staged in of_tables.items():
-            _copy(self.session, table, ["int8", *_DERIVED[table][1].values()], staged)
+            if staged:
+                with _copying(self.session, table, ["int8", *_DERIVED[table][1].values()]) as stage:
+                    for row in staged:
+                        stage(row)
 
 
 def _unite_blobs(staging: _Staging, source: int) -> None:
@@ -210,14 +248,12 @@ def _unite_blobs(staging: _Staging, source: int) -> None:
             staging.take(Incoming(source, united))  # comes last, and so it is what counts
 
 
-def _copy(session: Session, table: str, types: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
-    if not rows:
-        return
+@contextmanager
+def _copying(session: Session, table: str, types: Iterable[str]) -> Iterator[Callable[[Sequence[object]], None]]:
     statement = f"COPY layerstore_{table} FROM STDIN (FORMAT BINARY)"
     with session.connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-        copy.set_types(types)
-        for row in rows:
-            copy.write_row(row)
+        copy.set_types(list(types))
+        yield copy.write_row
 
 
 def _merge(session: Session, source: int, resolve: Resolve) -> Loaded:

@@ -59,8 +59,7 @@ class Found(NamedTuple):
 def sessions_of(url: str, *, read_only: bool) -> Sessions:
     """Return the sessions of a URL; none is made yet.
 
-    Hosts may be given as libpq or as SQLAlchemy has them; `prepare=off` is for a pooler that knows no prepared
-    statements.
+    Hosts may be given as libpq or as SQLAlchemy has them; `prepare=off` is for a pooler that is not known for one.
 
     Raises:
         StoreOpenError: psycopg is missing.
@@ -75,12 +74,12 @@ def sessions_of(url: str, *, read_only: bool) -> Sessions:
         )
     more: dict[str, Any] = {}
     hosts: list[tuple[str, str]] = []
-    prepare = True
+    pooled = False
     for name, value in options(url):
         if name == "prepare":
             if value not in ("on", "off"):
                 raise InvalidInputError(f"prepare is on or off, not {value!r}: {shown}")
-            prepare = value == "on"
+            pooled = value == "off"
         elif name == "host":
             for one in value.split(","):
                 host, colon, port = one.rpartition(":")
@@ -101,7 +100,7 @@ def sessions_of(url: str, *, read_only: bool) -> Sessions:
         raise InvalidInputError(
             f"not a URL that PostgreSQL knows, or with an option that it does not: {shown}"
         ) from None
-    return Sessions({**conninfo, "client_encoding": "UTF8"}, shown, prepare=prepare, read_only=read_only)
+    return Sessions({**conninfo, "client_encoding": "UTF8"}, shown, pooled=pooled, read_only=read_only)
 
 
 def make_ready(sessions: Sessions) -> None:

@@ -129,6 +129,15 @@ alembic_version = Table(
 )
 
 
+LZ4: Final = """
+DO $$ BEGIN
+  ALTER TABLE metadata ALTER COLUMN value SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN NULL;
+END $$
+""".strip()
+"""Long lists are compressed in a fifth of the time, where the server was built with it."""
+
+
 def creation(head: str) -> list[str]:
     """Return the statements that make an empty schema one of ours, at a revision."""
     dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]  # SQLAlchemy's, without types
@@ -138,4 +147,4 @@ def creation(head: str) -> list[str]:
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
         made += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in indexes]
     made.append(f"COMMENT ON TABLE metadata IS '{metadata.comment}'")
-    return [*made, *VIEWS.values(), f"INSERT INTO alembic_version(version_num) VALUES ('{head}')"]
+    return [*made, LZ4, *VIEWS.values(), f"INSERT INTO alembic_version(version_num) VALUES ('{head}')"]

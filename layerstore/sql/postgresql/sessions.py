@@ -38,12 +38,18 @@ _inherited: list[object] = []
 
 
 class Session:
-    """One connection to the server. One thread uses it at a time."""
+    """One connection to the server. One thread uses it at a time.
 
-    def __init__(self, connection: psycopg.Connection[Any], *, prepare: bool) -> None:
+    Attributes:
+        connection: the driver's.
+        is_own: whether nobody else uses the server's session between our transactions, as behind a pooler: only then
+            are statements prepared by name, and settings made once.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
+        self.is_own = False
         self._pgconn: PGconn = connection.pgconn
-        self._prepare = prepare
         self._prepared: set[str] = set()
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
@@ -73,11 +79,11 @@ class Session:
         Raises:
             FailedError: the server refused it, or is gone.
         """
-        if self._prepare and statement.name not in self._prepared:
+        if self.is_own and statement.name not in self._prepared:
             return self.trip([(statement, parameters)])[0]
         values, formats = encoded(parameters)
         try:
-            if self._prepare:
+            if self.is_own:
                 result = self._pgconn.exec_prepared(statement.name.encode(), values, formats, 1)
             else:
                 result = self._pgconn.exec_params(statement.text.encode(), values, None, formats, 1)
@@ -111,7 +117,7 @@ class Session:
         pgconn.enter_pipeline_mode()
         asked: list[str | None] = []
         for statement, values, formats in ready:
-            if not self._prepare:
+            if not self.is_own:
                 pgconn.send_query_params(statement.text.encode(), values, None, formats, 1)
             else:
                 name = statement.name
@@ -124,16 +130,15 @@ class Session:
         self._flush()
         results: list[PGresult] = []
         refused: PGresult | None = None
-        while (result := self._next()) is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
-            if result is None:
-                continue
-            name_or_none = asked.pop(0)
+        for prepared in asked:
+            result = self._next()
             if result.status not in _GOOD:
                 refused = refused or result
-            elif name_or_none is not None:
-                self._prepared.add(name_or_none)
+            elif prepared is not None:
+                self._prepared.add(prepared)
             else:
                 results.append(result)
+        self._next()  # the end of all
         pgconn.exit_pipeline_mode()
         if refused is not None:
             raise self._refused(refused)
@@ -147,15 +152,17 @@ class Session:
             if ready and ready[0][1] & select.POLLIN:
                 self._pgconn.consume_input()
 
-    def _next(self) -> PGresult | None:
+    def _next(self) -> PGresult:
         pgconn = self._pgconn
-        while pgconn.is_busy():
-            self._poll.poll()
-            pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is None and pgconn.status != pq.ConnStatus.OK:
-            raise psycopg.OperationalError("the server closed the connection")
-        return result
+        while True:
+            while pgconn.is_busy():
+                self._poll.poll()
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is not None:
+                return result
+            if pgconn.status != pq.ConnStatus.OK:  # else it was the end of the answer before
+                raise psycopg.OperationalError("the server closed the connection")
 
     def _refused(self, result: PGresult) -> FailedError:
         state = result.error_field(pq.DiagnosticField.SQLSTATE)
@@ -196,18 +203,20 @@ class Sessions:
     Args:
         conninfo: parameters of the connection, as libpq has them.
         shown: what errors call the store.
-        prepare: whether statements are prepared by name, which a pooler may not know.
+        pooled: whether there is a pooler before the server, also if it cannot be told.
         read_only: whether the store was opened to read only.
 
     Attributes:
+        settings: what is set in each session that is ours alone.
         closed: whether `close` was called.
         in_use: the sessions that were taken.
     """
 
-    def __init__(self, conninfo: dict[str, Any], shown: str, *, prepare: bool, read_only: bool) -> None:
+    def __init__(self, conninfo: dict[str, Any], shown: str, *, pooled: bool, read_only: bool) -> None:
         self._conninfo = conninfo
         self.shown = shown
-        self._prepare = prepare
+        self._pooled = pooled
+        self.settings: Sequence[Parameter] = ()
         self.read_only = read_only
         self.closed = False
         self._idle: deque[Session] = deque()
@@ -243,7 +252,16 @@ class Sessions:
 
     def new(self) -> Session:
         """Make a session that is given to nobody else."""
-        return Session(self.connect(), prepare=self._prepare)
+        session = Session(self.connect())
+        if not self._pooled:
+            pid = session.connection.info.backend_pid
+            try:
+                found = session.first(statements.SETTINGS, (*self.settings, pid))
+            except FailedError as error:
+                session.close()
+                raise self.error(error) from error
+            session.is_own = int.from_bytes(found.get_value(0, 0) or b"", "big") == pid
+        return session
 
     def give_back(self, session: Session) -> None:
         """Keep a session for the next call, if it can serve one."""

@@ -9,7 +9,6 @@ from typing import Any, Final
 import psycopg
 
 from layerstore.collection import Fault
-from layerstore.digest import is_digest
 from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.sql import derived
 from layerstore.sql.postgresql import statements
@@ -85,8 +84,7 @@ class Snapshot:
         """Yield the namespace of each such entry, and the digest that its rows are of; of a V1 ID, the key."""
         for key, value, diff_id, rows in self.stream(statements.STALE_LISTS):
             # A list whose key is no DiffID has no rows.
-            is_listed = key is not None and key_digest(key) is not None
-            entries = [e for e in derived.listed(value) if is_digest(e.digest)] if is_listed else []
+            entries = () if key is None else derived.wanted(key, value)[1]
             if [tuple(row) for row in rows or ()] != derived.texts(entries):
                 yield V2_METADATA, diff_id or key.replace("/", ":")
         for key, value, digest, diff_id in self.stream(statements.STALE_MAPPINGS):

@@ -37,8 +37,8 @@ def encoded(parameters: Sequence[Parameter]) -> tuple[list[Any], list[int]]:
     formats: list[int] = []
     for one in parameters:
         if isinstance(one, str):
-            values.append(checked(one).encode())
-            formats.append(0 if isinstance(one, Array) else 1)
+            values.append(_stored(one))
+            formats.append(0 if type(one) is Array else 1)
         elif one is None or isinstance(one, bytes):
             values.append(one)
             formats.append(1)
@@ -56,13 +56,18 @@ def checked(text: str) -> str:
     Raises:
         InvalidInputError: it holds a NUL character, or cannot be UTF-8.
     """
-    if "\0" in text:
-        raise InvalidInputError(f"PostgreSQL cannot store a NUL character in text: {text[:100]!r}")
+    _stored(text)
+    return text
+
+
+def _stored(text: str) -> bytes:
     try:
-        text.encode()
+        stored = text.encode()
     except UnicodeEncodeError as error:
         raise InvalidInputError(str(error)) from error
-    return text
+    if 0 in stored:
+        raise InvalidInputError(f"PostgreSQL cannot store a NUL character in text: {text[:100]!r}")
+    return stored
 
 
 class Array(str):
@@ -90,14 +95,15 @@ BEGIN_SNAPSHOT: Final = Statement("begin_snapshot", "BEGIN ISOLATION LEVEL REPEA
 BEGIN_READING: Final = Statement("begin_reading", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 COMMIT: Final = Statement("commit", "COMMIT")
 ROLLBACK: Final = Statement("rollback", "ROLLBACK")
-# Set inside the transaction alone: behind a pooler, a setting of the session is the next client's too.
+# For the session if its process is the one that was named when connecting. Else a pooler gives it to another client
+# after this transaction, and the settings are for the transaction alone.
 SETTINGS: Final = Statement(
     "settings",
-    "SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit',"
+    "SELECT pid, set_config('lock_timeout', $1, pid <> $4), set_config('synchronous_commit',"
     # Not below what the server's owner has set, such as `remote_apply` for standbys.
     " CASE WHEN $2::text = 'on' AND current_setting('synchronous_commit') <> 'off'"
-    " THEN current_setting('synchronous_commit') ELSE $2::text END, true),"
-    " set_config('idle_in_transaction_session_timeout', $3, true)",
+    " THEN current_setting('synchronous_commit') ELSE $2::text END, pid <> $4),"
+    " set_config('idle_in_transaction_session_timeout', $3, pid <> $4) FROM pg_backend_pid() AS pid",
 )
 # Before a row's lock, so that whoever waits for the table waits for nobody who waits for it.
 LOCK_TO_CHANGE: Final = Statement("lock_to_change", "LOCK TABLE metadata IN ROW EXCLUSIVE MODE")
@@ -131,6 +137,9 @@ SET: Final = Statement(
     " DO UPDATE SET value = excluded.value, modified_at_ns = excluded.modified_at_ns",
 )
 SET_TIME: Final = Statement("set_time", "UPDATE metadata SET modified_at_ns = $3 WHERE namespace = $1 AND key = $2")
+UPDATE: Final = Statement(
+    "update", "UPDATE metadata SET value = $3, modified_at_ns = $4 WHERE namespace = $1 AND key = $2"
+)
 DELETE: Final = Statement("delete", "DELETE FROM metadata WHERE namespace = $1 AND key = $2")
 # The time is not compared bare: the planner would take the index by time, and read all entries of that moment.
 IS_UNCHANGED: Final = Statement(
@@ -138,18 +147,19 @@ IS_UNCHANGED: Final = Statement(
     "SELECT 1 FROM metadata WHERE namespace = $1 AND key = $2 AND value = $3 AND modified_at_ns + 0 = $4",
 )
 
-ASSOCIATIONS: Final = Statement(
-    "associations",
-    "SELECT position, digest, source_repository, hmac FROM v2_metadata WHERE diff_id = $1 ORDER BY position",
-)
+# Positions go on behind the last one. Which row it is, is told by its rank, from 1 on: no position was read.
 ADD_ASSOCIATIONS: Final = Statement(
     "add_associations",
-    "INSERT INTO v2_metadata(diff_id, position, digest, source_repository, hmac)"
-    " SELECT $1::text, * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[])",
+    "INSERT INTO v2_metadata(diff_id, position, digest, source_repository, hmac) SELECT $1::text,"
+    " (SELECT coalesce(max(position), 0) FROM v2_metadata WHERE diff_id = $1::text) + at, digest, name, hmac"
+    " FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS new(digest, name, hmac, at)",
 )
 REMOVE_ASSOCIATIONS: Final = Statement("remove_associations", "DELETE FROM v2_metadata WHERE diff_id = $1")
-REMOVE_SOME_ASSOCIATIONS: Final = Statement(
-    "remove_some_associations", "DELETE FROM v2_metadata WHERE diff_id = $1 AND position = ANY($2::bigint[])"
+REMOVE_ONE_ASSOCIATION: Final = Statement(
+    "remove_one_association",
+    # Not by OFFSET, for which it would be planned anew each time.
+    f"{REMOVE_ASSOCIATIONS.text} AND position ="
+    " (ARRAY(SELECT position FROM v2_metadata WHERE diff_id = $1 ORDER BY position))[$2]",
 )
 LAYERS_OF_DIGEST: Final = Statement(
     "layers_of_digest", "SELECT DISTINCT diff_id FROM v2_metadata WHERE digest = $1 ORDER BY diff_id"

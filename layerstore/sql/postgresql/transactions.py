@@ -18,9 +18,9 @@ from layerstore.sql.owner import ROLLED_BACK, Owner, inside
 from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.errors import FailedError
 from layerstore.sql.postgresql.sessions import Session, Sessions
-from layerstore.sql.postgresql.statements import Call
+from layerstore.sql.postgresql.statements import Call, Statement
 
-_PATIENCE_S: Final = 10
+_PATIENCE: Final = "10s"
 """How long the server waits between the two trips of one change, before it ends a client that has stopped there."""
 
 
@@ -68,8 +68,8 @@ class Transactions:
         self.sessions = sessions
         self._local = _Local()
         # 0 would be no limit.
-        self._lock_timeout = f"{max(1, min(round(timeout_s * 1000), 2**31 - 1))}ms"
-        self._commit = "on" if durable else "off"
+        self._settings = f"{max(1, min(round(timeout_s * 1000), 2**31 - 1))}ms", "on" if durable else "off"
+        sessions.settings = (*self._settings, _PATIENCE)
 
     @property
     def is_held(self) -> bool:
@@ -85,13 +85,20 @@ class Transactions:
         held = self._current()
         return None if held is None else held.mine()
 
-    def begin(self, *, idle_s: int = _PATIENCE_S) -> list[Call]:
+    def begin(self, session: Session) -> list[Call]:
         """Return what begins a transaction of one call, to be sent together with its first statements."""
         self._refuse_to_be_waited_for()
-        return [(statements.BEGIN, ()), self._settings(idle_s)]
+        settings = [] if session.is_own else [self._setting(_PATIENCE)]
+        return [(statements.BEGIN, ()), *settings]
 
-    def _settings(self, idle_s: int) -> Call:
-        return statements.SETTINGS, (self._lock_timeout, self._commit, f"{idle_s}s")
+    def begin_long(self, how: Statement = statements.BEGIN) -> list[Call]:
+        """Return what begins a transaction in which the client may take its time."""
+        if how is statements.BEGIN:
+            self._refuse_to_be_waited_for()
+        return [(how, ()), self._setting("0")]
+
+    def _setting(self, patience: str) -> Call:
+        return statements.SETTINGS, (*self._settings, patience, 0)
 
     @contextmanager
     def together(self) -> Iterator[Session]:
@@ -114,10 +121,8 @@ class Transactions:
         if held is not None:
             held.mine()
             return held
-        if deferred:
-            begin = [(statements.BEGIN_SNAPSHOT, ()), self._settings(0)]
-        else:
-            begin = [*self.begin(idle_s=0), (statements.LOCK, ())]
+        lock: list[Call] = [] if deferred else [(statements.LOCK, ())]
+        begin = self.begin_long(statements.BEGIN_SNAPSHOT if deferred else statements.BEGIN) + lock
         session = self.sessions.take(sure=True)
         try:
             session.trip(begin)
@@ -204,6 +209,6 @@ class Transaction:
     def _say(self, *texts: str) -> None:
         sessions = self._transactions.sessions
         try:
-            self._held.session.trip([(statements.Statement(text, text), ()) for text in texts])
+            self._held.session.trip([(Statement(text, text), ()) for text in texts])
         except FailedError as error:
             raise sessions.error(error) from error

@@ -20,14 +20,13 @@ from layerstore.records import V2Metadata, why_unreadable
 from layerstore.sql import derived
 from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.sessions import Session
-from layerstore.sql.postgresql.statements import Array, Call, Parameter, array
+from layerstore.sql.postgresql.statements import Array, Call, array
 from layerstore.store import SetAside, Write
 
 LONGEST = 2000
 """Bytes of a text that is in an index: an entry of one can have 2,704. Source: PostgreSQL's nbtree.h."""
 
 Entry = tuple[str, str, bytes, int | None]
-Rows = Sequence[tuple[int, str, str, str]]
 
 
 def derivations(namespace: str, key: str, value: bytes) -> Iterator[tuple[str, tuple[object, ...]]]:
@@ -64,26 +63,16 @@ def why_not_held(namespace: str, key: str, rows: Iterable[tuple[str, tuple[objec
     return None
 
 
-def storing(record: Entry, *, was_absent: bool = False) -> list[Call]:
-    """Return the calls that store an entry, without what is derived from it.
-
-    Raises:
-        InvalidInputError: PostgreSQL cannot hold it.
-    """
-    namespace, key, value, modified_at_ns = record
-    time_ns = time.time_ns() if modified_at_ns is None else modified_at_ns
-    return [(statements.ADD if was_absent else statements.SET, (namespace, key, value, time_ns))]
-
-
 def put(record: Entry) -> list[Call]:
     """Return the calls that store an entry with what is derived from it.
 
     Raises:
         InvalidInputError: PostgreSQL cannot hold it.
     """
-    namespace, key, value, _ = record
+    namespace, key, value, modified_at_ns = record
+    time_ns = time.time_ns() if modified_at_ns is None else modified_at_ns
     entries = derived.listed(value) if namespace == V2_METADATA else ()
-    return [*storing(record), *deriving(namespace, key, value, entries)]
+    return [(statements.SET, (namespace, key, value, time_ns)), *deriving(namespace, key, value, entries)]
 
 
 def deriving(namespace: str, key: str, value: bytes | None, entries: Sequence[V2Metadata] = ()) -> list[Call]:
@@ -98,8 +87,7 @@ def deriving(namespace: str, key: str, value: bytes | None, entries: Sequence[V2
     calls: list[Call] = []
     digest = key_digest(key) if namespace in (V2_METADATA, DIFF_IDS, BLOBS) else None
     if namespace == V2_METADATA and digest is not None:
-        rows = [(at, *row) for at, row in enumerate(derived.texts([e for e in entries if is_digest(e.digest)]), 1)]
-        calls = [(statements.REMOVE_ASSOCIATIONS, (digest,)), *_adding(digest, rows)]
+        calls = [(statements.REMOVE_ASSOCIATIONS, (digest,)), *_adding(digest, derived.with_rows(entries))]
     elif namespace == DIFF_IDS and digest is not None:
         diff_id = mapped(namespace, key, value)
         calls = [(statements.UNMAP, (digest,)) if diff_id is None else (statements.MAP, (digest, diff_id))]
@@ -125,47 +113,45 @@ def mapped(namespace: str, key: str, value: bytes | None) -> str | None:
     return value.decode()
 
 
-def changing(write: Write, time_ns: int, there: Rows, *, was_absent: bool) -> list[Call]:
+def changing(write: Write, time_ns: int, before: bytes | None, *, was_read: bool) -> list[Call]:
     """Return the calls of one write of a change.
+
+    The rows of a list that was read are those that it says, so that only their difference is written; they need not be
+    read. Where another program has made them say something else, `verify` finds it.
 
     Args:
         write: what to write.
         time_ns: when.
-        there: the derived rows of a list.
-        was_absent: whether it was read, and not there.
+        before: the value that was read.
+        was_read: whether the entry was read; `before` is `None` then if it was not there.
 
     Raises:
         InvalidInputError: PostgreSQL cannot hold it.
     """
     namespace, key, value, listed, modified_at_ns = write
-    time_ns = modified_at_ns if modified_at_ns is not None else time_ns
     if value is None:
         return delete(namespace, key)
-    entries = derived.listed(value) if listed is None and namespace == V2_METADATA else listed or ()
-    calls = storing((namespace, key, value, time_ns), was_absent=was_absent)
+    # What was read is locked, and what was not there another writer may have added: then it is refused, and read again.
+    statement = statements.SET if not was_read else statements.ADD if before is None else statements.UPDATE
+    calls: list[Call] = [(statement, (namespace, key, value, time_ns if modified_at_ns is None else modified_at_ns))]
     if namespace != V2_METADATA:
         return [*calls, *deriving(namespace, key, value)]
+    entries = derived.listed(value) if listed is None else listed
     diff_id = key_digest(key)
-    if diff_id is None:
-        return calls
-    stale, new = derived.difference(list(there), entries)
-    if stale:
-        calls.append((statements.REMOVE_SOME_ASSOCIATIONS, (diff_id, _numbers(stale))))
-    return [*calls, *_adding(diff_id, new)]
+    if diff_id is None or not was_read:
+        return [*calls, *deriving(namespace, key, value, entries)]
+    there = [] if before is None else derived.with_rows(derived.listed(before))
+    new = derived.with_rows(entries)
+    gone, kept = derived.beginning(there, new)
+    calls += ((statements.REMOVE_ONE_ASSOCIATION, (diff_id, number + 1)) for number in reversed(gone))
+    return [*calls, *_adding(diff_id, new[kept:])]
 
 
-def _adding(diff_id: str, rows: Rows) -> list[Call]:
-    if not rows:
+def _adding(diff_id: str, entries: Sequence[V2Metadata]) -> list[Call]:
+    if not entries:
         return []
-    positions, digests, repositories, hmacs = zip(*rows, strict=True)
-    parameters: Sequence[Parameter] = (
-        diff_id,
-        _numbers(positions),
-        array(digests),
-        array(repositories),
-        array(hmacs),
-    )
-    return [(statements.ADD_ASSOCIATIONS, parameters)]
+    columns = zip(*derived.texts(entries), strict=True)
+    return [(statements.ADD_ASSOCIATIONS, (diff_id, *map(array, columns)))]
 
 
 def _numbers(numbers: Iterable[int | None]) -> Array:

@@ -133,7 +133,7 @@ def test_connections_are_made_in_one_place_and_no_database_is_attached():
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("sqlite3.connect", "create_engine"))
     ]
     assert sorted({*places}) == [
-        ("layerstore.formats.containers_sqlite", "sqlite3.connect"),
+        ("layerstore.formats.containers", "sqlite3.connect"),
         ("layerstore.sql.sqlite.backup", "sqlite3.connect"),
         ("layerstore.sql.sqlite.confined", "sqlite3.connect"),  # to read only
         ("layerstore.sql.sqlite.connections", "create_engine"),
