@@ -24,8 +24,7 @@ from layerstore.formats import bbolt, compression, containerd, containers, tar_m
 from layerstore.formats.compression import Damaged
 from layerstore.formats.facts import Facts, as_entry, uncertain, unreadable
 from layerstore.formats.tar_members import Member, Members
-from layerstore.keys import KNOWN_NAMESPACES, Record
-from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
+from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record, why_not_a_key, why_not_a_namespace
 
 MAX_VALUE: Final = tree.MAX_VALUE
 MAX_BYTES: Final = 8 << 30
