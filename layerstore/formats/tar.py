@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import IO, Final, Self
+from typing import IO, Final
 
 from layerstore.collection import Odd
 from layerstore.errors import TransferError
@@ -104,7 +104,8 @@ def scan(
     if file.isatty():
         raise TransferError("it is a terminal: give an archive's path, or pipe one in", name)
     limit = sys.maxsize if force else max_bytes
-    with _Memories(name, limit) as memories:
+    with ExitStack() as stack:
+        memories = _Memories(name, limit, stack)
         try:
             members = Members(_plain(file, name))
             reading = _Reading(members, memories, force=force)
@@ -326,28 +327,22 @@ class _Contents:
 
 
 class _Memories:
-    """The memories in an archive, as its members come. Behind the `with` statement, what was unpacked is gone.
+    """The memories in an archive, as its members come.
 
     Args:
         archive: what errors call it.
         max_bytes: how many bytes they may have in all.
+        stack: behind it, what was unpacked is gone.
     """
 
-    def __init__(self, archive: str, max_bytes: int) -> None:
-        self._archive, self._room = archive, max_bytes
-        self._stack = ExitStack()
+    def __init__(self, archive: str, max_bytes: int, stack: ExitStack) -> None:
+        self._archive, self._room, self._stack = archive, max_bytes, stack
         self._folder = ""
         self._unpacked: list[tuple[str, str]] = []
         self._odd: list[Odd] = []
         self._heads: dict[str, bytes] = {}
         self.are_there = False
         """Whether there is any; known behind `entries`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def take(self, path: str, member: Member) -> bool:
         """Unpack a member if it may be a memory, and tell whether it was taken. Note how containerd's content begins.
