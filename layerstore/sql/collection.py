@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from layerstore.collection import Doomed, Incoming, IndexedView, Loaded, Note, Odd, Place, Resolve, View
+from layerstore.errors import StoreClosedError
 from layerstore.keys import Record
+from layerstore.sql.backend import Backend
+from layerstore.store import SetAside, Store
 
-if TYPE_CHECKING:
-    from layerstore.sql.store import SQLMetadataStore
+_Found = TypeVar("_Found")
+
+
+def each(backend: Backend, read: Callable[[IndexedView], Iterator[_Found]]) -> Iterator[_Found]:
+    """Yield what `read` finds in a snapshot.
+
+    Raises:
+        StoreClosedError: the store was closed meanwhile.
+    """
+    with backend.snapshot() as view:
+        if not backend.is_held:
+            for one in read(view):
+                yield one
+                refuse_closed(backend)
+            return
+        # Read whole: a transaction must not stay open for as long as somebody keeps this iterator.
+        found = list(read(view))
+    yield from found
+
+
+def refuse_closed(backend: Backend) -> None:
+    """Raise a StoreClosedError if the store was closed."""
+    if backend.closed:
+        raise StoreClosedError("this store was closed; make a new SQLMetadataStore", backend.shown)
 
 
 class DatabaseCollection:
@@ -21,16 +46,16 @@ class DatabaseCollection:
     in_order = False
     """What another program wrote there may be no text, and is once it is read."""
 
-    def __init__(self, store: SQLMetadataStore) -> None:
-        self.store, self._backend = store, store._backend
-        self.name = store.path or ":memory:"
+    def __init__(self, store: Store, backend: Backend) -> None:
+        self.store, self._backend = store, backend
+        self.name = backend.shown or ":memory:"
 
     def count(self) -> int:
         with self._backend.snapshot() as snapshot:
             return snapshot.count()
 
     def read(self) -> Iterator[tuple[str, Record | Odd]]:
-        return (("", found) for found in self.store._each(lambda view: view.scan()))
+        return (("", found) for found in each(self._backend, lambda view: view.scan()))
 
     def view(self, note: Note | None = None) -> AbstractContextManager[View]:
         return self._backend.snapshot(note)
@@ -42,7 +67,7 @@ class DatabaseCollection:
         self._backend.refuse_foreign_schema()
 
     def set_aside(self, namespace: str, key: str, value: bytes, reason: str) -> None:
-        self.store.quarantine(namespace, key, value, reason)
+        self._backend.set_aside([SetAside(namespace, key, value, reason)])
 
     def mend(self, kind: str, place: Place) -> bool:
         return self._backend.mend(kind, place)

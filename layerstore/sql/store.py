@@ -20,10 +20,9 @@ from layerstore.errors import (
     InvalidKeyError,
     LayerstoreError,
     NotFoundError,
-    StoreClosedError,
     StoreOpenError,
 )
-from layerstore.sql.collection import DatabaseCollection
+from layerstore.sql.collection import DatabaseCollection, each, refuse_closed
 from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
@@ -33,7 +32,6 @@ from layerstore.store import SetAside, check_key, contains, why_not_a_namespace
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from layerstore.collection import IndexedView
     from layerstore.digest import DiffID
     from layerstore.keys import Record
     from layerstore.sql.backend import Backend, Known, Parameters, Quarantined
@@ -183,19 +181,7 @@ class SQLMetadataStore:
         reason = None if namespace is None else why_not_a_namespace(namespace, to_write=False)
         if reason is not None:
             raise InvalidKeyError(f"namespace {namespace!r}: {reason}")
-        yield from self._each(lambda view: records(view, namespace))
-
-    def _each(self, read: Callable[[IndexedView], Iterator[_Found]]) -> Iterator[_Found]:
-        """Yield what `read` finds in a snapshot."""
-        with self._backend.snapshot() as view:
-            if not self._backend.is_held:
-                for one in read(view):
-                    yield one
-                    self._check_open()
-                return
-            # Read whole: a transaction must not stay open for as long as somebody keeps this iterator.
-            found = list(read(view))
-        yield from found
+        yield from each(self._backend, lambda view: records(view, namespace))
 
     def __contains__(self, entry: object) -> bool:
         """Tell whether there is an entry: `(namespace, key) in store`.
@@ -337,7 +323,7 @@ class SQLMetadataStore:
         Raises:
             StoreClosedError: the store was closed.
         """
-        self._check_open()
+        refuse_closed(self._backend)
         return self._backend.engine
 
     def _run(self, statement: str, parameters: Parameters = ()) -> list[Any]:
@@ -354,7 +340,7 @@ class SQLMetadataStore:
 
     def _collection(self) -> DatabaseCollection:
         """Return what work on whole stores needs: `layerstore.collection.Collection`."""
-        return DatabaseCollection(self)
+        return DatabaseCollection(self, self._backend)
 
     def __enter__(self) -> Self:
         return self
@@ -374,10 +360,6 @@ class SQLMetadataStore:
 
     def __repr__(self) -> str:
         return f"SQLMetadataStore({self.path or ':memory:'!r})"
-
-    def _check_open(self) -> None:
-        if self._backend.closed:
-            raise StoreClosedError("this store was closed; make a new SQLMetadataStore", self.path)
 
     def _fail(self, error: Exception, namespace: str, key: str) -> NoReturn:
         """Raise an error, or that for a namespace and key that break the rules, if that was why."""

@@ -250,7 +250,7 @@ class SQLite:
     def backup(self, path: str | os.PathLike[str]) -> int:
         from layerstore.sql.sqlite.backup import backup  # it needs what makes temporary files
 
-        return backup(self, path)
+        return backup(self.copy_to, path)
 
     def copy_to(self, connection: sqlite3.Connection) -> None:
         """Copy the whole database, as it was last committed, to another one.

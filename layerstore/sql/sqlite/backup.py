@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.files.temporary import whole_file
 from layerstore.paths import absolute, why_refused
 from layerstore.sql.sqlite.errors import mapping
 
-if TYPE_CHECKING:
-    from layerstore.sql.sqlite.backend import SQLite
 
-
-def backup(backend: SQLite, path: str | os.PathLike[str]) -> int:
-    """Copy the store as it is at this moment to a new file; return its size in bytes.
+def backup(copy_to: Callable[[sqlite3.Connection], None], path: str | os.PathLike[str]) -> int:
+    """Copy a database to a new file by a function that copies it to a connection; return the size in bytes.
 
     The copy is whole or absent. It is in SQLite's rollback mode, so that it is one file, and can be read where nothing
     can be written, and by other users when they are given the right (it is made 0600). Writers do not wait.
@@ -33,7 +30,7 @@ def backup(backend: SQLite, path: str | os.PathLike[str]) -> int:
         raise StoreOpenError("there is a file already: give a new name, or remove it first", target)
     try:
         with whole_file(target) as temporary:
-            _copy(backend, temporary, target)
+            _copy(copy_to, temporary, target)
     except FileExistsError as error:
         raise StoreError("another process has made a file of this name", target) from error
     except OSError as error:
@@ -41,10 +38,10 @@ def backup(backend: SQLite, path: str | os.PathLike[str]) -> int:
     return os.path.getsize(target)
 
 
-def _copy(backend: SQLite, temporary: str, target: str) -> None:
+def _copy(copy_to: Callable[[sqlite3.Connection], None], temporary: str, target: str) -> None:
     try:
         with mapping(target), closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
-            backend.copy_to(copy)
+            copy_to(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
     finally:
         for leftover in (f"{temporary}-wal", f"{temporary}-shm", f"{temporary}-journal"):
