@@ -195,9 +195,9 @@ class FSMetadataStore:
     def __repr__(self) -> str:
         return f"FSMetadataStore({self.path!r})"
 
-    def _collection(self) -> Directory:
+    def _collection(self) -> DirectoryCollection:
         """Return what work on whole stores needs: `layerstore.collection.Collection`."""
-        return Directory(self)
+        return DirectoryCollection(self)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -231,7 +231,7 @@ class FSMetadataStore:
         return StoreError(why_refused(error), path)
 
 
-class Directory:
+class DirectoryCollection:
     """The files of a directory, as a collection and as the view of one: `layerstore.collection.Collection`."""
 
     in_order = True

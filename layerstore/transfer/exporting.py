@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from layerstore.blobs import BlobRecord
 from layerstore.collection import View, records
@@ -364,7 +364,7 @@ def export_directory(
         quarantine=directory.quarantine,
         dry_run=dry_run,
         left_out=dict(left_out),
-        **cast("dict[str, Any]", directory.counts),
+        **directory.counts,
     )
 
 

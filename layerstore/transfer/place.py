@@ -373,6 +373,8 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
     A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
     """
     readable = os.access(path, os.R_OK | os.X_OK)
+    if readable and has_namespaces(path):
+        return [FSMetadataStore(path)._collection()], True
     memories = memories_in(path) if readable else ()
     try:
         found = distributions(path, may_be_none=bool(memories))
@@ -387,7 +389,7 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
     if memories:
         return [*directories, *memories], True
     # An empty one of this name is a fresh host's.
-    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar_members.ROOT
+    is_known = found != [path] or os.path.basename(path) == tar_members.ROOT
     there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != _NEW_FILE_SYSTEM]
     if not (is_known or (force if there else allow_empty)):
         raise TransferError(_looks_like(path, there), path)
