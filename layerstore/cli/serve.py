@@ -68,21 +68,18 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
         _database(path or settings.path) as (database, source),
         server.shown(database, source=source, verify=not no_verify) as site,
     ):
-        listening = server.listen(host, port)
-        address = server.address_of(listening, host)
 
-        def ready() -> None:
+        def ready(address: str) -> None:
             say(f"{address}  (Ctrl-C stops)")
             sys.stdout.flush()
             if open_it:
                 _open(address)
 
         def give_up() -> None:
-            site.stop()
             if source is not None:
                 shutil.rmtree(os.path.dirname(database), ignore_errors=True)
 
-        server.serve(site, listening, host, ready, give_up)
+        server.serve(site, host, port, ready, give_up)
 
 
 @contextmanager

@@ -32,10 +32,10 @@ from layerstore.errors import (
     TransferError,
 )
 from layerstore.files import scan, tree
-from layerstore.keys import DIFF_IDS, V2_METADATA, Record, key_digest
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record, check_key, key_digest, why_not_a_namespace
 from layerstore.paths import absolute, why_refused
 from layerstore.records import digests_of
-from layerstore.store import check_key, contains, why_not_a_namespace
+from layerstore.store import contains
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -195,9 +195,9 @@ class FSMetadataStore:
     def __repr__(self) -> str:
         return f"FSMetadataStore({self.path!r})"
 
-    def _collection(self) -> Directory:
+    def _collection(self) -> DirectoryCollection:
         """Return what work on whole stores needs: `layerstore.collection.Collection`."""
-        return Directory(self)
+        return DirectoryCollection(self)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -231,7 +231,7 @@ class FSMetadataStore:
         return StoreError(why_refused(error), path)
 
 
-class Directory:
+class DirectoryCollection:
     """The files of a directory, as a collection and as the view of one: `layerstore.collection.Collection`."""
 
     in_order = True

@@ -34,13 +34,13 @@ from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import containerd_live, tar_members
 from layerstore.formats.facts import UNCERTAIN, uncertain
-from layerstore.keys import BLOBS, KNOWN_NAMESPACES, Record
+from layerstore.keys import BLOBS, KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.sql.url import names_a_database, shown
-from layerstore.store import TEMPORARY_PREFIX, Store
+from layerstore.store import Store
 from layerstore.transfer.sources import Database, Stream, archive, memories_in, memory_of_file, memory_of_text
 
 Progress = Callable[[int, int | None], None]
@@ -373,6 +373,8 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
     A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
     """
     readable = os.access(path, os.R_OK | os.X_OK)
+    if readable and has_namespaces(path):
+        return [FSMetadataStore(path)._collection()], True
     memories = memories_in(path) if readable else ()
     try:
         found = distributions(path, may_be_none=bool(memories))
@@ -387,7 +389,7 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
     if memories:
         return [*directories, *memories], True
     # An empty one of this name is a fresh host's.
-    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar_members.ROOT
+    is_known = found != [path] or os.path.basename(path) == tar_members.ROOT
     there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != _NEW_FILE_SYSTEM]
     if not (is_known or (force if there else allow_empty)):
         raise TransferError(_looks_like(path, there), path)

@@ -32,9 +32,8 @@ from typing import NamedTuple, Self
 from layerstore.files import scan, tree
 from layerstore.files.temporary import Spool
 from layerstore.files.tree import sync_file_system
-from layerstore.keys import Record
+from layerstore.keys import TEMPORARY_PREFIX, Record
 from layerstore.records import storable_time
-from layerstore.store import TEMPORARY_PREFIX
 
 _BATCH = 20_000
 """Files that get their names after one sync. A sync costs as much for one file as for many."""
@@ -360,15 +359,20 @@ def _make_unfinished(top: int) -> _Unfinished:
     while True:
         left -= 1
         name = f"{_UNFINISHED}{secrets.token_hex(8)}"
-        held = tree.open_below(top, (name,), create=True)
+        # Whoever clears up may have found it before it is locked.
         try:
-            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            os.stat(name, dir_fd=top, follow_symlinks=False)
-            return _Unfinished(name, held, [])
-        except (BlockingIOError, FileNotFoundError):  # somebody has it locked and removes it, or has removed it
-            os.close(held)
+            held = tree.open_below(top, (name,), create=True)
+            try:
+                fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.stat(name, dir_fd=top, follow_symlinks=False)
+            except OSError:
+                os.close(held)
+                raise
+        except (BlockingIOError, FileNotFoundError):
             if not left:
                 raise
+        else:
+            return _Unfinished(name, held, [])
 
 
 def _clear(top: int) -> None:
