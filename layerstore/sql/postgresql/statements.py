@@ -105,8 +105,8 @@ SETTINGS: Final = Statement(
     " THEN current_setting('synchronous_commit') ELSE $2::text END, pid <> $4),"
     " set_config('idle_in_transaction_session_timeout', $3, pid <> $4) FROM pg_backend_pid() AS pid",
 )
-# Not SHARE ROW EXCLUSIVE, which suffices against writers: a change locks rows, and then writes. What waits for this lock
-# waits for those rows too, so that the change goes first; else both would wait until the server sees it, after a second.
+# Not SHARE ROW EXCLUSIVE, which suffices against writers: a change locks rows, and then writes. What waits for this
+# lock waits for those rows too, so the change goes first; else both would wait until the server sees it, a second later.
 LOCK: Final = Statement("lock", "LOCK TABLE metadata IN EXCLUSIVE MODE")
 
 GET: Final = Statement("get", "SELECT value FROM metadata WHERE namespace = $1 AND key = $2")
