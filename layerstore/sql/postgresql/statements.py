@@ -106,7 +106,7 @@ SETTINGS: Final = Statement(
     " set_config('idle_in_transaction_session_timeout', $3, pid <> $4) FROM pg_backend_pid() AS pid",
 )
 # Not SHARE ROW EXCLUSIVE, which suffices against writers: a change locks rows, and then writes. What waits for this
-# lock waits for those rows too, so the change goes first; else both would wait until the server sees it, a second later.
+# lock waits for those rows too, so the change goes first; else both would wait a second, until the server sees it.
 LOCK: Final = Statement("lock", "LOCK TABLE metadata IN EXCLUSIVE MODE")
 
 GET: Final = Statement("get", "SELECT value FROM metadata WHERE namespace = $1 AND key = $2")
