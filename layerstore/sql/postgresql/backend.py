@@ -21,8 +21,8 @@ from layerstore.sql.backend import Known, Parameters, Quarantined
 from layerstore.sql.postgresql import opening, statements, writing
 from layerstore.sql.postgresql.errors import FailedError, mapping
 from layerstore.sql.postgresql.sessions import Session
-from layerstore.sql.postgresql.snapshot import Snapshot, data, number, text
-from layerstore.sql.postgresql.statements import Call, array
+from layerstore.sql.postgresql.snapshot import Snapshot
+from layerstore.sql.postgresql.statements import Call, array, data, number, records, text, values
 from layerstore.sql.postgresql.transactions import Transaction, Transactions
 from layerstore.store import Address, Change, Compute, SetAside
 
@@ -129,11 +129,10 @@ class PostgreSQL:
 
     def get_record(self, namespace: str, key: str) -> Record | None:
         found = self._first(statements.GET_RECORDS, namespace, array([key]))
-        return Record(namespace, key, data(found, 0, 2), number(found, 0, 3)) if found.ntuples else None
+        return next(records(found), None)
 
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
-        found = self._first(statements.GET_MANY, namespace, array(keys))
-        return {text(found, row, 0): data(found, row, 1) for row in range(found.ntuples)}
+        return values(self._first(statements.GET_MANY, namespace, array(keys)))
 
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
         wanted = list(dict.fromkeys(diff_ids))

@@ -29,6 +29,7 @@ _NOT_KNOWN: Final = (
 )
 
 _RIGHTS: Final = "this role may not do that: ask the owner of the database for the rights (docs/fleet.md has them)"
+_DAMAGED: Final = "the server found the database damaged: `pg_amcheck`, or restore a backup"
 _BY_STATE: Final[dict[str, tuple[type[StoreError], str]]] = {
     "55P03": (StoreBusyError, "another writer did not end in time: try again"),
     "57014": (
@@ -49,13 +50,12 @@ _BY_STATE: Final[dict[str, tuple[type[StoreError], str]]] = {
     "28000": (StoreOpenError, "the server does not let this role in"),
     "28P01": (StoreOpenError, "the server does not take the password"),
     "25P02": (StoreError, "the transaction around this was rolled back: leave it, then write it all again"),
-}
-_BY_CLASS: Final[dict[str, tuple[type[StoreError], str]]] = {
-    "XX": (StoreCorruptError, "the server found the database damaged: `pg_amcheck`, or restore a backup"),
+    "XX001": (StoreCorruptError, _DAMAGED),
+    "XX002": (StoreCorruptError, _DAMAGED),
+    # Classes: whatever else begins so.
     "53": (StoreError, "the server lacks resources"),
     "58": (StoreError, "the server's file system failed"),
 }
-_DAMAGED: Final = ("XX001", "XX002")
 _LOST: Final = ("57P01", "57P02", "57P05", "25P03", "25P04", "08")
 
 
@@ -89,9 +89,7 @@ def error_of(failed: FailedError, shown: str, *, closed: bool = False, read_only
         return InvalidInputError(f"PostgreSQL cannot store this: {said}")
     if read_only and state in ("25006", "42501"):
         return StoreReadOnlyError("it was opened read_only: open it again without read_only to write", shown)
-    kind, advice = _BY_STATE.get(state) or (StoreError, "PostgreSQL failed")
-    if state in _DAMAGED or (state not in _BY_STATE and state[:2] in ("53", "58")):
-        kind, advice = _BY_CLASS[state[:2]]
+    kind, advice = _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or (StoreError, "PostgreSQL failed")
     return kind(f"{advice} ({f'{state}: ' if state else ''}{said})", shown)
 
 

@@ -23,7 +23,7 @@ from layerstore.errors import InvalidInputError
 from layerstore.keys import BLOBS, Record
 from layerstore.sql.postgresql import statements, writing
 from layerstore.sql.postgresql.sessions import Session
-from layerstore.sql.postgresql.snapshot import number
+from layerstore.sql.postgresql.statements import number
 from layerstore.store import SetAside
 from layerstore.warnings import inform
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, digest
 from layerstore.sql import derived
 from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.sessions import Session
-from layerstore.sql.postgresql.statements import array
+from layerstore.sql.postgresql.statements import array, number, records, text, values
 from layerstore.sql.postgresql.writing import mapped
 
 _AT_ONCE: Final = 1000
@@ -56,7 +56,7 @@ class Snapshot:
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         """Return the values of the keys that are there."""
         with self._failing():
-            return fetch_many(self._session, namespace, keys)
+            return values(self._session.first(statements.GET_MANY, (namespace, array(keys))))
 
     def lists_with(self, digest: str) -> Iterator[Record]:
         """Yield the layers' lists that hold a digest."""
@@ -64,8 +64,7 @@ class Snapshot:
             layers = self._session.first(statements.LAYERS_OF_DIGEST, (digest,))
             keys = array(digest_key(text(layers, row, 0)) for row in range(layers.ntuples))
             found = self._session.first(statements.GET_RECORDS, (V2_METADATA, keys))
-        for row in range(found.ntuples):
-            yield Record(text(found, row, 0), text(found, row, 1), data(found, row, 2), number(found, row, 3))
+        yield from records(found)
 
     def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
         """Yield the entries of blobs by the key of their layers, with what Docker maps each to."""
@@ -118,25 +117,3 @@ class Snapshot:
         finally:
             with suppress(psycopg.Error):  # whoever reads no further does not care, and a broken session has none
                 cursor.close()
-
-
-def fetch_many(session: Session, namespace: str, keys: Iterable[str]) -> dict[str, bytes]:
-    """Return the values of the keys that are there, by one statement."""
-    found = session.first(statements.GET_MANY, (namespace, array(keys)))
-    return {text(found, row, 0): data(found, row, 1) for row in range(found.ntuples)}
-
-
-def text(result: Any, row: int, column: int) -> str:
-    """Return a text of a result."""
-    return str(result.get_value(row, column), "utf-8")
-
-
-def data(result: Any, row: int, column: int) -> bytes:
-    """Return the bytes of a result."""
-    found: bytes = result.get_value(row, column)
-    return found
-
-
-def number(result: Any, row: int = 0, column: int = 0) -> int:
-    """Return a number of a result."""
-    return int.from_bytes(result.get_value(row, column), "big", signed=True)

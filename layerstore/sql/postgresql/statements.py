@@ -8,11 +8,11 @@ Names are not qualified: the first schema of the search path that has them is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from layerstore.errors import InvalidInputError
-from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record
 
 Parameter = str | bytes | int | None
 
@@ -88,6 +88,33 @@ def array(values: Iterable[str]) -> Array:
             raise InvalidInputError(f"text is needed, not {type(value).__name__}")
         quoted.append('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"')
     return Array("{" + ",".join(quoted) + "}")
+
+
+def text(result: Any, row: int, column: int) -> str:
+    """Return a text of a result."""
+    return str(result.get_value(row, column), "utf-8")
+
+
+def data(result: Any, row: int, column: int) -> bytes:
+    """Return the bytes of a result."""
+    found: bytes = result.get_value(row, column)
+    return found
+
+
+def number(result: Any, row: int = 0, column: int = 0) -> int:
+    """Return a number of a result."""
+    return int.from_bytes(result.get_value(row, column), "big", signed=True)
+
+
+def values(result: Any) -> dict[str, bytes]:
+    """Return the values of a result by their keys."""
+    return {text(result, row, 0): data(result, row, 1) for row in range(result.ntuples)}
+
+
+def records(result: Any) -> Iterator[Record]:
+    """Yield the entries of a result."""
+    for row in range(result.ntuples):
+        yield Record(text(result, row, 0), text(result, row, 1), data(result, row, 2), number(result, row, 3))
 
 
 BEGIN: Final = Statement("begin", "BEGIN")
