@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
 from layerstore.digest import DiffID
 from layerstore.errors import StoreBusyError, StoreError, StoreReadOnlyError
-from layerstore.keys import Record, digest_key
+from layerstore.keys import V2_METADATA, Record, digest_key
 from layerstore.sql.backend import Known, Parameters, Quarantined
 from layerstore.sql.postgresql import opening, statements, writing
 from layerstore.sql.postgresql.errors import FailedError, mapping
@@ -190,9 +190,17 @@ class PostgreSQL:
         while True:
             # In one order, here and below: two changes that lock each other's entries would wait for each other.
             ordered = sorted(addresses)
-            gets: list[Call] = [(statements.GET_TO_CHANGE, address) for address in ordered]
-            results = session.trip([*begin, *gets])[len(begin) :]
-            found.update((one, data(row, 0, 0)) for one, row in zip(ordered, results, strict=True) if row.ntuples)
+            calls: list[Call] = [*begin]
+            for address in ordered:
+                if address[0] == V2_METADATA:
+                    calls.append((statements.TAKE_TURN, address))
+                calls.append((statements.GET_TO_CHANGE, address))
+            got = (
+                result
+                for (statement, _), result in zip(calls, session.trip(calls), strict=True)
+                if statement is statements.GET_TO_CHANGE
+            )
+            found.update((one, data(row, 0, 0)) for one, row in zip(ordered, got, strict=True) if row.ntuples)
             asked.update(addresses)
             begin = []
             wanted = compute(found)
