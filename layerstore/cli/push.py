@@ -67,8 +67,7 @@ def candidates(
     reasons, and which associations it would leave out. 12 or more hex digits of DIFFID are enough. TARGET may leave out
     docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
-    from layerstore.push.engines import engine_candidates, unused
-    from layerstore.push.layers import document, known_layers, layer_candidates
+    from layerstore.push.layers import document, engine_candidates, known_layers, layer_candidates, unused
     from layerstore.repository import canonical_repository, split_reference
 
     repository = split_reference(target).name

@@ -266,10 +266,10 @@ def _in_full(settings: Settings, sql: str, texts: Sequence[str]) -> list[str]:
         if not (equals and name in names):
             name, value = names[at] if at < len(names) else "", text
         if name in kinds and re.fullmatch(r"(?:sha256:)?[0-9a-f]{6,63}", value):
-            from layerstore.sql.reading.search import search
+            from layerstore.sql.reading.search import by_digits
 
             with settings.reading() as store:
-                found = [one.name for one in search(store, value) if one.kind == kinds[name]]
+                found = [one.name for one in by_digits(store, value) if one.kind == kinds[name]]
             if len(found) > 1:
                 raise InvalidInputError(f"several begin with {value!r}: {', '.join(found[:5])}: give more digits")
             value = found[0] if found else value
