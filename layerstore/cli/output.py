@@ -124,11 +124,8 @@ def json_text(value: object, *, indent: int | None = None) -> str:
     def plain(part: object) -> str:
         return part.decode("utf-8", "backslashreplace") if isinstance(part, bytes) else str(part)
 
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=plain)
-    try:
-        text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return json.dumps(value, indent=indent, default=plain)
+    is_ascii = not sys.stdout.encoding.lower().startswith("utf")
+    text = json.dumps(value, indent=indent, ensure_ascii=is_ascii, default=plain)
     return re.sub(r"[^\n -~]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 

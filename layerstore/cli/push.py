@@ -11,6 +11,7 @@ import click
 from layerstore.cli.options import PATH, Settings, data_root_options, offer_known, shared
 from layerstore.cli.output import columns, fail, print_json, printable, say
 from layerstore.paths import absolute, status
+from layerstore.sql.url import is_url
 from layerstore.words import counted
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def plan(
     repository = split_reference(target).name
     found = find_image(data_root, image, driver=driver)
     layers = list(zip(found.diff_ids, layer_sizes(found), strict=True))
-    if not as_daemon and status(absolute(settings.path)) is None:
+    if not as_daemon and not is_url(settings.path) and status(absolute(settings.path)) is None:
         click.echo(printable(f"layerstore: no database {settings.path}: using the data root's metadata"), err=True)
         as_daemon = True
     with _metadata_of(found) if as_daemon else settings.reading() as store:

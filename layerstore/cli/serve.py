@@ -68,21 +68,18 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
         _database(path or settings.path) as (database, source),
         server.shown(database, source=source, verify=not no_verify) as site,
     ):
-        listening = server.listen(host, port)
-        address = server.address_of(listening, host)
 
-        def ready() -> None:
+        def ready(address: str) -> None:
             say(f"{address}  (Ctrl-C stops)")
             sys.stdout.flush()
             if open_it:
                 _open(address)
 
         def give_up() -> None:
-            site.stop()
             if source is not None:
                 shutil.rmtree(os.path.dirname(database), ignore_errors=True)
 
-        server.serve(site, listening, host, ready, give_up)
+        server.serve(site, host, port, ready, give_up)
 
 
 @contextmanager
@@ -98,10 +95,11 @@ def _database(path: str) -> Iterator[tuple[str, str | None]]:
 
     with temporary.folder("layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")
+        begun_ns = time.time_ns()  # what is written from now on need not be in it
         with SQLMetadataStore(database) as store:
             import_directory(store, path, allow_empty=is_url(path))
         if is_url(path):
-            say(f"shows a copy of {shown(path)} as it was at {utc(time.time_ns())}: start again to see new writes")
+            say(f"shows a copy of {shown(path)} as it was at {utc(begun_ns)}: start again to see new writes")
         yield database, place.name(path)
 
 

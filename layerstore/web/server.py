@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -155,13 +156,7 @@ class StoreDatasette(Datasette):  # type: ignore[misc]  # Datasette has no types
         self.add_database(self.store_database, name=plugin.DATABASE)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address.
-
-    Raises:
-        InvalidInputError: there is no such address here.
-        StoreError: the port is taken, or may not be used.
-    """
+def _listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -177,12 +172,6 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRNOTAVAIL:
             raise InvalidInputError(f"--host {host} is no address of this machine") from error
         raise StoreError(f"port {port} of {host} cannot be listened on: {error.strerror}") from error
-
-
-def address_of(listening: socket.socket, host: str) -> str:
-    """Return the address as one types it."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listening.getsockname()[1]}/"
 
 
 @contextmanager
@@ -202,23 +191,28 @@ def shown(path: str, *, source: str | None = None, verify: bool = True) -> Itera
             site.stop()
 
 
-def serve(
-    site: Site, listening: socket.socket, host: str, ready: Callable[[], None], give_up: Callable[[], None]
-) -> None:
-    """Answer on a socket until SIGINT or SIGTERM comes; `ready` is called when it does.
+def serve(site: Site, host: str, port: int, ready: Callable[[str], None], give_up: Callable[[], None]) -> None:
+    """Answer on an address until SIGINT or SIGTERM comes; `ready` is told the address once that is so.
 
     What is being answered gets two seconds to end. Where something then still holds the process up, `give_up` is called
     two seconds later, and the process ends.
+
+    Raises:
+        InvalidInputError: there is no such address here.
+        StoreError: the port is taken, or may not be used.
     """
-    datasette = StoreDatasette(site, host)
-    server = _Server(datasette, ready, give_up)
+    listening = _listen(host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     # Uvicorn ends in order, and then gives the signal on to who would have had it.
     with closing(listening), suppress(KeyboardInterrupt):
-        asyncio.run(server.serve(sockets=[listening]))
+        asyncio.run(_Server(StoreDatasette(site, host), partial(ready, address), give_up).serve([listening]))
 
 
 class _Server(uvicorn.Server):
     def __init__(self, datasette: StoreDatasette, ready: Callable[[], None], give_up: Callable[[], None]) -> None:
+        self._datasette = datasette
+        self._ready = ready
+        self._give_up = give_up
         super().__init__(
             uvicorn.Config(
                 datasette.app(),
@@ -230,9 +224,6 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
-        self._database = datasette.store_database
-        self._ready = ready
-        self._give_up = give_up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -249,14 +240,15 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Give what is being answered its time, and SQL half of it."""
         logging.getLogger("uvicorn.error").disabled = True  # it tells of each request that it cancels, with a traceback
-        asyncio.get_running_loop().call_later(_GRACE_S / 2, self._database.end)
+        asyncio.get_running_loop().call_later(_GRACE_S / 2, self._datasette.store_database.end)
         await super().shutdown(sockets)
-        self._database.end()
+        self._datasette.store_database.end()
 
     def _end_at_once(self) -> None:
         """A thread that is in the middle of SQL or Python cannot be ended, and Python would wait for it."""
         try:
-            self._database.end()
+            self._datasette.store_database.end()
+            self._datasette.layerstore.stop()
             self._give_up()
         finally:
             os._exit(0)

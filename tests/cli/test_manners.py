@@ -7,11 +7,13 @@ import os
 import pty
 import re
 import select
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
 from tests.docker.conftest import FIRST, DataRoot, data_root
 from tests.docs.pages import Place
 from tests.docs.pages import on_a_terminal as in_a_terminal
-from tests.support.command import BAD, DONE, FOUND, GOLDEN, ROOT, USAGE, Run, assert_one_line_error, lines
+from tests.support.command import BAD, DONE, FOUND, GOLDEN, ROOT, USAGE, Result, Run, assert_one_line_error, lines
 from tests.support.strategies import sha256
 
 __all__ = ["data_root"]
@@ -285,17 +287,26 @@ def test_who_waits_for_another_writer_is_told_so_after_a_second(run_process: Run
     assert "did not end in time" in last
 
 
-@pytest.mark.parametrize("command", ["set n k v", f"import {GOLDEN}", "delete n k"])
-def test_who_waits_for_a_program_that_does_not_line_up_is_told_too(run_process: Run, imported: Path, command: str):
-    with closing(sqlite3.connect(imported, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        result = run_process(*command.split(), "--timeout", "1.5")
-        other.execute("ROLLBACK")
-    assert result.code == BAD
-    first, last = lines(result.err)
-    assert first == f"layerstore: warning: waiting for another writer of {imported}, for up to 1.5 s"
-    assert "did not end in time" in last
-    assert run_process("set", "n", "k", "v") == (DONE, b"", "")
+def test_who_waits_for_a_program_that_does_not_line_up_is_told_too(run_process: Run, imported: Path):
+    """Each on a database of its own, and all at once, as each waits for over a second."""
+    commands = {"set": "set n k v", "import": f"import {GOLDEN}", "delete": "delete n k"}
+    places = {name: Path(shutil.copy(imported, imported.with_name(f"{name}.db"))) for name in commands}
+
+    def run_one(name: str) -> Result:
+        return run_process("--db", places[name], *commands[name].split(), "--timeout", "1.5")
+
+    with ExitStack() as stack:
+        for place in places.values():
+            other = stack.enter_context(closing(sqlite3.connect(place, isolation_level=None)))
+            other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor() as at_once:
+            results = list(at_once.map(run_one, commands))
+    for place, result in zip(places.values(), results, strict=True):
+        assert result.code == BAD
+        first, last = lines(result.err)
+        assert first == f"layerstore: warning: waiting for another writer of {place}, for up to 1.5 s"
+        assert "did not end in time" in last
+        assert run_process("--db", place, "set", "n", "k", "v") == (DONE, b"", "")
 
 
 def test_the_files_that_were_moved_out_of_a_directory_are_listed(run: Run, imported: Path, tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,24 +115,39 @@ def run_process(database: Path) -> Run:
     return run_one
 
 
-@pytest.fixture
-def imported(database: Path) -> Path:
-    """The database, filled with what a real daemon wrote."""
-    with SQLMetadataStore(database) as store:
+@pytest.fixture(scope="session")
+def imported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a real daemon wrote, in a file that tests copy: a copy takes a twentieth of the import."""
+    path = tmp_path_factory.mktemp("imported") / "layers.db"
+    with SQLMetadataStore(path) as store:
         import_directory(store, GOLDEN)
-    return database
+    return path
 
 
 @pytest.fixture
-def small(database: Path) -> Path:
-    """A database with two layers, a V1 image, and a digest that is also a DiffID."""
-    with SQLMetadataStore(database) as store:
+def imported(database: Path, imported_once: Path) -> Path:
+    """The database, filled with what a real daemon wrote."""
+    database.parent.mkdir(mode=0o700)
+    return Path(shutil.copy(imported_once, database))
+
+
+@pytest.fixture(scope="session")
+def small_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "layers.db"
+    with SQLMetadataStore(path) as store:
         v2 = V2MetadataService(store)
         v2.add(sha256(0xA << 252), V2Metadata(sha256(0xB1 << 248), REPOSITORY))
         v2.add(sha256(0xA << 252), V2Metadata(sha256(0xB2 << 248), "", HMAC))
         v2.add(sha256(0xD << 252), V2Metadata(sha256(0xA << 252), REPOSITORY))
         V1IDService(store).set(V1_ID, "registry1", sha256(0xA << 252))
-    return database
+    return path
+
+
+@pytest.fixture
+def small(database: Path, small_once: Path) -> Path:
+    """A database with two layers, a V1 image, and a digest that is also a DiffID."""
+    database.parent.mkdir(mode=0o700)
+    return Path(shutil.copy(small_once, database))
 
 
 def assert_one_line_error(result: Result, *parts: object) -> None:
