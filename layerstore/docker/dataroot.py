@@ -12,7 +12,6 @@ Source: Docker's daemon/daemon.go, image/fs.go, layer/filestore.go.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import stat
@@ -23,10 +22,10 @@ from layerstore.errors import TransferError
 from layerstore.files import tree
 from layerstore.keys import KNOWN_NAMESPACES
 from layerstore.paths import absolute
+from layerstore.warnings import warn
 from layerstore.words import near
 
 _PRIOR_DRIVERS = ("btrfs", "fuse-overlayfs", "overlay2", "zfs")
-_log = logging.getLogger("layerstore")
 _remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
 
 
@@ -173,7 +172,7 @@ def refuse_containerds(data_root: str) -> None:
             data_root,
         )
     if stores.containerd:
-        _log.warning(
+        warn(
             "%s: it has images both of containerd's store and of the storage driver %s: the options of its Docker"
             " decide which is used (`docker info` shows it), and only the latter reads this metadata",
             data_root,
