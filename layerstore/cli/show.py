@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from layerstore.sql.reading.layers import Association, Blob, KnownBlob, Layer, V1Image
     from layerstore.sql.reading.search import Found, Held, Repository
 
-_KINDS = {"Layer": "layer", "Blob": "blob", "V1Image": "v1image"}
 _ASSOCIATION = ("diff_id", "digest", "source_repository", "hmac")
 
 
@@ -47,7 +46,7 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
     with settings.reading() as store:
         found = look_up(store, what)
     if as_json:
-        print_json([{"kind": _KINDS.get(type(one).__name__, "repository"), **_document(one)} for one in found])
+        print_json([{"kind": _class_of(one).removeprefix("Listed").lower(), **_document(one)} for one in found])
     else:
         _show(found)
     if not found:
@@ -56,7 +55,6 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
 
 
 def _show(found: Sequence[Found]) -> None:
-    from layerstore.sql.reading.layers import Blob, Layer, V1Image
     from layerstore.sql.reading.search import MOST, ListedRepository
 
     several = [
@@ -70,14 +68,7 @@ def _show(found: Sequence[Found]) -> None:
     for number, one in enumerate(found):
         if number:
             say()
-        if isinstance(one, Layer):
-            _show_layer(one)
-        elif isinstance(one, Blob):
-            _show_blob(one)
-        elif isinstance(one, V1Image):
-            _show_v1_image(one)
-        elif not isinstance(one, ListedRepository):
-            _show_repository(one)
+        _SHOWN[_class_of(one)](one)
 
 
 def _show_image(settings: Settings, name: str, data_root: str, driver: str | None, as_json: bool) -> int:
@@ -193,3 +184,16 @@ def _repository(association: Association) -> str:
 def _credentials(association: Association | Held) -> str:
     """Say whether an association is tied to credentials; the HMAC itself tells a person nothing."""
     return f"HMAC {association.hmac[:8]}…" if association.hmac else "no HMAC"
+
+
+def _class_of(found: Found) -> str:
+    """Return the name of a class that is not loaded before there is something to show."""
+    return type(found).__name__
+
+
+_SHOWN: dict[str, Callable[[Any], None]] = {
+    "Layer": _show_layer,
+    "Blob": _show_blob,
+    "V1Image": _show_v1_image,
+    "Repository": _show_repository,
+}
