@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerstore.cli.options import Settings, data_root_options, offer_known, shared
-from layerstore.cli.output import columns, print_json, printable, say
+from layerstore.cli.output import columns, fail, print_json, say
 from layerstore.words import counted, utc
 
 if TYPE_CHECKING:
@@ -46,12 +46,10 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
     with settings.reading() as store:
         found = look_up(store, what)
     if as_json:
-        print_json([{"kind": _class_of(one).removeprefix("Listed").lower(), **_document(one)} for one in found])
+        print_json([{"kind": type(one).__name__.removeprefix("Listed").lower(), **_document(one)} for one in found])
     else:
         _show(found)
-    if not found:
-        click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.path}"), err=True)
-    return 0 if found else 1
+    return 0 if found else fail(f"nothing is known about {what!r} in {settings.path}", 1)
 
 
 def _show(found: Sequence[Found]) -> None:
@@ -68,7 +66,7 @@ def _show(found: Sequence[Found]) -> None:
     for number, one in enumerate(found):
         if number:
             say()
-        _SHOWN[_class_of(one)](one)
+        _SHOWN[type(one).__name__](one)
 
 
 def _show_image(settings: Settings, name: str, data_root: str, driver: str | None, as_json: bool) -> int:
@@ -186,14 +184,10 @@ def _credentials(association: Association | Held) -> str:
     return f"HMAC {association.hmac[:8]}…" if association.hmac else "no HMAC"
 
 
-def _class_of(found: Found) -> str:
-    """Return the name of a class that is not loaded before there is something to show."""
-    return type(found).__name__
-
-
 _SHOWN: dict[str, Callable[[Any], None]] = {
     "Layer": _show_layer,
     "Blob": _show_blob,
     "V1Image": _show_v1_image,
     "Repository": _show_repository,
 }
+"""By the class of what was found, which is not loaded before there is something to show."""
