@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from layerstore.push.plan import plan_push as plan_push
     from layerstore.records import V2Metadata as V2Metadata
     from layerstore.reports import Report as Report
+    from layerstore.reports import Skipped as Skipped
     from layerstore.repository import canonical_repository as canonical_repository
     from layerstore.sql.backend import Answer as Answer
     from layerstore.sql.backend import Known as Known
@@ -103,11 +104,9 @@ if TYPE_CHECKING:
     from layerstore.transfer.diffing import diff as diff
     from layerstore.transfer.exporting import ExportReport as ExportReport
     from layerstore.transfer.exporting import export_directory as export_directory
-    from layerstore.transfer.findings import Finding as Finding
-    from layerstore.transfer.findings import VerifyReport as VerifyReport
+    from layerstore.transfer.exporting import export_layers as export_layers
     from layerstore.transfer.importing import ImportReport as ImportReport
     from layerstore.transfer.importing import QuarantinedEntry as QuarantinedEntry
-    from layerstore.transfer.importing import Skipped as Skipped
     from layerstore.transfer.importing import SourceReport as SourceReport
     from layerstore.transfer.importing import import_directory as import_directory
     from layerstore.transfer.importing import import_layers as import_layers
@@ -117,7 +116,8 @@ if TYPE_CHECKING:
     from layerstore.transfer.pruning import prune as prune
     from layerstore.transfer.recovering import RecoverReport as RecoverReport
     from layerstore.transfer.recovering import recover as recover
-    from layerstore.transfer.targets import export_layers as export_layers
+    from layerstore.transfer.verifying import Finding as Finding
+    from layerstore.transfer.verifying import VerifyReport as VerifyReport
     from layerstore.transfer.verifying import verify as verify
     from layerstore.v1 import V1IDService as V1IDService
     from layerstore.v2 import V2MetadataService as V2MetadataService
@@ -160,7 +160,7 @@ _MODULES = {
     "push.layers": ("KnownLayer", "LayerCandidates", "LeftOut", "Step", "known_layers", "layer_candidates"),
     "push.plan": ("PlannedLayer", "PushPlan", "plan_push"),
     "records": ("V2Metadata",),
-    "reports": ("Report",),
+    "reports": ("Report", "Skipped"),
     "repository": ("canonical_repository",),
     "sql.backend": ("Answer", "Known", "Quarantined"),
     "sql.quarantine": ("drop_quarantined", "restore_quarantined"),
@@ -172,21 +172,12 @@ _MODULES = {
     "sql.tables": ("Engine", "schema"),
     "store": ("Change", "SetAside", "Store", "Write"),
     "transfer.diffing": ("BlobDifference", "DiffReport", "Entry", "LayerDifference", "diff"),
-    "transfer.exporting": ("ExportReport", "export_directory"),
-    "transfer.findings": ("Finding", "VerifyReport"),
-    "transfer.importing": (
-        "ImportReport",
-        "QuarantinedEntry",
-        "Skipped",
-        "SourceReport",
-        "import_directory",
-        "import_layers",
-    ),
+    "transfer.exporting": ("ExportReport", "export_directory", "export_layers"),
+    "transfer.importing": ("ImportReport", "QuarantinedEntry", "SourceReport", "import_directory", "import_layers"),
     "transfer.merging": ("Conflict", "Eviction"),
     "transfer.pruning": ("PruneReport", "prune"),
     "transfer.recovering": ("RecoverReport", "recover"),
-    "transfer.targets": ("export_layers",),
-    "transfer.verifying": ("verify",),
+    "transfer.verifying": ("Finding", "VerifyReport", "verify"),
     "v1": ("V1IDService",),
     "v2": ("V2MetadataService",),
 }

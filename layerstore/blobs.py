@@ -17,7 +17,6 @@ import json
 import re
 from collections.abc import Container, Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final, Self
 
 import msgspec
@@ -241,11 +240,11 @@ def _record(value: bytes) -> BlobRecord:
     if not is_plain:
         document, extra = _read_with_care(value)
     return BlobRecord(
-        diff_id=_digest("DiffID", document.DiffID),
-        compression=_compression("Compression", document.Compression),
-        variant=_text("Variant", document.Variant),
+        diff_id=_checked("DiffID", document.DiffID),
+        compression=_checked("Compression", document.Compression),
+        variant=_checked("Variant", document.Variant),
         annotations=document.Annotations or {},
-        toc=_digest("TOC", document.TOC),
+        toc=_checked("TOC", document.TOC),
         locations=_locations(document.Locations or ()),
         conflicts=_conflicts(document) if document.Conflicts else {},
         extra=extra,
@@ -309,41 +308,22 @@ def _conflicts(document: _Document) -> dict[str, tuple[str, ...]]:
         if getattr(document, name) is not UNSET:
             raise ValueError(f"{name} is there beside a conflict of {name}")
         for value in values:
-            _CHECKS[name](value)
+            _checked(name, value)
         conflicts[name] = values
     return conflicts
 
 
-def _digest(name: str, value: str | UnsetType) -> str | None:
+def _checked(name: str, value: str | UnsetType) -> str | None:
+    """Return the value of an exclusive field, `None` if it is absent; a ValueError if it cannot be one."""
     if value is UNSET:
         return None
-    if not is_digest(value):
+    if name in ("DiffID", "TOC") and not is_digest(value):
         raise ValueError(f"{name} is not a digest: {_shown(value)}")
-    return value
-
-
-def _compression(name: str, value: str | UnsetType) -> str | None:
-    if value is UNSET:
-        return None
-    if value not in COMPRESSIONS:
+    if name == "Compression" and value not in COMPRESSIONS:
         raise ValueError(f"{name} is one of {', '.join(COMPRESSIONS)}, not {_shown(value)}")
-    return value
-
-
-def _text(name: str, value: str | UnsetType) -> str | None:
-    if value is UNSET:
-        return None
     if not value:
         raise ValueError(f"{name} is empty")
     return value
-
-
-_CHECKS = {
-    "DiffID": partial(_digest, "DiffID"),
-    "Compression": partial(_compression, "Compression"),
-    "Variant": partial(_text, "Variant"),
-    "TOC": partial(_digest, "TOC"),
-}
 
 
 def _shown(text: str) -> str:

@@ -40,7 +40,7 @@ class Fault(NamedTuple):
     """Something wrong with a collection itself, and with none of its entries."""
 
     kind: str
-    """As `layerstore.transfer.findings` calls it."""
+    """As `layerstore.transfer.verifying` calls it."""
     example: str | None
     number: int = 1
     """How many there are."""
@@ -214,3 +214,65 @@ def records(view: View, namespace: str | None = None) -> Iterator[Record]:
             raise CorruptRecordError(namespace, key, found.reason)
         elif found.kind == "unreadable":
             raise StoreError(found.reason, found.path)
+
+
+RECORDS = 1000
+"""How many entries a batch has at most."""
+_BYTES = 4 << 20
+"""Of values, so that a batch of large files is no larger than a batch of small ones."""
+
+
+class Batch(NamedTuple):
+    """Some of what a source or view holds."""
+
+    label: str
+    """Where below the source's name they are from, or ``."""
+    records: list[Record]
+    odd: list[Odd]
+    """What is no entry, or could not be read."""
+
+
+def in_batches(labelled: Iterable[tuple[str, Record | Odd]]) -> Iterator[Batch]:
+    """Gather what comes one after the other, each with where it is from."""
+    batch, size = Batch("", [], []), 0
+    for label, found in labelled:
+        if label != batch.label:
+            if batch.records or batch.odd:
+                yield batch
+            batch, size = Batch(label, [], []), 0
+        if isinstance(found, Odd):
+            batch.odd.append(found)
+        else:
+            batch.records.append(found)
+            size += len(found.value)
+        if size >= _BYTES or len(batch.records) + len(batch.odd) >= RECORDS:
+            yield batch
+            batch, size = Batch(label, [], []), 0
+    if batch.records or batch.odd:
+        yield batch
+
+
+Pair = tuple[Record | None, Record | None]
+
+
+def side_by_side(left: Iterable[Record], right: Iterable[Record]) -> Iterator[Pair]:
+    """Yield each key once, with the entries that the two sides have of it.
+
+    Both sides must be ordered as stores order them: by namespace, then by the UTF-8 bytes of the whole key.
+    """
+    lefts, rights = iter(left), iter(right)
+    one, other = next(lefts, None), next(rights, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and _order(one) < _order(other)):
+            yield one, None
+            one = next(lefts, None)
+        elif one is None or _order(other) < _order(one):
+            yield None, other
+            other = next(rights, None)
+        else:
+            yield one, other
+            one, other = next(lefts, None), next(rights, None)
+
+
+def _order(record: Record) -> tuple[bytes, bytes]:
+    return record.namespace.encode(), record.key.encode("utf-8", "surrogatepass")

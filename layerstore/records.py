@@ -15,6 +15,7 @@ import msgspec
 from layerstore.digest import DiffID, are_sha256, is_digest, is_sha256
 from layerstore.errors import InvalidV1IDError
 from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, key_digest
+from layerstore.store import why_not_a_key, why_not_a_namespace
 
 MAX_METADATA: Final = 50
 """Entries that a layer's list keeps, the newest ones. Source: Docker's `maxMetadata`."""
@@ -226,3 +227,8 @@ def why_unreadable(namespace: str, key: str, value: bytes) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def why_unfit(namespace: str, key: str, value: bytes) -> str | None:
+    """Say why an entry cannot stay where it is, or return `None`."""
+    return why_not_a_namespace(namespace) or why_not_a_key(key) or why_unreadable(namespace, key, value)

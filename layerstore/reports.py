@@ -1,17 +1,27 @@
-"""What reports and answers share: JSON for programs, and times in it as ISO 8601 text beside the nanoseconds."""
+"""What reports and answers share: the first of many findings, lines for people, JSON for programs.
+
+Times in JSON stand as ISO 8601 text beside the nanoseconds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from layerstore.words import counted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _NS = "_ns"
+_MAX_EXAMPLES = 1000
+_NAMED = 10
+"""How many skipped files of one reason are named one by one."""
+Found = TypeVar("Found")
 
 
 class Report:
@@ -39,6 +49,55 @@ class Report:
     def to_json(self) -> str:
         """Return the fields and `ok` as one JSON document, as `--json` prints it."""
         return json.dumps(document(self), ensure_ascii=False, default=str)
+
+
+class Examples(Generic[Found]):
+    """The first of what may be a million, and how many there were."""
+
+    def __init__(self) -> None:
+        self.first: list[Found] = []
+        self.count = 0
+
+    def add(self, found: Found) -> None:
+        """Count one, and keep it if it is one of the first 1,000."""
+        self.count += 1
+        if self.count <= _MAX_EXAMPLES:
+            self.first.append(found)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was not imported: it is no entry, or could not be read."""
+
+    path: str
+    reason: str
+
+
+def of_skipped(count: int, named: Sequence[Skipped]) -> Iterator[str]:
+    """Yield what was not imported: the first files of each reason, and how many more; macOS's own files as a number."""
+    others = [one for one in named if not _is_macos(one.path)]
+    if len(others) < len(named):
+        yield f"skipped: {counted(len(named) - len(others), 'file')} that macOS adds (._*, .DS_Store)"
+    reasons = Counter(one.reason for one in others)
+    told: Counter[str] = Counter()
+    for one in others:
+        told[one.reason] += 1
+        if told[one.reason] <= _NAMED:
+            yield f"skipped: {one.path}: {one.reason}"
+            if told[one.reason] == _NAMED and reasons[one.reason] > _NAMED:
+                yield f"skipped: {reasons[one.reason] - _NAMED:,} more: {one.reason}"
+    yield from of_rest(count, named, "skipped")
+
+
+def _is_macos(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith("._") or name == ".DS_Store"
+
+
+def of_rest(count: int, named: Sized, what: str) -> Iterator[str]:
+    """Yield how many there are that were not named one by one, if any."""
+    if count > len(named):
+        yield f"and {count - len(named):,} more {what}"
 
 
 def document(report: Report) -> dict[str, Any]:

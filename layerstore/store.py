@@ -80,6 +80,8 @@ class Change(NamedTuple):
     aside: Sequence[SetAside] = ()
     more: Sequence[Address] = ()
     """Further entries to read first; then nothing is written yet."""
+    then: Callable[[dict[Address, bytes]], Change] | None = None
+    """Says what to write once these were read too; `None` for what has asked for them."""
 
 
 Compute = Callable[[dict[Address, bytes]], Change]
@@ -124,7 +126,7 @@ def _change(store: Store, addresses: Sequence[Address], compute: Compute) -> Cha
             change = compute(found)
             if not change.more:
                 break
-            addresses = change.more
+            addresses, compute = change.more, change.then or compute
         quarantine: Callable[[str, str, bytes, str], None] | None = getattr(store, "quarantine", None)
         if quarantine is not None:
             for one in change.aside:

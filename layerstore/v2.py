@@ -260,13 +260,14 @@ class V2MetadataService:
         Digest.check(metadata.digest)
         key = digest_key(metadata.digest)
         blob, others = (DIFF_IDS, key), (BLOBS, key)
-        layer: Address | None = None
 
-        def remove(found: dict[Address, bytes]) -> Change:
-            nonlocal layer
-            if layer is None and blob in found:
-                layer = (V2_METADATA, digest_key(_read_diff_id(key, found[blob])))
-                return Change(more=(layer,))
+        def find(found: dict[Address, bytes]) -> Change:
+            if blob not in found:
+                return remove(found, None)
+            layer = (V2_METADATA, digest_key(_read_diff_id(key, found[blob])))
+            return Change(more=(layer,), then=lambda found: remove(found, layer))
+
+        def remove(found: dict[Address, bytes], layer: Address | None) -> Change:
             forgotten = _forgotten(others, found.get(others), metadata.source_repository)
             if layer is None or layer not in found:
                 if not forgotten:
@@ -280,7 +281,7 @@ class V2MetadataService:
             is_still_listed = place in [(entry.digest, entry.source_repository) for entry in entries]
             return Change((ours, *(() if is_still_listed else forgotten)), aside)
 
-        self._warn_of_unreadable(self._change((blob, others), remove))
+        self._warn_of_unreadable(self._change((blob, others), find))
 
     def _warn_of_unreadable(self, change: Change) -> None:
         kept = hasattr(self._store, "quarantine")

@@ -59,7 +59,7 @@ SLOW = (
     "transfer/prune/test_properties.py",
     "sql/query/test_answers.py",
     "sql/query/test_refusals.py",
-    "transfer/test_exchanging.py",
+    "transfer/test_placing.py",
     "transfer/test_export_at_once.py",
     "transfer/test_export_killed.py",
     "transfer/test_merge_properties.py",

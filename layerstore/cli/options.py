@@ -112,7 +112,8 @@ class Settings:
         """Open the database for what will be undone; an empty one in memory if it is not there."""
         from layerstore import SQLMetadataStore
 
-        return SQLMetadataStore(self.path if os.path.exists(absolute(self.path)) else ":memory:")
+        is_there = is_url(self.path) or os.path.exists(absolute(self.path))
+        return SQLMetadataStore(self.path if is_there else ":memory:")
 
 
 def _default_path() -> str:

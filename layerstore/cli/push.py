@@ -11,6 +11,7 @@ import click
 from layerstore.cli.options import PATH, Settings, data_root_options, offer_known, shared
 from layerstore.cli.output import columns, fail, print_json, printable, say
 from layerstore.paths import absolute, status
+from layerstore.sql.url import is_url
 from layerstore.words import counted
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def candidates(
     reasons, and which associations it would leave out. 12 or more hex digits of DIFFID are enough. TARGET may leave out
     docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
-    from layerstore.push.engines import engine_candidates, unused
-    from layerstore.push.layers import document, known_layers, layer_candidates
+    from layerstore.push.layers import document, engine_candidates, known_layers, layer_candidates, unused
     from layerstore.repository import canonical_repository, split_reference
 
     repository = split_reference(target).name
@@ -133,7 +133,7 @@ def plan(
     repository = split_reference(target).name
     found = find_image(data_root, image, driver=driver)
     layers = list(zip(found.diff_ids, layer_sizes(found), strict=True))
-    if not as_daemon and status(absolute(settings.path)) is None:
+    if not as_daemon and not is_url(settings.path) and status(absolute(settings.path)) is None:
         click.echo(printable(f"layerstore: no database {settings.path}: using the data root's metadata"), err=True)
         as_daemon = True
     with _metadata_of(found) if as_daemon else settings.reading() as store:

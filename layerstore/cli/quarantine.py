@@ -65,7 +65,7 @@ def list_(settings: Settings, directory: str | None, as_json: bool) -> None:
 
 
 def _list_files(directory: str, *, as_json: bool) -> None:
-    from layerstore.files.quarantine import quarantined_files
+    from layerstore.files.store import quarantined_files
 
     found = quarantined_files(directory)
     if as_json:

@@ -93,10 +93,11 @@ def _database(path: str) -> Iterator[tuple[str, str | None]]:
 
     with temporary.folder("layerstore-serve-") as folder:
         database = os.path.join(folder, "layers.db")
+        begun_ns = time.time_ns()  # what is written from now on need not be in it
         with SQLMetadataStore(database) as store:
             import_directory(store, path, allow_empty=is_url(path))
         if is_url(path):
-            say(f"shows a copy of {shown(path)} as it was at {utc(time.time_ns())}: start again to see new writes")
+            say(f"shows a copy of {shown(path)} as it was at {utc(begun_ns)}: start again to see new writes")
         yield database, place.name(path)
 
 

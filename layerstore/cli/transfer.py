@@ -14,7 +14,7 @@ from layerstore.cli.output import is_typed, print_json, print_report, printable,
 from layerstore.paths import absolute
 
 if TYPE_CHECKING:
-    from layerstore.transfer.importing import Skipped
+    from layerstore.reports import Skipped
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -67,9 +67,8 @@ def import_(
     found. A second import of the same changes nothing. A source without metadata is an error, and then no database is
     made. An empty directory called `distribution` is that of a fresh host, and no error.
     """
-    from layerstore.transfer.host import sources_here
     from layerstore.transfer.importing import import_layers
-    from layerstore.transfer.place import sources
+    from layerstore.transfer.place import sources, sources_here
 
     if not (paths or host):
         raise click.UsageError("give a PATH, or --host")
@@ -193,9 +192,8 @@ def _target(path: str | None, data_root: str | None, driver: str | None, *, is_n
 
 
 def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool, as_json: bool) -> int:
-    from layerstore.transfer.exporting import export_archive, export_tar
-    from layerstore.transfer.merging import Examples
-    from layerstore.transfer.summaries import skipped as said_of_skipped
+    from layerstore.reports import Examples, of_skipped
+    from layerstore.transfer.directory import export_archive, export_tar
 
     if target == "-" and is_typed(sys.stdout):
         raise click.UsageError("an archive is not written to a terminal: give a file, or use a pipe")
@@ -215,7 +213,7 @@ def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool
             report["skipped_count"] = skipped.count
         print_json(report)
     else:
-        for line in said_of_skipped(skipped.count, skipped.first):
+        for line in of_skipped(skipped.count, skipped.first):
             say(line)
         if not quiet:
             say(f"exported {settings.shown} to {absolute(target)}: {written} written")

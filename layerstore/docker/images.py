@@ -1,8 +1,8 @@
-"""The images of a storage driver: from a name to the layers, as the daemon's own files tell.
+"""The images and layers of a data root, as the daemon's own files tell. An error is never "none".
 
-    repositories.json                  names
-    imagedb/content/sha256/<image ID>  configurations
-    layerdb/sha256/<chain ID>/size     sizes
+    repositories.json                         names
+    imagedb/content/sha256/<image ID>         configurations
+    layerdb/sha256/<chain ID>/{diff,size}     layers
 
 Nothing here knows metadata, and nothing is written. `layerstore.docker.dataroot` knows where a driver's directory is.
 Source: Docker's reference/store.go, image/fs.go and layer/filestore.go; OCI image-spec, config.md.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -34,6 +35,7 @@ _image_id = re.compile("(?:sha256:)?([0-9a-f]{64})").fullmatch
 _is_prefix = re.compile("[0-9a-f]{1,64}").fullmatch
 _is_tag = re.compile(r"\w[\w.-]{0,127}", re.ASCII).fullmatch
 _is_size = re.compile("[0-9]{1,19}").fullmatch
+_is_chain_id = re.compile("[0-9a-f]{64}").fullmatch
 
 
 class _Repositories(msgspec.Struct):
@@ -136,6 +138,55 @@ def layer_sizes(image: Image) -> list[int]:
             raise TransferError(f"not a number of bytes: {size[:80]!r}", os.path.join(path, "size"))
         sizes.append(int(size))
     return sizes
+
+
+def layers_of(data_root: str | os.PathLike[str], *, force: bool = False) -> frozenset[str]:
+    """Return the DiffIDs of the layers of all storage drivers below a data root, also of remapped users.
+
+    Layers that a daemon adds or removes meanwhile may be in it or not.
+
+    Args:
+        data_root: such as `/var/lib/docker`.
+        force: take a data root that has a `layerdb` and no layers, and leave out layers that cannot be read.
+
+    Raises:
+        TransferError: there is no `layerdb`; one, or a layer in it, cannot be read; or there are no layers at all.
+
+    Source: Docker's layer/filestore.go: `image/<driver>/layerdb/sha256/<chain id>/diff` holds the DiffID.
+    """
+    root = absolute(data_root)
+    there = [driver for driver in drivers(root) if driver.has("layerdb")]
+    if not there:
+        raise TransferError("no image/*/layerdb is there: give the data root of a Docker daemon", root)
+    found = frozenset(diff_id for driver in there for diff_id in _layers_in(driver, force=force))
+    if not found and not force:
+        raise TransferError(
+            "it has no layers at all, so that everything would be removed: if that is meant, use --force", root
+        )
+    return found
+
+
+def _layers_in(driver: Driver, *, force: bool) -> Iterator[str]:
+    # A layer that is being removed has another name, and the daemon does not know it any more.
+    for name in filter(_is_chain_id, driver.names("layerdb", "sha256")):
+        layer = ("layerdb", "sha256", name)
+        try:
+            value = driver.read(*layer, "diff", limit_bytes=MAX_TEXT_BYTES)
+        except TransferError:
+            if not force:
+                raise
+            continue
+        if value is None and not driver.has(*layer):
+            continue  # removed while this looked
+        text = (value or b"").decode("utf-8", "backslashreplace").strip()
+        if is_digest(text):
+            yield text
+        elif not force:
+            raise TransferError(
+                "the file `diff` of this layer is missing or holds no DiffID, so that it is not known which layers"
+                " there are: repair or remove the layer, or use --force to leave it out",
+                driver.path(*layer),
+            )
 
 
 def metadata_directory(image: Image) -> str | None:

@@ -176,30 +176,22 @@ def _scan_namespace(top: int, namespace: str) -> Iterator[Record | Odd]:
 
 def _read_files(namespace: str, files: Files) -> Iterator[Record | Odd]:
     directory, prefix, file_names = files
-    if not _are_plain(prefix + b"/".join(file_names)):
-        for name in file_names:
-            yield _read_odd_name(namespace, directory, prefix, name)
-        return
-    start = prefix.decode()
+    are_plain = _are_plain(prefix + b"/".join(file_names)) is not None
     for name in file_names:
+        path = prefix + name
+        if not are_plain and (reason := _why_not_a_key(path)) is not None:
+            yield _odd(namespace, path, "name", reason)
+            continue
         try:
             value, status = tree.read_regular(directory, name)
         except OSError as error:
-            yield _unreadable(namespace, prefix + name, error)
+            yield _unreadable(namespace, path, error)
         else:
-            yield Record(namespace, start + name.decode(), value, storable_time(status.st_mtime_ns))
+            yield Record(namespace, path.decode(), value, storable_time(status.st_mtime_ns))
 
 
-def _read_odd_name(namespace: str, directory: int, prefix: bytes, name: bytes) -> Record | Odd:
-    path = prefix + name
-    reason = why_not_a_key(path.decode()) if _is_utf8(path) else _NOT_UTF8
-    if reason is not None:
-        return _odd(namespace, path, "name", reason)
-    try:
-        value, status = tree.read_regular(directory, name)
-    except OSError as error:
-        return _unreadable(namespace, path, error)
-    return Record(namespace, path.decode(), value, storable_time(status.st_mtime_ns))
+def _why_not_a_key(path: bytes) -> str | None:
+    return why_not_a_key(path.decode()) if _is_utf8(path) else _NOT_UTF8
 
 
 def _unreadable(namespace: str, path: bytes, error: OSError) -> Odd:

@@ -1,4 +1,4 @@
-"""Temporary folders, made where `TMPDIR` says; and files that get their name when they are whole."""
+"""Temporary folders and records, kept where `TMPDIR` says; and files that get their name when they are whole."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Self
+
+import msgspec
 
 from layerstore.errors import StoreFullError, TransferError
-from layerstore.files import system, tree
+from layerstore.files import tree
 from layerstore.paths import why_refused
 from layerstore.words import no_temporary
 
 _MODE = 0o700
 _FILE_MODE = 0o600
 _WORKING_DIRECTORY = -100  # AT_FDCWD
+_IN_MEMORY_BYTES = 1 << 20
+_LENGTH = 8
 
 
 @contextmanager
@@ -105,9 +110,9 @@ def _rename_to_new(old: str, new: str) -> None:
     empty file is left.
     """
     try:
-        return system.rename(_WORKING_DIRECTORY, old, new, system.NO_REPLACE)
+        return tree.rename(_WORKING_DIRECTORY, old, new, tree.NO_REPLACE)
     except OSError as error:
-        if error.errno not in system.LACKING:
+        if error.errno not in tree.LACKING:
             raise
     os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
     try:
@@ -125,3 +130,56 @@ def cannot_write(error: OSError) -> TransferError:
     except OSError:  # none of the places that Python tries can be written
         place = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # named, not used
     return TransferError(no_temporary(why_refused(error)), place)
+
+
+class Spool:
+    """Any number of tuples of text, bytes and numbers, in the order in which they were added; many of them in a file.
+
+    The file has no name and goes with the process; it lies where `tempfile` puts such files (`TMPDIR`).
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115  # closed by `close`
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, *fields: object) -> None:
+        """Append one tuple.
+
+        Raises:
+            TransferError: the file cannot be written.
+        """
+        encoded = msgspec.msgpack.encode(fields)
+        try:
+            self._file.write(len(encoded).to_bytes(_LENGTH))
+            self._file.write(encoded)
+        except OSError as error:
+            raise cannot_write(error) from error
+        self._count += 1
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """Yield what was added so far, from the beginning; nothing may be added meanwhile.
+
+        Raises:
+            TransferError: what was added last cannot be written.
+        """
+        try:
+            self._file.seek(0)
+        except OSError as error:
+            raise cannot_write(error) from error
+        for _ in range(self._count):
+            length = int.from_bytes(self._file.read(_LENGTH))
+            yield tuple(msgspec.msgpack.decode(self._file.read(length)))
+
+    def close(self) -> None:
+        """Give the room back."""
+        with suppress(OSError):  # what cannot be written any more is of no use either
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,4 +1,4 @@
-"""A directory below which no link is followed: reading, replacing and removing its files.
+"""A directory below which no link is followed: reading, writing, renaming and removing its files.
 
 Each step down goes through a file descriptor of the directory above, so that a link put in the way at any moment is
 refused, not followed. Errors are plain `OSError`; `layerstore.files.store` and `layerstore.transfer` name them.
@@ -11,9 +11,14 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from layerstore.paths import why_refused
 from layerstore.store import TEMPORARY_PREFIX
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 BASE_MODE = 0o700
 DIRECTORY_MODE = 0o755
@@ -30,6 +35,11 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What the process or the machine lacks: it says nothing about the file."""
 
+# The flags of `rename`.
+NO_REPLACE: Final = 1
+EXCHANGE: Final = 2
+LACKING: Final = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+"""What `rename` fails with where the file system, the kernel or the C library (musl before 1.2.6) lacks it."""
 
 databases: set[tuple[int, int]] = set()
 """Device and inode of the databases that this process has open. Opening and closing one as a file would drop the locks
@@ -231,3 +241,44 @@ def remove(directory: int, name: str) -> None:
     if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         raise IsADirectoryError(f"not a regular file: {name!r}")
     os.unlink(name, dir_fd=directory)
+
+
+# System calls that Python does not offer: syncfs(2), and renameat2(2) with its flags.
+
+
+@cache
+def _library() -> CDLL:
+    from ctypes import CDLL  # noqa: PLC0415  # a lookup needs none of it
+
+    return CDLL(None, use_errno=True)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Write everything of the file system in which `descriptor` is open to its disk.
+
+    Where the C library has no syncfs(2), sync(2) does it for all of them.
+    """
+    if not hasattr(_library(), "syncfs"):
+        os.sync()
+    elif _library().syncfs(descriptor) != 0:
+        raise _failed()
+
+
+def rename(directory: int, one: str, other: str, flags: int) -> None:
+    """Rename within a directory: to a name that nobody has (`NO_REPLACE`), or exchange the two (`EXCHANGE`).
+
+    Raises:
+        FileExistsError: somebody has the name.
+        OSError: one of `LACKING`, or anything else.
+    """
+    if not hasattr(_library(), "renameat2"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if _library().renameat2(directory, os.fsencode(one), directory, os.fsencode(other), flags) != 0:
+        raise _failed(other)
+
+
+def _failed(name: str | None = None) -> OSError:
+    from ctypes import get_errno  # noqa: PLC0415  # as above
+
+    code = get_errno()
+    return OSError(code, os.strerror(code), name)

@@ -201,14 +201,13 @@ class File:
         return Bucket(self, root, referrer, b"" if root else value[_BUCKET.size :])
 
 
-def read(base: str, *below: str, wait_s: float = 0.0, limit_bytes: int = MAX_BYTES) -> File:
+def read(base: str, *below: str, wait_s: float = 0.0) -> File:
     """Read a bbolt file, found as by `opened`.
 
     Args:
         base: the file, or a directory above it.
         below: names of the directories below `base`, and of the file.
         wait_s: how long to wait for a program that holds the lock, in seconds. A daemon holds it as long as it runs.
-        limit_bytes: size of the largest file that is read.
 
     Raises:
         TransferError: another program holds the lock (`is_in_use` tells); it cannot be read, is too large or is no
@@ -217,7 +216,7 @@ def read(base: str, *below: str, wait_s: float = 0.0, limit_bytes: int = MAX_BYT
     """
     path = os.path.join(base, *below)
     with opened(base, *below) as (folder, name):
-        content = _locked(folder, name, path, wait_s, limit_bytes)
+        content = _locked(folder, name, path, wait_s)
     return File(content, path)
 
 
@@ -248,29 +247,23 @@ def is_bbolt(head: bytes) -> bool:
     return head[16:20] == _MAGIC.to_bytes(4, "little")
 
 
-def _locked(folder: int, name: str, path: str, wait_s: float, limit_bytes: int) -> bytes:
+def _locked(folder: int, name: str, path: str, wait_s: float) -> bytes:
     """Return a file's bytes, read under a shared lock."""
+    until = time.monotonic() + wait_s
     # Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
-        _lock(descriptor, path, wait_s)
-        # A second descriptor: flock(2) belongs to the first, and stays until that is closed.
-        return tree.read_regular(folder, name, limit_bytes=limit_bytes)[0]
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                # A second descriptor: flock(2) belongs to the first, and stays until that is closed.
+                return tree.read_regular(folder, name, limit_bytes=MAX_BYTES)[0]
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise TransferError("a running program holds its lock: stop that program first", path) from error
+                time.sleep(0.05)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, path: str, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() >= until:
-                raise TransferError("a running program holds its lock: stop that program first", path) from error
-            time.sleep(0.05)
-        else:
-            return
 
 
 def _fnv64a(content: bytes) -> int:

@@ -18,7 +18,6 @@ Source: containerd: core/metadata/buckets.go, core/remotes/docker/handler.go, co
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import re
 from collections import defaultdict
@@ -46,7 +45,6 @@ CHILD: Final = "containerd.io/gc.ref.content."
 _CONFIGS: Final = (f"{CHILD}config", f"{CHILD}0")  # containerd and Docker; BuildKit
 _SNAPSHOT: Final = "containerd.io/gc.ref.snapshot."
 _match_layer = re.compile(rf"{re.escape(CHILD)}l\.(\d{{1,4}})", re.ASCII).fullmatch
-_match_port = re.compile(r"(.+?):(\d{1,5})", re.ASCII).fullmatch
 _COMPRESSIONS: Final = ("gzip", "zstd", "bzip2", "xz")
 
 # Below a root: where the metadata is, and the blobs.
@@ -127,7 +125,7 @@ def read(file: MetaFile) -> Facts:
         try:
             blobs = stack.enter_context(tree.directory(file.base, file.blobs))
         except FileNotFoundError:
-            blobs = -1
+            blobs = -1  # no directory below it can be opened
         except OSError as error:
             raise TransferError(tree.why_unreadable(error), os.path.join(file.base, *file.blobs)) from error
         yield from facts_of(metadata, lambda digest: _head(blobs, digest))
@@ -218,8 +216,9 @@ class _Ports:
             yield uncertain(f"{namespace}/{host}", reason)
 
     def _domains(self, host: str, path: str) -> Sequence[str]:
-        if host == DEFAULT_DOMAIN or _has_port(host):
-            return [host]  # dockerd's graph drivers keep the port
+        # containerd itself cuts the port off; dockerd's graph drivers keep it. An address of IPv6 has several colons.
+        if host == DEFAULT_DOMAIN or host.count(":") == 1 or "]:" in host:
+            return [host]
         exact = sorted(self._exact[host, path])
         if len(exact) > 1:
             self._notes[host] = f"images of one name are at several ports: all ports are used: {', '.join(exact)}"
@@ -239,18 +238,6 @@ class _Ports:
             return []
         self._notes[host] = f"{unknown}: recorded without a port"
         return [domain]
-
-
-def _has_port(host: str) -> bool:
-    """Tell whether a label's host has a port, which containerd itself would have cut off."""
-    match = _match_port(host)
-    if match is None:
-        return False
-    try:
-        ipaddress.IPv6Address(host)
-    except ValueError:
-        return True
-    return False
 
 
 def _broken_chains(blobs: Iterable[Blob]) -> dict[str, str]:
@@ -310,21 +297,13 @@ def _blobs(file: bbolt.File, namespace: bbolt.Bucket) -> Iterator[Blob]:
 def _head(blobs: int, digest: str) -> bytes | None:
     """Return the first bytes of a blob below an open directory; `None` if it is not there, or not to be read."""
     algorithm, _, encoded = digest.partition(":")
-    if blobs < 0:
-        return None
     try:
         folder = tree.open_below(blobs, (algorithm,))
+        try:
+            descriptor = os.open(encoded, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with open(descriptor, "rb", buffering=0) as blob:
+            return blob.read(HEAD)
     except OSError:
         return None
-    try:
-        descriptor = os.open(encoded, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return None
-    finally:
-        os.close(folder)
-    try:
-        return os.read(descriptor, HEAD)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, Self
+from contextlib import closing, contextmanager
+from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qsl
 
 from layerstore.blobs import BlobRecord
@@ -22,7 +22,7 @@ from layerstore.errors import InvalidInputError, TransferError
 from layerstore.formats import containerd, grpc
 from layerstore.formats.containerd import CHILD, HEAD, SOURCE, UNCOMPRESSED, Blob, hostname
 from layerstore.formats.facts import Fact, Facts, Written, why_no_digest
-from layerstore.formats.grpc import CallError, Channel, field, fields
+from layerstore.formats.grpc import CallError, Channel, Message, MessageError, field
 from layerstore.paths import absolute
 from layerstore.push.candidates import containerd_choice, shared_components
 from layerstore.repository import Repository, canonical_repository, parse_normalized, split_reference
@@ -80,7 +80,7 @@ def read(socket: Socket) -> Facts:
         TransferError: no daemon answers, the answer cannot be read, a namespace is not there, or the package `h2` is
             missing.
     """
-    with Channel(socket.path) as channel:
+    with _asking(socket) as channel:
         for namespace in _namespaces(channel, socket):
             service = _Namespace(channel, namespace)
             yield from containerd.facts(namespace, service.images(), service.blobs(), service.head)
@@ -116,7 +116,7 @@ def write(
     if len(socket.namespaces) != 1:
         raise InvalidInputError(f"give one namespace to write into, such as {SCHEME}{socket.path}?namespace=moby")
     written = Written()
-    with Channel(socket.path) as channel:
+    with _asking(socket) as channel:
         [namespace] = _namespaces(channel, socket)
         service = _Namespace(channel, namespace)
         blobs = {blob.digest: blob for blob in service.blobs()}
@@ -238,50 +238,39 @@ class _Namespace:
 
     def blobs(self) -> Iterator[Blob]:
         """Yield all blobs with their labels."""
-        with _understood(self._channel):
-            for message in self._channel.stream(f"{_CONTENT}/List", b"", self._headers):
-                for number, info in fields(message):
-                    if number == 1:
-                        yield _blob(info)
+        for message in self._channel.stream(f"{_CONTENT}/List", b"", self._headers):
+            yield from map(_blob, Message(message).messages(1))
 
     def change(self, digest: str, record: BlobRecord, target: Repository | None) -> _Changes:
         """Set what the labels of a blob lack, as they are now: a list may be minutes old."""
-        with _understood(self._channel):
-            try:
-                message = self._channel.call(f"{_CONTENT}/Info", field(1, digest), self._headers)
-                changes = _Changes(_blob(dict(fields(message))[1]).labels, record, target)
-                for key, value in changes.labels.items():
-                    info = field(1, digest) + field(5, field(1, key) + field(2, value))
-                    mask = field(1, f"labels.{key}")
-                    self._channel.call(f"{_CONTENT}/Update", field(1, info) + field(2, mask), self._headers)
-            except CallError as error:
-                if error.status != grpc.NOT_FOUND:
-                    raise
-                changes = _Changes({}, BlobRecord(), target)
-                changes.left_out.append(_NOT_THERE)
+        try:
+            message = self._channel.call(f"{_CONTENT}/Info", field(1, digest), self._headers)
+            changes = _Changes(_blob(Message(Message(message).data(1))).labels, record, target)
+            for key, value in changes.labels.items():
+                info = field(1, digest) + field(5, field(1, key) + field(2, value))
+                mask = field(1, f"labels.{key}")
+                self._channel.call(f"{_CONTENT}/Update", field(1, info) + field(2, mask), self._headers)
+        except CallError as error:
+            if error.status != grpc.NOT_FOUND:
+                raise
+            changes = _Changes({}, BlobRecord(), target)
+            changes.left_out.append(_NOT_THERE)
         return changes
 
     def head(self, digest: str) -> bytes | None:
         """Return the first bytes of a blob; `None` if it is shorter, or gone."""
-        request = field(1, digest) + field(3, HEAD)
-        with _understood(self._channel):
-            try:
-                messages = list(self._channel.stream(f"{_CONTENT}/Read", request, self._headers))
-            except CallError as error:
-                if error.status in (grpc.NOT_FOUND, grpc.OUT_OF_RANGE):
-                    return None
-                raise
-            return b"".join(data for message in messages for number, data in fields(message) if number == 2)[:HEAD]
+        try:
+            messages = list(self._channel.stream(f"{_CONTENT}/Read", field(1, digest) + field(3, HEAD), self._headers))
+        except CallError as error:
+            if error.status in (grpc.NOT_FOUND, grpc.OUT_OF_RANGE):
+                return None
+            raise
+        return b"".join(Message(message).data(2) for message in messages)[:HEAD]
 
     def images(self) -> dict[str, str]:
         """Return the names of the images, each with the digest of its manifest or index."""
-        with _understood(self._channel):
-            message = self._channel.call("/containerd.services.images.v1.Images/List", b"", self._headers)
-            found = {}
-            for image in (dict(fields(image)) for number, image in fields(message) if number == 1):
-                target = dict(fields(image.get(3, b"")))
-                found[image.get(1, b"").decode()] = target.get(2, b"").decode()
-            return found
+        message = self._channel.call("/containerd.services.images.v1.Images/List", b"", self._headers)
+        return {image.text(1): Message(image.data(3)).text(2) for image in Message(message).messages(1)}
 
     def target(self, name: str, images: Mapping[str, str]) -> str:
         """Return the digest of an image's manifest or index. Raises TransferError if it is not there."""
@@ -297,9 +286,10 @@ class _Namespace:
 
 def _namespaces(channel: Channel, socket: Socket) -> list[str]:
     """Return the namespaces that are meant. Raises TransferError if one is not there."""
-    with _understood(channel):
-        message = channel.call("/containerd.services.namespaces.v1.Namespaces/List", b"")
-        there = sorted(dict(fields(found))[1].decode() for number, found in fields(message) if number == 1)
+    message = channel.call("/containerd.services.namespaces.v1.Namespaces/List", b"")
+    there = sorted(found.text(1) for found in Message(message).messages(1))
+    if "" in there:
+        raise MessageError("a namespace without a name")
     for name in socket.namespaces:
         if name not in there:
             what = f"it has no namespace {name!r}, but {', '.join(there) or 'none'}: nothing was stored under it yet"
@@ -307,36 +297,29 @@ def _namespaces(channel: Channel, socket: Socket) -> list[str]:
     return list(socket.namespaces) or there
 
 
-def _blob(info: bytes) -> Blob:
-    times: dict[int, int | None]
-    digest, times, labels = "", {}, {}
-    for number, value in fields(info):
-        if number == 1:
-            digest = value.decode()
-        elif number in (3, 4):
-            times[number] = _time_ns(dict(fields(value)))
-        elif number == 5:
-            label = dict(fields(value))
-            labels[label.get(1, b"").decode()] = label.get(2, b"").decode()
-    reason = why_no_digest(digest)
+def _blob(info: Message) -> Blob:
+    labels = {label.text(1): label.text(2) for label in info.messages(5)}
+    reason = why_no_digest(info.text(1))
     if reason is not None:
-        raise ValueError(reason)
+        raise MessageError(reason)
     # containerd 1.6 does not send when a blob was updated.
-    return Blob(digest, labels, times.get(4) or times.get(3))
+    return Blob(info.text(1), labels, _time_ns(info.data(4)) or _time_ns(info.data(3)))
 
 
-def _time_ns(timestamp: dict[int, Any]) -> int | None:
-    seconds = timestamp.get(1, 0)
-    found: int = (seconds - (1 << 64) * (seconds >> 63)) * 1_000_000_000 + timestamp.get(2, 0)
-    return found if abs(found) < 1 << 63 else None
+def _time_ns(encoded: bytes) -> int | None:
+    timestamp = Message(encoded)
+    found = timestamp.integer(1) * 1_000_000_000 + timestamp.integer(2)
+    return found if found and abs(found) < 1 << 63 else None
 
 
 @contextmanager
-def _understood(channel: Channel) -> Iterator[None]:
-    """Turn what a daemon refuses, or what is no message, into errors of ours."""
-    try:
-        yield
-    except CallError as error:
-        raise TransferError(f"containerd refuses that: {error} (gRPC status {error.status})", channel.path) from error
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise channel.broken(str(error)) from error
+def _asking(socket: Socket) -> Iterator[Channel]:
+    """Open a connection; what a daemon refuses meanwhile, or what is no message, are errors of ours."""
+    with closing(Channel(socket.path)) as channel:
+        try:
+            yield channel
+        except CallError as error:
+            refused = f"containerd refuses that: {error} (gRPC status {error.status})"
+            raise TransferError(refused, channel.path) from error
+        except MessageError as error:
+            raise channel.broken(str(error)) from error

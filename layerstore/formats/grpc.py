@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
 from layerstore.errors import TransferError
@@ -37,6 +35,7 @@ TIMEOUT_S: Final = 30.0
 LONGEST_S: Final = 600.0
 """How long one answer may take."""
 
+_Value = TypeVar("_Value", bytes, int)
 _PREFIX: Final = 5
 _WINDOW: Final = 1 << 20
 _READ: Final = 1 << 18
@@ -56,18 +55,21 @@ class CallError(Exception):
         self.status = status
 
 
+class MessageError(Exception):
+    """What came is no message, or not the one that was due. It does not leave `layerstore.formats`."""
+
+
 class Channel:
     """A connection to a daemon, for one call at a time.
 
     Args:
         path: of the socket.
-        timeout_s: how long the daemon may be silent, in seconds.
 
     Raises:
         TransferError: no daemon answers there, or the package `h2` is missing.
     """
 
-    def __init__(self, path: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         try:
             from h2.config import H2Configuration
@@ -77,7 +79,7 @@ class Channel:
             raise TransferError(what, path) from error
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(timeout_s)
+        self._socket.settimeout(TIMEOUT_S)
         try:
             self._socket.connect(path)
             self._http.initiate_connection()
@@ -91,14 +93,6 @@ class Channel:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; what is under way breaks off."""
@@ -135,9 +129,11 @@ class Channel:
             while not answer.ended:
                 if time.monotonic() > until:
                     raise TimeoutError
-                for event in self._receive():
-                    if getattr(event, "stream_id", None) in (number, None, 0):
-                        answer.take(event)
+                data = self._socket.recv(_READ)
+                if not data:
+                    raise TransferError("the daemon closed the connection: try again", self.path)
+                for event in self._http.receive_data(data):
+                    answer.take(event)
                     if getattr(event, "flow_controlled_length", 0):
                         self._http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)  # type: ignore[attr-defined]
                 self._send()
@@ -165,25 +161,19 @@ class Channel:
     def _send(self) -> None:
         self._socket.sendall(self._http.data_to_send())
 
-    def _receive(self) -> list[Event]:
-        data = self._socket.recv(_READ)
-        if not data:
-            raise TransferError("the daemon closed the connection: try again", self.path)
-        return self._http.receive_data(data)
-
 
 class _Answer:
-    """What has come of an answer."""
+    """What has come of an answer. There is one call at a time, so whatever comes is of this one."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._waiting = bytearray()
-        self._whole: deque[bytes] = deque()
         self._count = self._bytes = 0
         self._headers: dict[str, str] = {}
         self.ended = False
 
     def take(self, event: Event) -> None:
+        """Note one thing that came."""
         from h2 import events
 
         if isinstance(event, events.ResponseReceived | events.TrailersReceived):
@@ -195,16 +185,24 @@ class _Answer:
             self._bytes += len(event.data or b"")
             if self._bytes > MAX_BYTES:
                 raise self._channel.broken(f"it is over {MAX_BYTES >> 20} MiB")
-            self._split()
         elif isinstance(event, events.StreamReset | events.ConnectionTerminated):
             raise self._channel.broken("it was broken off")
         elif isinstance(event, events.StreamEnded):
             self.ended = True
 
     def messages(self) -> Iterator[bytes]:
-        """Yield, once, the messages that are whole."""
-        while self._whole:
-            yield self._whole.popleft()
+        """Yield, once, the messages that are complete."""
+        while len(self._waiting) >= _PREFIX:
+            end = _PREFIX + int.from_bytes(self._waiting[1:_PREFIX], "big")
+            if self._waiting[0] or end - _PREFIX > MAX_MESSAGE or self._count >= MAX_MESSAGES:
+                raise self._channel.broken(
+                    f"a message that is compressed, over {MAX_MESSAGE >> 20} MiB, or one too many"
+                )
+            if len(self._waiting) < end:
+                return
+            self._count += 1
+            yield bytes(self._waiting[_PREFIX:end])
+            del self._waiting[:end]
 
     def check(self) -> None:
         """Raise if the call failed, or its last message is cut off."""
@@ -216,21 +214,42 @@ class _Answer:
         if self._waiting:
             raise self._channel.broken("its last message is cut off")
 
-    def _split(self) -> None:
-        while len(self._waiting) >= _PREFIX:
-            size = int.from_bytes(self._waiting[1:_PREFIX], "big")
-            if self._waiting[0] or size > MAX_MESSAGE or self._count >= MAX_MESSAGES:
-                raise self._channel.broken(
-                    f"a message that is compressed, over {MAX_MESSAGE >> 20} MiB, or one too many"
-                )
-            if len(self._waiting) < _PREFIX + size:
-                return
-            self._whole.append(bytes(self._waiting[_PREFIX : _PREFIX + size]))
-            del self._waiting[: _PREFIX + size]
-            self._count += 1
 
+class Message:
+    """The fields of a message. Of one that should be there once and comes twice, the last one counts.
 
-# Messages
+    Raises:
+        MessageError: it is no message; or, from a method, a field is of another type.
+    """
+
+    def __init__(self, encoded: bytes = b"") -> None:
+        self._fields = list(fields(encoded))
+
+    def messages(self, number: int) -> Iterator[Message]:
+        """Yield the messages in a field that may come any number of times."""
+        return map(Message, self._values(number, bytes))
+
+    def data(self, number: int) -> bytes:
+        """Return the bytes in a field; none if it is absent."""
+        return (self._values(number, bytes) or [b""])[-1]
+
+    def text(self, number: int) -> str:
+        """Return the text in a field; empty if it is absent."""
+        try:
+            return self.data(number).decode()
+        except UnicodeDecodeError as error:
+            raise MessageError(str(error)) from error
+
+    def integer(self, number: int) -> int:
+        """Return the number in a field, of 64 bits with a sign; 0 if it is absent."""
+        value = (self._values(number, int) or [0])[-1] & (1 << 64) - 1
+        return value - (1 << 64) * (value >> 63)
+
+    def _values(self, number: int, kind: type[_Value]) -> list[_Value]:
+        found = [value for own, value in self._fields if own == number]
+        if not all(isinstance(value, kind) for value in found):
+            raise MessageError(f"its field {number} is of another type")
+        return found
 
 
 def field(number: int, value: bytes | str | int) -> bytes:
@@ -242,7 +261,7 @@ def field(number: int, value: bytes | str | int) -> bytes:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of a message's fields: an `int` or `bytes`. Raises ValueError where it is none."""
+    """Yield number and value of a message's fields: an `int` or `bytes`. Raises MessageError where it is none."""
     at, end = 0, len(message)
     while at < end:
         tag, at = _read_varint(message, at)
@@ -256,9 +275,9 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
         elif wire in (_FIXED64, _FIXED32):
             size = 8 if wire == _FIXED64 else 4
         else:
-            raise ValueError(f"a field of the unknown type {wire}")
+            raise MessageError(f"a field of the unknown type {wire}")
         if size > end - at:
-            raise ValueError("a field is cut off")
+            raise MessageError("a field is cut off")
         yield tag >> 3, message[at : at + size]
         at += size
 
@@ -278,4 +297,4 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
             return value, at + place + 1
-    raise ValueError("a number is cut off")
+    raise MessageError("a number is cut off")

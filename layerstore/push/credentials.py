@@ -12,8 +12,7 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from layerstore import gojson
 from layerstore.errors import TransferError
@@ -36,19 +35,20 @@ _url = re.compile(
     r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#\x00-\x20\x7f]*@)?"
     r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._~-]+)(?::(?P<port>[0-9]*))?(?:[/?#][^\x00-\x1f\x7f]*)?"
 ).fullmatch
-
-
 _AUTH = ("username", "password", "auth", "identitytoken", "registrytoken")
 _Auth = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Config:
+class _Config(NamedTuple):
     """What of the client's configuration says which credentials are sent."""
 
-    auths: dict[str, _Auth] = field(default_factory=dict)
-    helpers: dict[str, str] = field(default_factory=dict)
-    store: str = ""
+    auths: dict[str, _Auth]
+    helpers: dict[str, str]
+    store: str
+
+
+class _TellableError(ValueError):
+    """What is wrong with a configuration, or what a credential program did wrong: never with a value in it."""
 
 
 def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None = None) -> AuthConfig:
@@ -83,29 +83,24 @@ def docker_credentials(registry: str, *, config: str | os.PathLike[str] | None =
 
 
 def _load(config: str | os.PathLike[str] | None) -> tuple[str, _Config]:
-    named = config is not None
-    path = absolute(config) if config is not None else _default_directory()
-    if not named or os.path.isdir(path):
+    default = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    path = default if config is None else absolute(config)
+    if config is None or os.path.isdir(path):
         path = os.path.join(path, "config.json")
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        if not named and error.errno == errno.ENOENT:
-            return path, _Config()
-        raise TransferError(f"Docker's configuration cannot be read: {why_refused(error)}", path) from error
-    if not content.strip(_JSON_SPACE):
-        return path, _Config()  # as Docker's client takes it
+        if config is not None or error.errno != errno.ENOENT:
+            raise TransferError(f"Docker's configuration cannot be read: {why_refused(error)}", path) from error
+        content = b""
     try:
-        return path, _decode(content)
+        # An empty file is one without anything for Docker's client too.
+        return path, _decode(content if content.strip(_JSON_SPACE) else b"{}")
     except ValueError as error:
         # What is said of JSON that is none may show a part of it.
-        why = str(error) if isinstance(error, _FieldError) else "it is not JSON"
+        why = str(error) if isinstance(error, _TellableError) else "it is not JSON"
         raise TransferError(f"not a configuration of Docker's client: {why}", path) from None
-
-
-class _FieldError(ValueError):
-    """A field is not of its type. The message names the field, never its value."""
 
 
 def _decode(content: bytes) -> _Config:
@@ -136,13 +131,13 @@ def _members(value: object, what: str) -> list[tuple[str, object]]:
     if value is None:
         return []
     if not isinstance(value, gojson.Object):
-        raise _FieldError(f"{what} is not an object")
+        raise _TellableError(f"{what} is not an object")
     return value.members()
 
 
 def _string(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise _FieldError(f"{what} is not a string")
+        raise _TellableError(f"{what} is not a string")
     return value
 
 
@@ -154,10 +149,6 @@ def _strings(value: object, names: Sequence[str], what: str) -> dict[str, str]:
         if folded in found and text is not None:
             found[folded] = _string(text, f"`{folded}` of {what}")
     return found
-
-
-def _default_directory() -> str:
-    return os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
 def _auth_config(auth: _Auth, path: str) -> AuthConfig:
@@ -197,16 +188,12 @@ def _host(address: str) -> str:
     return f"{host}:{port}" if port else host.strip("[]")
 
 
-class _ProgramError(ValueError):
-    """What a credential program did wrong, without anything that it said."""
-
-
 def _why_not(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"it cannot be started ({error.strerror})"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it did not answer in {PROGRAM_TIMEOUT_S:.0f} s"
-    return str(error) if isinstance(error, _ProgramError) else "it did not answer in JSON"
+    return str(error) if isinstance(error, _TellableError) else "it did not answer in JSON"
 
 
 def _ask(suffix: str, server: str, known: AuthConfig) -> AuthConfig:
@@ -214,7 +201,7 @@ def _ask(suffix: str, server: str, known: AuthConfig) -> AuthConfig:
     program = f"docker-credential-{suffix}"
     try:
         if "/" in suffix:
-            raise _ProgramError("its name has a slash")  # one place says what is done instead
+            raise _TellableError("its name has a slash")  # one place says what is done instead
         done = subprocess.run(  # noqa: S603  # the user's own configuration names the program
             [program, "get"],
             input=server.encode(),
@@ -226,7 +213,7 @@ def _ask(suffix: str, server: str, known: AuthConfig) -> AuthConfig:
         if done.returncode != 0 and done.stdout.decode(errors="replace").strip() == _NOT_FOUND:
             return AuthConfig(registry_token=known.registry_token)
         if done.returncode != 0:
-            raise _ProgramError(f"it ended with {done.returncode}")
+            raise _TellableError(f"it ended with {done.returncode}")
         answer = _strings(gojson.parse_first(done.stdout), ("username", "secret"), "the answer")
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         why = _why_not(error)

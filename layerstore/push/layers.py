@@ -1,22 +1,25 @@
-"""What a store knows of a layer, and what a push would ask a registry about it: in which order, and why.
+"""What a store knows of a layer, and what a push by an engine would ask a registry about it: in which order, and why.
 
 The choice itself is `layerstore.push.candidates`'s; this module reads the store, and gives each step its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from layerstore.arguments import several
 from layerstore.blobs import BlobRecord, decode, merge
 from layerstore.digest import DiffID
-from layerstore.errors import CorruptRecordError
+from layerstore.errors import CorruptRecordError, InvalidInputError
 from layerstore.hmac import check_hmac
 from layerstore.keys import BLOBS, V2_METADATA, digest_key
 from layerstore.push.candidates import (
     PushAttempts,
+    containerd_choice,
+    containers_candidates,
     existence_candidates,
     mount_candidates,
     push_attempts,
@@ -30,10 +33,14 @@ from layerstore.words import counted
 _Known = tuple[dict[str, bytes], dict[str, list[str]], dict[str, dict[str, bytes]]]
 """Layers' lists by their keys, and by layer the digests that map to it, and what other engines know of its blobs."""
 
-CHECK = "check"
+CHECK: Final = "check"
 """Ask whether the target has a digest (`HEAD`)."""
-MOUNT = "mount"
+MOUNT: Final = "mount"
 """Ask to mount a digest into the target from another repository."""
+ENGINES: Final = ("containerd", "containers")
+"""`containers` stands for Podman, Skopeo, Buildah and CRI-O."""
+
+_BEFORE_ALL: Final = -(1 << 62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +140,11 @@ def known_layers(store: Store, diff_ids: Iterable[str]) -> dict[str, KnownLayer]
     else:
         lists, digests = get_many(store, V2_METADATA, map(digest_key, wanted)), {}
         blobs = {diff_id: _blobs_of(store, lists.get(digest_key(diff_id), b"")) for diff_id in wanted}
-    return {
-        str(diff_id): _known_layer(
-            str(diff_id), lists.get(digest_key(diff_id)), digests.get(diff_id, []), blobs.get(diff_id, {})
-        )
-        for diff_id in wanted
-    }
+    found = {}
+    for diff_id in map(str, wanted):
+        value = lists.get(digest_key(diff_id))
+        found[diff_id] = _known_layer(diff_id, value, digests.get(diff_id, []), blobs.get(diff_id, {}))
+    return found
 
 
 def _blobs_of(store: Store, value: bytes) -> dict[str, bytes]:
@@ -255,28 +261,36 @@ def candidates_of(
         checked=[entry.digest for entry in first],
         limit=attempts.existence_checks - len(first),
     )
-    rank = _Rank(entries, target, hmac_key)
-    steps = [
-        *(Step(CHECK, entry.digest, entry.source_repository, rank.reason(entry)) for entry in first),
-        *(Step(MOUNT, entry.digest, entry.source_repository, rank.reason(entry)) for entry in mounts),
-        *(Step(CHECK, entry.digest, entry.source_repository, rank.reason(entry)) for entry in last),
-    ]
     newest_first = list(dict.fromkeys(reversed(entries)))
-    left_out = [
-        *_no_mounts(newest_first, target, mounts, attempts),
-        *_no_checks(newest_first, target, [*first, *last], attempts),
+    ages = {entry: len(entries) - at for at, entry in enumerate(entries)}
+
+    steps = [
+        Step(action, one.digest, one.source_repository, _why_here(one, ages[one], target, hmac_key))
+        for action, asked in ((CHECK, first), (MOUNT, mounts), (CHECK, last))
+        for one in asked
+    ]
+    no_mounts = [
+        LeftOut(MOUNT, one.digest, one.source_repository, _why_no_mount(one, target, attempts))
+        for one in newest_first
+        if one not in mounts
+    ]
+    checked = {entry.digest for entry in (*first, *last)}
+    no_checks = [
+        LeftOut(CHECK, one.digest, one.source_repository, _why_no_check(one, target, attempts, checked))
+        for one in newest_first
+        if one not in first and one not in last
     ]
     return LayerCandidates(
-        known.diff_id,
-        target.name,
-        size,
-        attempts,
-        tuple(first),
-        tuple(mounts),
-        tuple(last),
-        tuple(map(V2Metadata, known.unlisted)),
-        tuple(steps),
-        tuple(left_out),
+        diff_id=known.diff_id,
+        target_repository=target.name,
+        size=size,
+        attempts=attempts,
+        first_checks=tuple(first),
+        mounts=tuple(mounts),
+        last_checks=tuple(last),
+        unlisted=tuple(map(V2Metadata, known.unlisted)),
+        steps=tuple(steps),
+        left_out=(*no_mounts, *no_checks),
     )
 
 
@@ -293,60 +307,94 @@ def document(found: LayerCandidates) -> dict[str, Any]:
     }
 
 
-class _Rank:
-    """The three things by which associations are ordered, in their order, as words."""
-
-    def __init__(self, entries: tuple[V2Metadata, ...], target: Repository, hmac_key: bytes | None) -> None:
-        self._ages = {entry: len(entries) - at for at, entry in enumerate(entries)}
-        self._target = target.name
-        self._key = hmac_key
-
-    def reason(self, entry: V2Metadata) -> str:
-        if check_hmac(entry, self._key):
-            credentials = "the same credentials"
-        else:
-            credentials = "other credentials" if entry.hmac else "no HMAC, as of a pull"
-        shared = shared_components(entry.source_repository, self._target)
-        age = self._ages[entry]
-        return (
-            f"{credentials}; {shared} of {self._target.count('/') + 1} parts of the name in common;"
-            f" {'the newest' if age == 1 else f'number {age} from the newest'}"
-        )
+def _why_here(entry: V2Metadata, age: int, target: Repository, hmac_key: bytes | None) -> str:
+    """Return the three things by which associations are ordered, in their order, as words."""
+    if check_hmac(entry, hmac_key):
+        credentials = "the same credentials"
+    else:
+        credentials = "other credentials" if entry.hmac else "no HMAC, as of a pull"
+    shared, parts = shared_components(entry.source_repository, target.name), target.name.count("/") + 1
+    newest = "the newest" if age == 1 else f"number {age} from the newest"
+    return f"{credentials}; {shared} of {parts} parts of the name in common; {newest}"
 
 
-def _no_mounts(
-    entries: list[V2Metadata], target: Repository, mounts: list[V2Metadata], attempts: PushAttempts
-) -> Iterable[LeftOut]:
-    for entry in entries:
-        if entry in mounts:
-            continue
-        source = entry.source_repository
-        domain = canonical_domain(source)
-        if not source:
-            reason = "its repository is not known"
-        elif domain is None:
-            reason = "the name is not canonical"
-        elif domain != target.domain:
-            reason = f"another registry: {domain or '(none)'}, not {target.domain or '(none)'}"
-        elif source == target.name:
-            reason = "it is the target itself"
-        else:
-            reason = f"beyond the limit of {counted(attempts.mounts, 'mount')} for its size"
-        yield LeftOut(MOUNT, entry.digest, source, reason)
+def _why_no_mount(entry: V2Metadata, target: Repository, attempts: PushAttempts) -> str:
+    source, domain = entry.source_repository, canonical_domain(entry.source_repository)
+    if not source:
+        return "its repository is not known"
+    if domain is None:
+        return "the name is not canonical"
+    if domain != target.domain:
+        return f"another registry: {domain or '(none)'}, not {target.domain or '(none)'}"
+    if source == target.name:
+        return "it is the target itself"
+    return f"beyond the limit of {counted(attempts.mounts, 'mount')} for its size"
 
 
-def _no_checks(
-    entries: list[V2Metadata], target: Repository, checks: list[V2Metadata], attempts: PushAttempts
-) -> Iterable[LeftOut]:
-    digests = {entry.digest for entry in checks}
-    for entry in entries:
-        if entry in checks:
-            continue
-        source = entry.source_repository
-        if entry.digest in digests:
-            reason = "its digest is checked already, for a better association"
-        elif not attempts.other_repositories and source not in ("", target.name):
-            reason = "not known from the target, and behind the first check that counts for its size"
-        else:
-            reason = f"beyond the limit of {counted(attempts.existence_checks, 'check')} for its size"
-        yield LeftOut(CHECK, entry.digest, source, reason)
+def _why_no_check(entry: V2Metadata, target: Repository, attempts: PushAttempts, checked: set[str]) -> str:
+    if entry.digest in checked:
+        return "its digest is checked already, for a better association"
+    if not attempts.other_repositories and entry.source_repository not in ("", target.name):
+        return "not known from the target, and behind the first check that counts for its size"
+    return f"beyond the limit of {counted(attempts.existence_checks, 'check')} for its size"
+
+
+def engine_candidates(known: KnownLayer, target_repository: str, engine: str) -> tuple[Step, ...]:
+    """Return what an engine would ask the registry about a layer, in its order, each with the reason.
+
+    containerd asks for the one blob that it has, so there is a step for each blob that is the layer. Podman and Skopeo
+    are taken to push the layer from their storage, and to allow what an OCI image allows. A place that only Docker's
+    list has counts as older than all others.
+
+    Args:
+        known: what a store knows of the layer.
+        target_repository: the repository that is pushed to; `busybox` is `docker.io/library/busybox`.
+        engine: `containerd`, or `containers`.
+
+    Raises:
+        InvalidInputError: it is another engine.
+        InvalidRepositoryError: `target_repository` is not a repository's name.
+    """
+    if engine not in ENGINES:
+        raise InvalidInputError(f"engine is one of docker, {', '.join(ENGINES)}, not {engine!r}")
+    blobs = _all_blobs(known)
+    if engine == "containerd":
+        return tuple(_containerd(blobs, target_repository))
+    found = containers_candidates(blobs, target_repository, asked=known.diff_id, diff_id=known.diff_id)
+    return tuple(
+        Step(MOUNT, one.digest, one.source_repository, f"{blobs[one.digest].compression}, by when it was seen")
+        if one.source_repository
+        else Step(CHECK, one.digest, "", f"{blobs[one.digest].compression}, not known from this registry")
+        for one in found
+    )
+
+
+def unused(known: KnownLayer, engine: str) -> list[str]:
+    """Return the blobs that are the layer, and that Podman and Skopeo never use as their compression is not known."""
+    if engine != "containers":
+        return []
+    return sorted(digest for digest, blob in _all_blobs(known).items() if blob.compression is None)
+
+
+def _all_blobs(known: KnownLayer) -> dict[str, BlobRecord]:
+    """Return what Docker's list and other engines know of each blob that is the layer."""
+    listed: defaultdict[str, dict[str, int | None]] = defaultdict(dict)
+    for age, entry in enumerate(known.entries):
+        if canonical_domain(entry.source_repository):
+            listed[entry.digest][entry.source_repository] = _BEFORE_ALL + age
+    found = {digest: BlobRecord() for digest in known.unlisted} | dict(known.blobs)
+    for digest, locations in listed.items():
+        found[digest] = merge(found.get(digest, BlobRecord()), BlobRecord(locations=locations))
+    return found
+
+
+def _containerd(blobs: dict[str, BlobRecord], target_repository: str) -> Iterator[Step]:
+    target = parse_normalized(target_repository)
+    for digest, blob in sorted(blobs.items()):
+        there = [name.partition("/") for name in blob.locations]
+        names = sorted({path for domain, _, path in there if domain == target.domain}, key=str.encode)
+        choice = containerd_choice(names, target.path)
+        if choice is not None:
+            shared, parts = shared_components(choice, target.path), len(target.path.split("/"))
+            reason = f"the only try; {shared} of {parts} parts of the path in common; the last of such names"
+            yield Step(MOUNT, digest, f"{target.domain}/{choice}", reason)

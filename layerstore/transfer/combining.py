@@ -15,13 +15,12 @@ from msgspec.structs import replace
 
 from layerstore import blobs
 from layerstore.blobs import BlobRecord
-from layerstore.collection import IndexedView, View, records
+from layerstore.collection import IndexedView, View, records, side_by_side
 from layerstore.digest import Digest
 from layerstore.keys import BLOBS, DIFF_IDS, V2_METADATA, Record, key_digest
 from layerstore.push.layers import filled, why_not_for_docker
 from layerstore.records import decode_list, encode_list, why_unreadable
 from layerstore.repository import why_not_canonical
-from layerstore.transfer.streams import side_by_side
 
 _STEP_NS = 1000
 """By how much an entry of a list counts as older than the one behind it, as a list has one time."""

@@ -1,4 +1,4 @@
-"""The criteria of `prune`: which entries are removed, judged one by one. Nothing is read or written here."""
+"""The criteria of `prune`: which entries are removed, judged one by one. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from layerstore import blobs
 from layerstore.arguments import instance, several
+from layerstore.collection import IndexedView
 from layerstore.errors import InvalidInputError
-from layerstore.keys import Record, key_digest
-from layerstore.records import V2Metadata, decode_diff_id, decode_list, encode_list
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
+from layerstore.records import V2Metadata, decode_diff_id, decode_list, encode_list, why_unreadable
 from layerstore.repository import canonical_domain, parse_normalized
 
 Age = str | timedelta | datetime
@@ -49,11 +50,6 @@ class Names:
         return self._judged[name]
 
 
-def unseen(names: Names | None) -> tuple[str, ...]:
-    """Return the names that nothing has had so far."""
-    return () if names is None else tuple(names.unseen)
-
-
 @dataclass(frozen=True, slots=True)
 class Criteria:
     """An entry is removed if it matches all criteria that are given.
@@ -82,8 +78,33 @@ class Criteria:
         """Whether one tells the associations of a list apart: then lists are shortened, and mappings stay."""
         return not (self.registries is None and self.repositories is None and self.keep_newest is None)
 
-    def judge_list(self, record: Record) -> Verdict | None:
-        """Judge a layer's list that can be read; `None` when it stays as it is."""
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The names of registries and repositories that nothing has had so far."""
+        return tuple(
+            name for names in (self.registries, self.repositories) if names is not None for name in names.unseen
+        )
+
+    def judge(self, record: Record, content: IndexedView) -> Verdict | None:
+        """Judge an entry that can be read, of Docker's namespaces or `blob-by-digest`; `None` when it stays as it is.
+
+        Args:
+            record: the entry.
+            content: what else there is: a mapping or location stays while a list that stays has the same.
+        """
+        if record.namespace == V2_METADATA:
+            return self._judge_list(record)
+        if record.namespace == V1_IDS:
+            return Verdict(None, 0) if self._v1_id_goes(record) else None
+        digest = key_digest(record.key)
+        assert digest is not None
+        stay, go = self._repositories_of(digest, content)
+        if record.namespace == BLOBS:
+            return self._judge_blob(record, _layers(record, content), stay, go)
+        goes = self._mapping_goes(record) and not (stay or self._is_blob_of_use(record, content, go))
+        return Verdict(None, 0) if goes else None
+
+    def _judge_list(self, record: Record) -> Verdict | None:
         entries = decode_list(record.value)
         for entry in entries:
             self._is_there(entry.source_repository)  # so that it is known which names nothing has
@@ -92,19 +113,40 @@ class Criteria:
             return None
         return Verdict(encode_list(kept) if kept else None, len(entries) - len(kept))
 
-    def repositories_of(self, digest: str, lists: Sequence[Record]) -> tuple[frozenset[str], frozenset[str]]:
-        """Return from where lists that can be read have a digest: those that stay, and those that go."""
+    def _v1_id_goes(self, record: Record) -> bool:
+        if self.repositories is not None or self.keep_newest is not None:
+            return False
+        registry = record.key.rpartition(",")[0]
+        of_there = self.registries is None or registry in self.registries
+        return of_there and self._layer_goes(decode_diff_id(record.value), record.modified_at_ns)
+
+    def _mapping_goes(self, record: Record) -> bool:
+        """Judge the mapping of a digest, but for the lists that hold it."""
+        return not self.of_associations and self._layer_goes(decode_diff_id(record.value), record.modified_at_ns)
+
+    def _is_blob_of_use(self, mapping: Record, content: IndexedView, go: Container[str]) -> bool:
+        """Tell whether locations stay of a blob of which the mapping alone says which layer it is."""
+        for value in content.get_many(BLOBS, [mapping.key]).values():
+            record = Record(BLOBS, mapping.key, value, 0)
+            if why_unreadable(*record[:3]) is None and not blobs.decode(value, mapping.key).diff_ids:
+                verdict = self._judge_blob(record, _layers(record, content), (), go)
+                kept = value if verdict is None else verdict.kept
+                return kept is not None and bool(blobs.decode(kept, mapping.key).locations)
+        return False
+
+    def _repositories_of(self, digest: str, content: IndexedView) -> tuple[frozenset[str], frozenset[str]]:
+        """Return from where lists have a digest: those that stay, and those that go."""
         stay, go = set(), set()
-        for record in lists:
+        for record in content.lists_with(digest):
             entries = decode_list(record.value)
             stay |= {entry.source_repository for entry in self._kept(record, entries) if entry.digest == digest}
             go |= {entry.source_repository for entry in entries if entry.digest == digest}
         return frozenset(stay), frozenset(go - stay)
 
-    def judge_blob(
+    def _judge_blob(
         self, record: Record, layers: Sequence[str], stay: Collection[str], go: Container[str]
     ) -> Verdict | None:
-        """Judge what other engines know of a blob and can be read; `None` when it stays as it is.
+        """Judge what other engines know of a blob.
 
         A location is judged by the time when the blob was seen there; without one it is the oldest. It stays while a
         list that stays has it. The entry goes when its latest location does, and no list that stays has the blob.
@@ -138,18 +180,6 @@ class Criteria:
         rest = blob.without(doomed)
         return Verdict(None if rest == blobs.BlobRecord() else blobs.encode(rest), len(doomed))
 
-    def mapping_goes(self, record: Record) -> bool:
-        """Judge the mapping of a digest that can be read, but for the lists that hold it."""
-        return not self.of_associations and self._layer_goes(decode_diff_id(record.value), record.modified_at_ns)
-
-    def v1_id_goes(self, record: Record) -> bool:
-        """Judge a V1 ID that can be read."""
-        if self.repositories is not None or self.keep_newest is not None:
-            return False
-        registry = record.key.rpartition(",")[0]
-        of_there = self.registries is None or registry in self.registries
-        return of_there and self._layer_goes(decode_diff_id(record.value), record.modified_at_ns)
-
     def _list_goes(self, record: Record) -> bool:
         return self._layer_goes(key_digest(record.key), record.modified_at_ns) and not self.of_associations
 
@@ -174,6 +204,13 @@ class Criteria:
         of_repository = self.repositories is None or name in self.repositories
         of_registry = self.registries is None or _host(name) in self.registries
         return of_repository and of_registry
+
+
+def _layers(record: Record, content: IndexedView) -> tuple[str, ...]:
+    """Return which layers a blob is, by what other engines know, or else by its mapping."""
+    known = blobs.decode(record.value, record.key).diff_ids
+    mapped = () if known else content.get_many(DIFF_IDS, [record.key]).values()
+    return known or tuple(value.decode() for value in mapped if why_unreadable(DIFF_IDS, record.key, value) is None)
 
 
 @functools.lru_cache(4096)

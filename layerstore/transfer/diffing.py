@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layerstore.blobs import decode, time_text
-from layerstore.collection import records
+from layerstore.collection import records, side_by_side
 from layerstore.errors import CorruptRecordError
-from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
+from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.records import V2Metadata, decode_list
 from layerstore.reports import Report
-from layerstore.transfer import summaries
 from layerstore.transfer.place import Place, name, opened
-from layerstore.transfer.streams import side_by_side
+from layerstore.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,33 @@ class DiffReport(Report):
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
         """Yield what `str()` has, line by line; if `quiet`, only findings."""
-        return summaries.of_diff(self, quiet=quiet)
+        for layer in self.layers:
+            yield f"layer {layer.diff_id}"
+            yield from _lines_of_sides(layer)
+            if layer.reordered:
+                yield "  the associations that both have are in another order"
+        for blob in self.blobs:
+            yield f"blob {blob.digest}"
+            yield from _lines_of_sides(blob)
+        told = {(V2_METADATA, digest_key(layer.diff_id)) for layer in self.layers}
+        told |= {(BLOBS, digest_key(blob.digest)) for blob in self.blobs}
+        for what, entries in (
+            ("only in left", self.only_left),
+            ("only in right", self.only_right),
+            ("differs", self.differing),
+        ):
+            for entry in entries:
+                if (entry.namespace, entry.key) not in told:
+                    yield f"{what}: {entry.namespace}/{entry.key}"
+        if not quiet:
+            equal = f"{counted(self.equal, 'entry', 'entries')} {'is' if self.equal == 1 else 'are'} equal"
+            times = f", {self.times_differ} of them modified at other times" if self.times_differ else ""
+            yield f"left {self.left}, right {self.right}: {equal}{times}"
+
+
+def _lines_of_sides(found: LayerDifference | BlobDifference) -> Iterator[str]:
+    yield from (f"  only in left: {one}" for one in found.only_left)
+    yield from (f"  only in right: {one}" for one in found.only_right)
 
 
 def diff(left: Place, right: Place, *, force: bool = False) -> DiffReport:
@@ -108,7 +133,12 @@ def diff(left: Place, right: Place, *, force: bool = False) -> DiffReport:
         CorruptRecordError: another program wrote an entry whose name is not UTF-8.
         StoreError: a side cannot be read.
     """
-    found = _Found()
+    only_left: list[Entry] = []
+    only_right: list[Entry] = []
+    differing: list[Entry] = []
+    layers: list[LayerDifference] = []
+    blobs: list[BlobDifference] = []
+    equal = times_differ = 0
     with (
         opened(left, force=force) as one,
         one.view() as ours,
@@ -116,67 +146,56 @@ def diff(left: Place, right: Place, *, force: bool = False) -> DiffReport:
         other.view() as theirs,
     ):
         for mine, yours in side_by_side(records(ours), records(theirs)):
-            found.add(mine, yours)
+            if mine is not None and yours is not None and mine.value == yours.value:
+                equal += 1
+                times_differ += mine.modified_at_ns != yours.modified_at_ns
+                continue
+            there = mine or yours
+            assert there is not None
+            side = only_right if mine is None else only_left if yours is None else differing
+            side.append(Entry(there.namespace, there.key))
+            if there.namespace == V2_METADATA and (layer := _layer(there.key, mine, yours)):
+                layers.append(layer)
+            elif there.namespace == BLOBS and (blob := _blob(there.key, mine, yours)):
+                blobs.append(blob)
     return DiffReport(
         name(left),
         name(right),
-        tuple(found.only_left),
-        tuple(found.only_right),
-        tuple(found.differing),
-        tuple(found.layers),
-        tuple(found.blobs),
-        found.equal,
-        found.times_differ,
+        tuple(only_left),
+        tuple(only_right),
+        tuple(differing),
+        tuple(layers),
+        tuple(blobs),
+        equal,
+        times_differ,
     )
 
 
-class _Found:
-    def __init__(self) -> None:
-        self.only_left: list[Entry] = []
-        self.only_right: list[Entry] = []
-        self.differing: list[Entry] = []
-        self.layers: list[LayerDifference] = []
-        self.blobs: list[BlobDifference] = []
-        self.equal = self.times_differ = 0
+def _layer(key: str, mine: Record | None, yours: Record | None) -> LayerDifference | None:
+    """Say how two versions of a layer's list differ; `None` if one cannot be read, or they do not."""
+    try:
+        ours, theirs = _entries(mine), _entries(yours)
+    except ValueError:
+        return None
+    only_left = tuple(_shown(entry) for entry in ours if entry not in theirs)
+    only_right = tuple(_shown(entry) for entry in theirs if entry not in ours)
+    reordered = [entry for entry in ours if entry in theirs] != [entry for entry in theirs if entry in ours]
+    diff_id = key_digest(key)
+    if diff_id is None or not (only_left or only_right or reordered):
+        return None
+    return LayerDifference(diff_id, only_left, only_right, reordered)
 
-    def add(self, mine: Record | None, yours: Record | None) -> None:
-        """Note how the two sides of one key differ."""
-        if mine is not None and yours is not None and mine.value == yours.value:
-            self.equal += 1
-            self.times_differ += mine.modified_at_ns != yours.modified_at_ns
-            return
-        there = mine or yours
-        assert there is not None
-        side = self.only_right if mine is None else self.only_left if yours is None else self.differing
-        side.append(Entry(there.namespace, there.key))
-        digest = key_digest(there.key)
-        if digest is None:
-            return
-        if there.namespace == V2_METADATA:
-            self._add_layer(digest, mine, yours)
-        elif there.namespace == BLOBS:
-            self._add_blob(digest, mine, yours)
 
-    def _add_blob(self, digest: str, mine: Record | None, yours: Record | None) -> None:
-        try:
-            ours, theirs = _facts(mine), _facts(yours)
-        except CorruptRecordError:
-            return
-        only_left = tuple(fact for fact in ours if fact not in theirs)
-        only_right = tuple(fact for fact in theirs if fact not in ours)
-        if only_left or only_right:
-            self.blobs.append(BlobDifference(digest, only_left, only_right))
-
-    def _add_layer(self, diff_id: str, mine: Record | None, yours: Record | None) -> None:
-        try:
-            ours, theirs = _entries(mine), _entries(yours)
-        except ValueError:
-            return
-        only_left = tuple(_shown(entry) for entry in ours if entry not in theirs)
-        only_right = tuple(_shown(entry) for entry in theirs if entry not in ours)
-        reordered = [entry for entry in ours if entry in theirs] != [entry for entry in theirs if entry in ours]
-        if only_left or only_right or reordered:
-            self.layers.append(LayerDifference(diff_id, only_left, only_right, reordered))
+def _blob(key: str, mine: Record | None, yours: Record | None) -> BlobDifference | None:
+    """Say how two versions of what is known of a blob differ; `None` if one cannot be read, or they do not."""
+    try:
+        ours, theirs = _facts(mine), _facts(yours)
+    except CorruptRecordError:
+        return None
+    only_left = tuple(fact for fact in ours if fact not in theirs)
+    only_right = tuple(fact for fact in theirs if fact not in ours)
+    digest = key_digest(key)
+    return BlobDifference(digest, only_left, only_right) if digest and (only_left or only_right) else None
 
 
 def _entries(record: Record | None) -> list[V2Metadata]:

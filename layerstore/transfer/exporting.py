@@ -1,40 +1,39 @@
-"""Giving a store out as Docker's directory."""
+"""Giving a store out: as Docker's directory, to another engine, or into another store.
+
+What a TARGET stands for is told by its content or, if it is not there yet, by its name.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import IO
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
+from layerstore.blobs import BlobRecord
 from layerstore.collection import View, records
+from layerstore.digest import Digest
 from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
-from layerstore.errors import InvalidInputError, StoreFullError, TransferError
-from layerstore.files import scan, tree
-from layerstore.files.temporary import whole_file
-from layerstore.formats import compression, tar_members
-from layerstore.keys import KNOWN_NAMESPACES, Record
-from layerstore.paths import absolute, why_refused
-from layerstore.reports import Report
-from layerstore.sql.sqlite.recognition import is_database
-from layerstore.store import MAX_SEGMENT, TEMPORARY_PREFIX, Store, check_key
-from layerstore.transfer import summaries
-from layerstore.transfer.combining import for_docker
-from layerstore.transfer.importing import Skipped
-from layerstore.transfer.merging import Conflict, Examples, OnConflict
-from layerstore.transfer.place import Progress, opened, viewed
-from layerstore.transfer.placing import Writer, has_right_mode
-from layerstore.transfer.rules import Rules
-from layerstore.transfer.streams import side_by_side
-
-# Docker's own keys, of which no segment is too long and nothing else breaks a rule.
-_is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
+from layerstore.errors import InvalidInputError, TransferError
+from layerstore.files import tree
+from layerstore.formats import containerd_live, containers
+from layerstore.keys import KNOWN_NAMESPACES, V1_IDS
+from layerstore.paths import absolute
+from layerstore.reports import Report, Skipped, of_rest, of_skipped
+from layerstore.sql.sqlite.recognition import is_database, resolve
+from layerstore.sql.store import SQLMetadataStore
+from layerstore.sql.url import is_url, names_a_database
+from layerstore.store import TEMPORARY_PREFIX, Store
+from layerstore.transfer import place
+from layerstore.transfer.combining import facts, for_docker
+from layerstore.transfer.directory import Directory, check_paths, naming
+from layerstore.transfer.importing import ImportReport, import_layers
+from layerstore.transfer.merging import Conflict, OnConflict
+from layerstore.transfer.place import Place, Progress, indexed, opened, viewed
+from layerstore.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,180 @@ class ExportReport(Report):
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
         """Yield what `str()` has, line by line; if `quiet`, only findings."""
-        return summaries.of_export(self, store, quiet=quiet)
+        for conflict in self.conflicts:
+            yield f"conflict: {conflict.namespace}/{conflict.key}: {conflict.kept} stays, not {conflict.set_aside}"
+        yield from of_rest(self.conflict_count, self.conflicts, "conflicts")
+        yield from of_skipped(self.skipped_count, self.skipped)
+        if quiet:
+            return
+        for deleted in self.deleted_paths:
+            yield f"{'would delete' if self.dry_run else 'deleted'} {deleted}"
+        yield from of_rest(self.deleted, self.deleted_paths, "deleted")
+        if self.quarantine is not None:
+            yield f"moved {self.quarantined} to {self.quarantine}"
+        yield f"{'would export' if self.dry_run else 'exported'}{f' {store}' if store else ''} to {self.path}"
+        kinds = {"added": self.added, "merged": self.merged, "replaced": self.replaced}
+        others = {
+            "kept": self.kept,
+            "unchanged": self.unchanged,
+            "deleted": self.deleted,
+            "left that the store does not have": self.extra,
+        }
+        written = f"{self.written} written" + (f" ({_counts(kinds)})" if self.added != self.written else "")
+        yield ", ".join(filter(None, (written, _counts(others))))
+        for reason, count in sorted(self.left_out.items()):
+            yield f"left out: {count}: {reason}"
+        if self.evicted:
+            yield f"{counted(self.evicted, 'association')} evicted from merged lists (a list keeps 50)"
+
+
+def _counts(of: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in of.items() if count)
+
+
+def export_layers(
+    store: Store,
+    target: Place,
+    *,
+    on_conflict: OnConflict = "merge",
+    delete: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    assume_compression: str | None = None,
+    all_namespaces: bool = False,
+    images: Sequence[str] = (),
+    to: str | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write what a store knows for an engine: Docker, Podman and the like, containerd; or into another store.
+
+    What the target knows stays, unless a directory or store is told otherwise. Of a blob on which sources disagree,
+    nothing is written. Writing the same again changes nothing.
+
+    Args:
+        store: a `SQLMetadataStore` or `FSMetadataStore`.
+        target: a `distribution` directory, for which see `export_directory`; a cache of Podman, Skopeo, Buildah and
+            CRI-O; a running containerd, `containerd:SOCKET?namespace=NAME`; a database of this package by its path or
+            URL, or a store of it. What is not there yet is a database if it is a URL, a cache if its name is
+            `blob-info-cache-v1.sqlite`, else a directory.
+        on_conflict: `merge`; for a directory or store also `replace` and `keep`.
+        delete: as `export_directory`; for a directory only.
+        force: as `export_directory`; for a directory only.
+        dry_run: only say what would be done.
+        assume_compression: `gzip` takes layers whose compression is not known for gzip. If one is not, a push
+            publishes a wrong manifest.
+        all_namespaces: as `export_directory`; for a directory only.
+        images: for containerd, only the content of these images.
+        to: for containerd, the repository that will be pushed to: of each blob, only the name is written that
+            containerd then chooses.
+        progress: called with the entries or blobs done and, where that can be told, how many there are.
+
+    Raises:
+        InvalidInputError: an option is none of these, or the target does not support it.
+        TransferError: the target cannot be written, or is something else.
+        StoreError: the store failed.
+    """
+    assume_gzip = _assumes_gzip(assume_compression)
+    kind = _kind(target)
+    if kind != "containerd" and (images or to is not None):
+        raise InvalidInputError("images and to go with containerd:SOCKET?namespace=NAME")
+    if kind == "directory":
+        return export_directory(
+            store,
+            cast("str", target),
+            on_conflict=on_conflict,
+            delete=delete,
+            force=force,
+            dry_run=dry_run,
+            assume_compression=assume_compression,
+            all_namespaces=all_namespaces,
+            progress=progress,
+        )
+    if delete:
+        raise InvalidInputError("delete goes with a directory")
+    if kind == "store":
+        with _opened(target, dry_run=dry_run) as other:
+            done = import_layers(other, store, on_conflict=on_conflict, dry_run=dry_run, progress=progress)
+        return _of_import(place.name(target), done, dry_run=dry_run)
+    if on_conflict != "merge":
+        raise InvalidInputError(f"another engine's memory is merged into only, not {on_conflict!r}")
+    path = absolute(cast("str", target)) if kind == "cache" else str(target)
+    with opened(store) as source, indexed(source) as (view, _):
+        known = _counting(facts(view, assume_gzip=assume_gzip), progress)
+        if kind == "cache":
+            written = containers.write(path, known, dry_run=dry_run)
+        else:
+            socket = containerd_live.Socket.parse(path)
+            written = containerd_live.write(socket, known, images=images, target=to, dry_run=dry_run)
+        written.left_out["a V1 ID, which only Docker has"] += sum(1 for _ in view.scan(V1_IDS))
+    return ExportReport(
+        path=path,
+        added=written.added,
+        merged=written.updated,
+        unchanged=written.unchanged,
+        skipped=tuple(Skipped(*one) for one in written.differences),
+        skipped_count=written.difference_count,
+        left_out={reason: count for reason, count in written.left_out.items() if count},
+        dry_run=dry_run,
+    )
+
+
+def _kind(target: Place) -> Literal["containerd", "store", "cache", "directory"]:
+    """Tell what a target is, or will be.
+
+    Raises:
+        TransferError: it is a file of no kind that can be written, or a directory in which the file is meant.
+    """
+    if isinstance(target, str) and target.startswith(containerd_live.SCHEME):
+        return "containerd"
+    if names_a_database(target) or not isinstance(target, str | os.PathLike):
+        return "store"
+    path = absolute(target)
+    if not os.path.lexists(path):
+        return "cache" if os.path.basename(path) == containers.NAME else "directory"
+    if os.path.isdir(path):
+        if os.path.isfile(os.path.join(path, containers.NAME)):
+            raise TransferError(f"it is the folder of a cache: give {os.path.join(path, containers.NAME)}", path)
+        return "directory"
+    if os.path.isfile(path) and (os.path.getsize(path) == 0 or not is_database(path)):
+        raise TransferError("a file that is no cache and no database: give a directory, or --tar for an archive", path)
+    return "cache" if not os.path.exists(path) or containers.is_cache(path) else "store"
+
+
+@contextmanager
+def _opened(target: Place, *, dry_run: bool) -> Iterator[Store]:
+    if not isinstance(target, str | os.PathLike):
+        yield target
+        return
+    file = None if is_url(target) else resolve(target)
+    is_new = file is not None and not os.path.lexists(file)
+    with SQLMetadataStore(":memory:" if dry_run and is_new else target) as store:
+        yield store
+
+
+def _counting(
+    known: Iterator[tuple[Digest, BlobRecord]], progress: Progress | None
+) -> Iterator[tuple[Digest, BlobRecord]]:
+    for done, fact in enumerate(known, 1):
+        yield fact
+        if progress is not None:
+            progress(done, None)
+
+
+def _of_import(path: str, done: ImportReport, *, dry_run: bool) -> ExportReport:
+    refused = [Skipped(one.path, one.reason) for one in done.quarantined]
+    return ExportReport(
+        path=path,
+        added=done.added,
+        merged=done.updated,
+        unchanged=done.unchanged,
+        evicted=done.evicted,
+        conflicts=done.conflicts,
+        conflict_count=done.conflict_count,
+        skipped=(*done.skipped, *refused),
+        skipped_count=done.skipped_count + done.quarantined_count,
+        dry_run=dry_run,
+    )
 
 
 def export_directory(
@@ -158,17 +330,21 @@ def export_directory(
     base = absolute(path)
     if delete and on_conflict != "replace":
         raise InvalidInputError(f'delete needs on_conflict="replace", not {on_conflict!r}')
-    assume_gzip = assumes_gzip(assume_compression)
+    assume_gzip = _assumes_gzip(assume_compression)
     refuse_above_a_distribution(base)
     if on_conflict == "replace" and not (dry_run or force):
         refuse_under_a_daemon(base)
-    under_a_daemon = not force and running_on(base) is not None
-    rules = Rules(base, on_conflict, under_a_daemon=under_a_daemon, dry_run=dry_run)
+    directory = Directory(
+        base,
+        on_conflict,
+        delete=delete,
+        under_a_daemon=not force and running_on(base) is not None,
+        dry_run=dry_run,
+    )
     left_out: Counter[str] = Counter()
     with opened(store) as source, viewed(source) as (content, combined):
-        target = _Target(base, rules, delete=delete, dry_run=dry_run)
-        total = _check_paths(content, target.unplaceable) if source.directory is None else None
-        with _naming(base):
+        total = check_paths(content, directory.unplaceable) if source.directory is None else None
+        with naming(base):
             if not dry_run:
                 tree.make_base(base)
             if delete and not force:
@@ -176,225 +352,20 @@ def export_directory(
             wanted = records(content)
             if combined is not None:
                 wanted = for_docker(combined, left_out, assume_gzip=assume_gzip, all_namespaces=all_namespaces)
-            target.fill(wanted, progress, total)
-    return replace(target.report(), left_out=dict(left_out))
-
-
-class _Target:
-    """A directory that is brought to what the rules say.
-
-    Attributes:
-        unplaceable: keys of the store that no directory can hold, and why.
-    """
-
-    def __init__(self, base: str, rules: Rules, *, delete: bool, dry_run: bool) -> None:
-        self._base = base
-        self._rules = rules
-        self._delete = delete
-        self._dry_run = dry_run
-        self._unreadable: dict[str, str] = {}
-        self._deleted: Examples[str] = Examples()
-        self._extra = 0
-        self.unplaceable: dict[tuple[str, str], str] = {}
-
-    def fill(self, wanted_records: Iterable[Record], progress: Progress | None, total: int | None) -> None:
-        """Settle each key that the directory or the store has."""
-        writing = nullcontext() if self._dry_run else Writer(self._base, self._rules.settle_again)
-        with writing as writer:
-            for done, (there, wanted) in enumerate(side_by_side(self._existing(), wanted_records), 1):
-                if wanted is None:
-                    assert there is not None
-                    self._remove(there, writer)
-                else:
-                    self._settle(there, wanted, writer)
-                if progress is not None:
-                    progress(done, total)
-
-    def report(self) -> ExportReport:
-        """Return what was done."""
-        rules, quarantine = self._rules, self._rules.quarantine
-        return ExportReport(
-            path=self._base,
-            added=rules.added,
-            merged=rules.merged,
-            replaced=rules.replaced,
-            kept=rules.kept,
-            unchanged=rules.unchanged,
-            deleted=self._deleted.count,
-            deleted_paths=tuple(self._deleted.first),
-            extra=self._extra,
-            evicted=rules.evicted,
-            conflicts=tuple(rules.conflicts.first),
-            conflict_count=rules.conflicts.count,
-            skipped=tuple(rules.skipped.first),
-            skipped_count=rules.skipped.count,
-            quarantined=quarantine.count,
-            quarantine=quarantine.path if quarantine.count and not self._dry_run else None,
-            dry_run=self._dry_run,
-        )
-
-    def _existing(self) -> Iterator[Record]:
-        if not os.path.isdir(self._base):
-            return
-        for found in scan.scan(self._base):
-            if isinstance(found, Record):
-                yield found
-            elif found.kind == "unreadable":
-                self._unreadable[found.path] = found.reason
-
-    def _settle(self, there: Record | None, wanted: Record, writer: Writer | None) -> None:
-        reason = self._why_not(there, wanted)
-        if reason is not None:
-            self._rules.skip(wanted.namespace, wanted.key, reason)
-            return
-        is_right = there is None or there.value != wanted.value or has_right_mode(self._base, there)
-        written = self._rules.settle(there, wanted, is_right=is_right)
-        if written is not None and writer is not None:
-            writer.write(written, there)
-
-    def _why_not(self, there: Record | None, wanted: Record) -> str | None:
-        if self.unplaceable and (wanted.namespace, wanted.key) in self.unplaceable:
-            return self.unplaceable[wanted.namespace, wanted.key]
-        if there is None and self._unreadable:
-            reason = self._unreadable.get(f"{wanted.namespace}/{wanted.key}")
-            return reason and f"the directory's file stays as it is: {reason}"
-        return None
-
-    def _remove(self, there: Record, writer: Writer | None) -> None:
-        if not self._delete:
-            self._extra += 1
-            return
-        self._deleted.add(f"{there.namespace}/{there.key}")
-        if writer is not None:
-            writer.remove(there)
-
-
-def export_tar(
-    store: Store, file: IO[bytes], *, skipped: Examples[Skipped] | None = None, progress: Progress | None = None
-) -> int:
-    """Write a store as a tar archive of one `distribution` directory; return how many entries it has.
-
-    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax). Entries whose key no
-    directory can hold are left out, and added to `skipped`.
-
-    Raises:
-        InvalidKeyError: a key breaks the key rules. Found before anything is written.
-        TransferError: the file cannot be written.
-        StoreError: the store failed.
-    """
-    with opened(store) as source, source.view() as content:
-        unplaceable: dict[tuple[str, str], str] = {}
-        total = _check_paths(content, unplaceable) if source.directory is None else None
-        with _naming(getattr(file, "name", None) or "the archive"), tar_members.Writer(file) as writer:
-            for record in records(content):
-                if unplaceable and record[:2] in unplaceable:
-                    if skipped is not None:
-                        skipped.add(Skipped("/".join(record[:2]), unplaceable[record[:2]]))
-                    continue
-                writer.add(record)
-                if progress is not None:
-                    progress(writer.written, total)
-        return writer.written
-
-
-def export_archive(
-    store: Store,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    skipped: Examples[Skipped] | None = None,
-    progress: Progress | None = None,
-) -> int:
-    """Write a store as a tar archive with this name; return how many entries it has. Otherwise as `export_tar`.
-
-    Compressed as the name says (`new_file`). The archive is whole or absent.
-
-    Args:
-        store: a `SQLMetadataStore` or `FSMetadataStore`.
-        path: the archive; a device or pipe is written to.
-        overwrite: replace the file that has the name.
-        skipped: takes the entries that no directory can hold.
-        progress: called with the entries done and the entries there are.
-
-    Raises:
-        InvalidKeyError: a key that cannot be a path; found before anything is written.
-        TransferError: there is a file already, or none can be written.
-        StoreError: the store failed.
-    """
-    with new_file(os.fspath(path), overwrite=overwrite) as file:
-        return export_tar(store, file, skipped=skipped, progress=progress)
-
-
-@contextmanager
-def new_file(path: str, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file for writing that gets its name when it is whole.
-
-    It is compressed if its name says so: .tar.gz, .tgz, .tar.bz2, .tar.xz. It is 0600, as the database is; with
-    `overwrite` it replaces one that has the name already, and leaves that one's mode. A device or pipe is written to.
-
-    Raises:
-        TransferError: there is a file already, or a database in any case; it cannot be written, or not compressed as
-            its name says.
-    """
-    target = absolute(path)
-    compressor = compression.compressor(target)
-    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
-        with _naming(target), open(target, "wb") as device, compression.compressing(device, compressor) as packed:
-            yield packed
-        return
-    _refuse_existing(target, overwrite=overwrite)
-    with _naming(target), whole_file(target, overwrite=overwrite) as temporary:
-        with open(temporary, "wb") as file:
-            if os.path.isfile(target):
-                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
-            with compression.compressing(file, compressor) as packed:
-                yield packed
-        _refuse_existing(target, overwrite=overwrite)  # somebody may have made it meanwhile
-
-
-def _refuse_existing(target: str, *, overwrite: bool) -> None:
-    if os.path.isfile(target) and os.path.getsize(target) and is_database(target):
-        raise TransferError("it is a database, which an archive must not replace: give another name", target)
-    if os.path.lexists(target) and not overwrite:
-        raise TransferError("there is a file already: give a new name, or use --overwrite", target)
-
-
-def _check_paths(content: View, unplaceable: dict[tuple[str, str], str]) -> int:
-    """Refuse keys that break the key rules, and find those that no directory can hold; return how many keys there are.
-
-    Raises:
-        InvalidKeyError: a key breaks the key rules.
-    """
-    total = 0
-    directories: set[str] = set()
-    for namespace, key in content.names():
-        total += 1
-        if namespace in KNOWN_NAMESPACES and _is_plain(key):
-            directories.add(f"{namespace}/sha256")
-            continue
-        path = f"{namespace}/{key}"
-        if max(len(segment.encode("utf-8", "surrogatepass")) for segment in path.split("/")) > MAX_SEGMENT:
-            unplaceable[namespace, key] = f"a segment over {MAX_SEGMENT} bytes cannot be a file"
-            continue
-        check_key(namespace, key)
-        while (path := path.rpartition("/")[0]) and path not in directories:
-            directories.add(path)
-    for directory in directories:
-        namespace, _, key = directory.partition("/")
-        if key and key in content.get_many(namespace, [key]):
-            unplaceable[namespace, key] = "it cannot be a file, as other keys lie below it"
-    return total
-
-
-def assumes_gzip(compression: str | None) -> bool:
-    """Tell whether a compression that is not known is to be taken for gzip.
-
-    Raises:
-        InvalidInputError: it is to be taken for something else.
-    """
-    if compression not in (None, "gzip"):
-        raise InvalidInputError(f'assume_compression is "gzip" or None, not {compression!r}')
-    return compression is not None
+            directory.fill(wanted, progress, total)
+    return ExportReport(
+        path=base,
+        deleted=directory.deleted.count,
+        deleted_paths=tuple(directory.deleted.first),
+        conflicts=tuple(directory.conflicts.first),
+        conflict_count=directory.conflicts.count,
+        skipped=tuple(directory.skipped.first),
+        skipped_count=directory.skipped.count,
+        quarantine=directory.quarantine,
+        dry_run=dry_run,
+        left_out=dict(left_out),
+        **directory.counts,
+    )
 
 
 def _refuse_to_empty(base: str, content: View) -> None:
@@ -413,19 +384,12 @@ def _refuse_to_empty(base: str, content: View) -> None:
         )
 
 
-@contextmanager
-def _naming(base: str) -> Iterator[None]:
-    """Turn what the file system raises into errors that name the directory."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # whoever read the archive has gone; that is no failure of ours
-    except OSError as error:
-        path = os.path.join(base, os.fsdecode(error.filename)) if error.filename else base
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreFullError(f"{error.strerror}: free some space, then export again", path) from error
-        if error.errno not in (errno.EACCES, errno.EPERM):
-            raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
-        while not os.path.lexists(path):
-            path = os.path.dirname(path)  # the directory in which it cannot be made
-        raise TransferError(f"cannot be written: {why_refused(error)}", path) from error
+def _assumes_gzip(compression: str | None) -> bool:
+    """Tell whether a compression that is not known is to be taken for gzip.
+
+    Raises:
+        InvalidInputError: it is to be taken for something else.
+    """
+    if compression not in (None, "gzip"):
+        raise InvalidInputError(f'assume_compression is "gzip" or None, not {compression!r}')
+    return compression is not None

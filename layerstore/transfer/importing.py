@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from dataclasses import replace as replace_fields
 
-from layerstore.collection import Incoming, Loaded, Odd, Resolve, Source
+from layerstore.collection import Batch, Incoming, Loaded, Odd, Resolve, Source, in_batches
 from layerstore.errors import InvalidInputError
 from layerstore.formats.facts import UNCERTAIN
-from layerstore.reports import Report
-from layerstore.store import Store, read_modify_write
-from layerstore.transfer import place, summaries
-from layerstore.transfer.merging import Conflict, Eviction, Examples, Merge, OnConflict, keep, replace
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record
+from layerstore.records import Association, are_mappings, associations, why_unreadable
+from layerstore.reports import Examples, Report, Skipped, of_rest, of_skipped
+from layerstore.store import MAX_SEGMENT, Store, read_modify_write, why_not_a_key, why_not_a_namespace
+from layerstore.transfer import place
+from layerstore.transfer.merging import Conflict, Eviction, Merge, OnConflict, keep, replace
 from layerstore.transfer.place import Place, Progress
-from layerstore.transfer.streams import Batch, in_batches
+from layerstore.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,6 @@ class SourceReport:
 @dataclass(frozen=True, slots=True)
 class QuarantinedEntry:
     """An entry that is invalid for its namespace: its bytes are in quarantine."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file that was not imported: it is no entry, or could not be read."""
 
     path: str
     reason: str
@@ -101,7 +94,36 @@ class ImportReport(Report):
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
         """Yield what `str()` has, line by line; if `quiet`, only findings."""
-        return summaries.of_import(self, store, quiet=quiet)
+        for conflict in self.conflicts:
+            of = f"{conflict.namespace}/{conflict.key}"
+            yield f"conflict: {of}: kept {conflict.kept}, quarantined {conflict.set_aside} (from {conflict.source})"
+        yield from of_rest(self.conflict_count, self.conflicts, "conflicts: `layerstore quarantine list`")
+        for entry in self.quarantined:
+            yield f"quarantined: {entry.path}: {entry.reason}"
+        yield from of_rest(self.quarantined_count, self.quarantined, "quarantined: `layerstore quarantine list`")
+        yield from of_skipped(self.skipped_count, self.skipped)
+        if quiet:
+            return
+        for note in self.notes:
+            yield f"note: {note.path}: {note.reason}"
+        yield from of_rest(self.note_count, self.notes, "notes")
+        done = "would import" if self.dry_run else "imported"
+        for source in self.sources:
+            yield f"{done} {source.source}{f' into {store}' if store else ''}: {_counts(source)}"
+        if len(self.sources) != 1:
+            yield f"in all: {_counts(self)}"
+        for evicted in self.evictions:
+            number = counted(evicted.associations, "association")
+            yield f"evicted: {number} of layer {evicted.diff_id} (merging {evicted.source})"
+        if self.evicted:
+            yield f"{counted(self.evicted, 'association')} evicted from merged lists (a list keeps 50)"
+        if self.temporary:
+            yield f"{counted(self.temporary, 'temporary file')} ignored"
+
+
+def _counts(of: ImportReport | SourceReport) -> str:
+    named = {"read": of.read, "added": of.added, "updated": of.updated, "unchanged": of.unchanged}
+    return ", ".join(f"{count} {what}" for what, count in named.items() if count or what in ("read", "added"))
 
 
 def import_directory(
@@ -141,7 +163,7 @@ def import_directory(
 
     Source: Docker's layout of `<data-root>/image/<driver>/distribution`.
     """
-    return import_all(store, [path], on_conflict=on_conflict, force=force, allow_empty=allow_empty, progress=progress)
+    return import_layers(store, path, on_conflict=on_conflict, force=force, allow_empty=allow_empty, progress=progress)
 
 
 def import_layers(
@@ -175,45 +197,19 @@ def import_layers(
     """
     if not (sources or allow_empty):
         raise InvalidInputError("nothing to import from: give a source")
-
-    def take() -> ImportReport:
-        return import_all(
-            store, sources, on_conflict=on_conflict, force=force, allow_empty=allow_empty, progress=progress
-        )
-
-    if not dry_run:
-        return take()
-    place.target(store)
-    with suppress(_UndoError), read_modify_write(store)():
-        report = take()
-        raise _UndoError
-    return replace_fields(report, dry_run=True)
-
-
-class _UndoError(Exception):
-    """Leaves a transaction, so that it is undone."""
-
-
-def import_all(
-    store: Store,
-    places: Sequence[Place | Source],
-    *,
-    on_conflict: OnConflict = "merge",
-    force: bool = False,
-    allow_empty: bool = False,
-    progress: Progress | None = None,
-) -> ImportReport:
-    """Take several places into a store, one after the other, in one transaction. Otherwise as `import_directory`.
-
-    A place may be what `layerstore.transfer.place.sources` made of it, which has looked whether there is something.
-    """
     target = place.target(store)
-    found = _Reading(place.sources(places, force=force, allow_empty=allow_empty), progress)
+    found = _Reading(place.sources(sources, force=force, allow_empty=allow_empty), progress)
     merge = Merge(found.name)
     resolvers: dict[str, Resolve] = {"merge": merge, "replace": replace, "keep": keep}
     if on_conflict not in resolvers:
         raise InvalidInputError(f"on_conflict is one of {', '.join(resolvers)}, not {on_conflict!r}")
-    by_source = found.reports(target.load(found, resolvers[on_conflict]))
+    if dry_run:
+        with suppress(_UndoError), read_modify_write(store)():
+            loaded = target.load(found, resolvers[on_conflict])
+            raise _UndoError
+    else:
+        loaded = target.load(found, resolvers[on_conflict])
+    by_source = found.reports(loaded)
     return ImportReport(
         sources=by_source,
         read=sum(report.read for report in by_source),
@@ -231,7 +227,12 @@ def import_all(
         notes=tuple(found.notes.first),
         note_count=found.notes.count,
         temporary=found.temporary,
+        dry_run=dry_run,
     )
+
+
+class _UndoError(Exception):
+    """Leaves a transaction, so that it is undone."""
 
 
 @dataclass(slots=True)
@@ -302,16 +303,20 @@ class _Reading:
 
     def _incoming(self, account: _Account, batch: Batch, *, in_order: bool) -> Incoming:
         account.read += len(batch.records)
-        account.quarantined += len(batch.unfit)
-        records, unfit = batch.records, []
-        for number, reason in batch.unfit:
-            namespace, key, value, _ = records[number]
+        derived: list[Association] = []
+        if are_mappings(batch.records):
+            return Incoming(account.number, batch.records, (), in_order, derived)
+        fit, unfit = [], []
+        for record in batch.records:
+            reason = _why_not_taken(record, derived)
+            if reason is None:
+                fit.append(record)
+                continue
+            namespace, key, value, _ = record
             self.quarantined.add(QuarantinedEntry(os.path.join(account.label, namespace, key), reason))
             unfit.append((namespace, key, value, reason))
-        if unfit:
-            numbers = {number for number, _ in batch.unfit}
-            records = [row for number, row in enumerate(records) if number not in numbers]
-        return Incoming(account.number, records, unfit, in_order, batch.associations)
+        account.quarantined += len(unfit)
+        return Incoming(account.number, fit, unfit, in_order, derived)
 
     def _leave_out(self, source: Source, odd: Odd) -> None:
         if odd.kind == "temporary":
@@ -322,3 +327,19 @@ class _Reading:
             self.notes.add(Skipped(path.rstrip("/"), odd.reason))
         else:
             self.skipped.add(Skipped(path, odd.reason))
+
+
+def _why_not_taken(record: Record, derived: list[Association]) -> str | None:
+    """Say why an entry cannot be taken, or derive its rows; a database may hold keys that no directory can have."""
+    namespace, key, value, _ = record
+    # A short key that is a digest's breaks no rule; one that is none has a reason below.
+    is_short = namespace in (V2_METADATA, DIFF_IDS) and len(key) <= MAX_SEGMENT
+    reason = None if is_short else why_not_a_namespace(namespace) or why_not_a_key(key)
+    if reason is not None or namespace != V2_METADATA:
+        return reason or why_unreadable(namespace, key, value)
+    # A list is read but once.
+    try:
+        derived += associations(key, value)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Literal, NamedTuple, Self
 
 from layerstore import blobs
 from layerstore.keys import BLOBS, V2_METADATA, Record, key_digest
 from layerstore.records import MAX_METADATA, V2Metadata, decode_list, encode_list, why_unreadable
-
-_MAX_EXAMPLES = 1000
-
-Found = TypeVar("Found")
-
-
-class Examples(Generic[Found]):
-    """The first of what may be a million, and how many there were."""
-
-    def __init__(self) -> None:
-        self.first: list[Found] = []
-        self.count = 0
-
-    def add(self, found: Found) -> None:
-        """Count one, and keep it if it is one of the first 1,000."""
-        self.count += 1
-        if self.count <= _MAX_EXAMPLES:
-            self.first.append(found)
-
+from layerstore.reports import Examples
 
 OnConflict = Literal["merge", "replace", "keep"]
 Aside = Callable[[Record, str], None]

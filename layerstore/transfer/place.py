@@ -7,33 +7,41 @@ place looks like, unless somebody said that it is meant.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from typing import IO, cast
+from functools import partial
+from itertools import chain, islice
+from typing import Final, cast
 
 from layerstore.arguments import a_store
-from layerstore.collection import Collection, Fault, Incoming, IndexedView, Note, Odd, Source, Target, View
+from layerstore.collection import (
+    Collection,
+    Fault,
+    Incoming,
+    IndexedView,
+    Note,
+    Odd,
+    Source,
+    Target,
+    View,
+    in_batches,
+)
 from layerstore.docker.dataroot import distributions, has_namespaces
-from layerstore.errors import InvalidInputError, TransferError
+from layerstore.errors import InvalidInputError, LayerstoreError, TransferError
 from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
-from layerstore.formats import tar, tar_members
-from layerstore.formats.facts import UNCERTAIN
-from layerstore.keys import BLOBS, Record
+from layerstore.formats import containerd_live, tar_members
+from layerstore.formats.facts import UNCERTAIN, uncertain
+from layerstore.keys import BLOBS, KNOWN_NAMESPACES, Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.sql.url import names_a_database, shown
 from layerstore.store import TEMPORARY_PREFIX, Store
-from layerstore.transfer import engines
-from layerstore.transfer.looks import EXPECTED, NEW_FILE_SYSTEM, looks_like
-from layerstore.transfer.streams import Stream, in_batches
+from layerstore.transfer.sources import Database, Stream, archive, memories_in, memory_of_file, memory_of_text
 
 Progress = Callable[[int, int | None], None]
 """Called with how many entries are done, and how many there are, if that is known."""
@@ -42,10 +50,40 @@ Place = Store | str | os.PathLike[str]
 """A store, or the path of one: a directory, a data root, a tar archive, a database file; `-` is a tar on stdin. Or the
 URL of a database, in a file or on a server; a file of such a name is `./postgresql:…`, or a `Path`."""
 
-STANDARD_INPUT = "-"
-_UNCHANGEABLE = "it can only be read, and cannot be changed: import it, then work on the store"
-_HELD = 100
+STANDARD_INPUT: Final = "-"
+_EXPECTED: Final = "give a `distribution` directory, a data root, a tar, or a database (`layerstore import` makes one)"
+_UNCHANGEABLE: Final = "it can only be read, and cannot be changed: import it, then work on the store"
+_HELD: Final = 100
 """Sources of which an archive is held open between the look into it and its reading. Those behind are opened again."""
+_LOOKED_AT: Final = 1000
+"""What is no entry, at the beginning of a stream, before the look at it ends."""
+_NEW_FILE_SYSTEM: Final = "lost+found"
+"""All that a file system has on which nothing was ever written."""
+
+# By names that are all there; the first that fits.
+_LOOKS: Final[tuple[tuple[set[str], str], ...]] = (
+    ({"oci-layout"}, "an OCI image layout: an image, without what an engine remembers about its layers"),
+    ({"manifest.json", "repositories"}, "an unpacked `docker save`: an image, without what Docker remembers about it"),
+    ({"io.containerd.content.v1.content"}, "containerd's data root, which has no such directory"),
+    ({"overlay-images", "overlay-layers"}, "the storage of Podman, Buildah or CRI-O, which has no such directory"),
+    ({"imagedb"}, "the images of a storage driver: its metadata is in `distribution`, which is not here"),
+    ({"overlay2", "image"}, "a Docker data root"),
+    ({"repositories", "blobs"}, "the storage of a registry: it has the blobs themselves"),
+    ({"daemon.json"}, "Docker's configuration: its data root is /var/lib/docker, unless daemon.json names another"),
+    ({"etc", "usr"}, "a whole root file system: the data root in it is var/lib/docker"),
+    ({"passwd", "group"}, "/etc: Docker's data root is /var/lib/docker"),
+    ({"Dockerfile"}, "a build context"),
+)
+
+_SYSTEM: Final = "/var/lib"
+_SOCKETS: Final = (
+    ("/run/containerd/containerd.sock", "containerd"),
+    ("/run/docker/containerd/containerd.sock", None),
+)
+"""Each with the directory of the same containerd, which is read if it does not run."""
+_DIRECTORIES: Final = ("docker", "buildkit", "containers/cache", "containers/storage")
+
+_Place = Collection | Database | Stream
 
 
 def name(place: Place) -> str:
@@ -54,7 +92,7 @@ def name(place: Place) -> str:
         return getattr(place, "path", None) or ":memory:"
     if names_a_database(place):
         return shown(place)
-    asked = engines.of_text(place) if isinstance(place, str) else None
+    asked = memory_of_text(place) if isinstance(place, str) else None
     if asked is not None:
         return asked.name
     return "standard input" if os.fspath(place) == STANDARD_INPUT else absolute(place)
@@ -62,10 +100,10 @@ def name(place: Place) -> str:
 
 def is_database_file(path: str) -> bool:
     """Tell whether a path is a database of this package, or nothing that anything can be read from."""
-    if names_a_database(path) or engines.of_text(path) is not None or os.path.isdir(path):
+    if names_a_database(path) or memory_of_text(path) is not None or os.path.isdir(path):
         return path.startswith("sqlite:")
     file = absolute(path)
-    return not os.path.isfile(file) or (is_database(file) and engines.of_file(file, is_database=True) is None)
+    return not os.path.isfile(file) or (is_database(file) and memory_of_file(file, is_database=True) is None)
 
 
 def target(store: Store) -> Target:
@@ -96,13 +134,77 @@ def sources(places: Sequence[Place | Source], *, force: bool = False, allow_empt
     found: list[Source] = []
     for place in places:
         if isinstance(place, str | os.PathLike):
-            for source in _sources_of(place, force=force, allow_empty=allow_empty):
-                source.look(hold=len(found) < _HELD)
+            there, may_be_empty = _sources_of(place, force=force, allow_empty=allow_empty)
+            for source in there:
+                _look(source, may_be_empty=may_be_empty, hold=len(found) < _HELD)
                 found.append(source)
         else:
             # What this function has returned knows its order; no store does.
             found.append(cast("Source", place) if hasattr(place, "in_order") else _of_store(place))
     return found
+
+
+def _look(source: _Place, *, may_be_empty: bool, hold: bool) -> None:
+    """Read up to the first entry, so that what cannot be read is found out before anything is made for it.
+
+    What was read of a stream is read no second time, but where a file would have to be held open, and need not be.
+    """
+    stream = source if isinstance(source, Stream) else None
+    if stream is None and may_be_empty:
+        return
+    reading = source.read()
+    first: list[tuple[str, Record | Odd]] = []
+    for one in islice(reading, None if stream is None else _LOOKED_AT):
+        first.append(one)
+        if isinstance(one[1], Record):
+            break
+    else:
+        if not may_be_empty and (stream is None or len(first) < _LOOKED_AT):
+            raise TransferError(f"there is no entry in it: {_EXPECTED}; --allow-empty accepts it", source.name)
+    if stream is not None and (hold or stream.is_once):
+        stream.begun = chain(first, reading)
+
+
+def sources_here() -> list[Source]:
+    """Return a source for each memory that is there. One that cannot be read is left out with a note.
+
+    Raises:
+        TransferError: there is none at all.
+    """
+    found: list[Source] = []
+    for one in _places_here():
+        try:
+            found += sources([one], allow_empty=True)
+        except LayerstoreError as error:
+            why = uncertain("", f"left out: {str(error).removeprefix(f'{one}: ')}")
+            found.append(Stream(one, partial(iter, [("", why)])))
+    if not found:
+        where = f"{_SYSTEM}, {_own()}, {', '.join(path for path, _ in _SOCKETS)}"
+        raise TransferError(f"no container engine has left anything here: {where}")
+    return found
+
+
+def _places_here() -> Iterator[str]:
+    for path, directory in _SOCKETS:
+        if _is(path, stat.S_ISSOCK):
+            yield f"{containerd_live.SCHEME}{path}"
+        elif directory is not None and _is(os.path.join(_SYSTEM, directory), stat.S_ISDIR):
+            yield os.path.join(_SYSTEM, directory)
+    for base in dict.fromkeys((_SYSTEM, _own())):
+        yield from (path for name in _DIRECTORIES if _is(path := os.path.join(base, name), stat.S_ISDIR))
+
+
+def _own() -> str:
+    """Return where engines keep what is the caller's own. Source: the XDG Base Directory Specification."""
+    return os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+
+
+def _is(path: str, is_kind: Callable[[int], bool]) -> bool:
+    try:
+        there = status(path)
+    except OSError:
+        return False  # it is below a directory of root's alone
+    return there is not None and is_kind(there.st_mode)
 
 
 @contextmanager
@@ -122,18 +224,24 @@ def opened(place: Place, *, write: bool = False, force: bool = False) -> Iterato
     if not isinstance(place, str | os.PathLike):
         yield _of_store(place)
         return
-    found = _sources_of(place, force=force, allow_empty=force)
+    found, _ = _sources_of(place, force=force, allow_empty=force)
     # What other engines have beside Docker's directory, in a data root, is imported only.
-    found = [source for source in found if not isinstance(source, engines.Memory)] or found
+    found = [source for source in found if not isinstance(source, Stream)] or found
     if len(found) != 1:
         names = ", ".join(source.name for source in found)
         what = f"several metadata directories: give one of {names}" if found else "it has no metadata"
         raise TransferError(what, name(place))
     (source,) = found
-    if isinstance(source, Stream) and write:
-        raise TransferError(_UNCHANGEABLE, source.name)
-    with unpacked(source) if isinstance(source, Stream) else source.opened(write=write) as collection:
-        yield collection
+    if isinstance(source, Stream):
+        if write:
+            raise TransferError(_UNCHANGEABLE, source.name)
+        with unpacked(source) as collection:
+            yield collection
+    elif isinstance(source, Database):
+        with source.opened(write=write) as collection:
+            yield collection
+    else:
+        yield source
 
 
 @contextmanager
@@ -220,126 +328,54 @@ class _ViewWithOdd:
         return iter(())
 
 
-class _Directory:
-    """A directory of metadata."""
-
-    in_order = True
-
-    def __init__(self, path: str, *, may_be_empty: bool) -> None:
-        self.name, self._may_be_empty = path, may_be_empty
-
-    def count(self) -> int:
-        return scan.count(self.name)
-
-    def read(self) -> Iterator[tuple[str, Record | Odd]]:
-        return (("", found) for found in scan.scan(self.name))
-
-    def look(self, *, hold: bool) -> None:
-        if not self._may_be_empty:
-            _refuse_nothing(self)
-
-    @contextmanager
-    def opened(self, *, write: bool = False) -> Iterator[Collection]:
-        with FSMetadataStore(self.name) as store:
-            yield store._collection()
-
-
-class _Database:
-    """A database in a file or on a server, opened when it is read."""
-
-    in_order = False
-
-    def __init__(self, path_or_url: str, *, may_be_empty: bool) -> None:
-        self.name, self._place, self._may_be_empty = shown(path_or_url), path_or_url, may_be_empty
-
-    def count(self) -> int | None:
-        with self.opened() as database:
-            return database.count()
-
-    def read(self) -> Iterator[tuple[str, Record | Odd]]:
-        with self.opened() as database:
-            yield from database.read()
-
-    def look(self, *, hold: bool) -> None:
-        if not self._may_be_empty:
-            _refuse_nothing(self)
-
-    @contextmanager
-    def opened(self, *, write: bool = False) -> Iterator[Collection]:
-        with SQLMetadataStore(self._place, read_only=not write) as store:
-            yield store._collection()
-
-
-def _refuse_nothing(source: Source) -> None:
-    """Raise if there is no entry in a source: before anything is made for what it has."""
-    if not any(isinstance(found, Record) for _, found in source.read()):
-        raise TransferError(f"there is no entry in it: {EXPECTED}; --allow-empty accepts it", source.name)
-
-
-class _Archive(Stream):
-    """A tar."""
-
-    def __init__(
-        self, name: str, open_: Callable[[], IO[bytes]], *, is_once: bool, force: bool, allow_empty: bool
-    ) -> None:
-        super().__init__(name, is_once=is_once)
-        self._open, self._force, self._allow_empty = open_, force, allow_empty
-
-    def entries(self) -> Iterator[tuple[str, Record | Odd]]:
-        try:
-            file = self._open()
-        except OSError as error:
-            raise TransferError(tree.why_unreadable(error), self.name) from error
-        if file.closed:
-            raise TransferError("it was read to its end already: name it once", self.name)
-        with file:
-            yield from tar.scan(file, self.name, force=self._force, allow_empty=self._allow_empty)
-
-
-_Place = _Directory | _Database | Stream
-
-
-def _named(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> _Place | None:
-    """Return what a text stands for that is no path; `None` if it is one."""
+def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> tuple[Sequence[_Place], bool]:
+    """Return what a text or path stands for, and whether there need be no entry in it."""
     if os.fspath(place) == STANDARD_INPUT:
-        return _Archive("standard input", _standard_input, is_once=True, force=force, allow_empty=allow_empty)
-    if not isinstance(place, str):
-        return None
-    return _Database(place, may_be_empty=allow_empty) if names_a_database(place) else engines.of_text(place)
-
-
-def _sources_of(place: str | os.PathLike[str], *, force: bool, allow_empty: bool) -> Sequence[_Place]:
-    named = _named(place, force=force, allow_empty=allow_empty)
-    if named is not None:
-        return [named]
+        return [archive(STANDARD_INPUT, is_once=True, force=force, allow_empty=allow_empty)], True
+    if isinstance(place, str):
+        named = Database(place) if names_a_database(place) else memory_of_text(place)
+        if named is not None:
+            return [named], allow_empty
     path = absolute(place)
-    there = _status(path)
+    try:
+        there = status(path)
+    except OSError as error:
+        raise TransferError(tree.why_unreadable(error), path) from error
+    if there is None:
+        raise TransferError(f"there is no such file or directory: {_EXPECTED}", path)
     if stat.S_ISDIR(there.st_mode):
         return _directories(path, force=force, allow_empty=allow_empty)
+    found = _file(path, there)
+    # A tar tells by itself whether it may be empty, as a fresh host's directory may.
+    if found is None:
+        return [archive(path, is_once=not stat.S_ISREG(there.st_mode), force=force, allow_empty=allow_empty)], True
+    return [found], allow_empty
+
+
+def _file(path: str, there: os.stat_result) -> Database | Stream | None:
+    """Return which database or memory a file is; `None` if it is to be read as a tar."""
     if not os.access(path, os.R_OK):
         raise TransferError(f"cannot be read: {PERMISSION_DENIED}", path)
-    is_file = stat.S_ISREG(there.st_mode)
-    if not (is_file or stat.S_ISFIFO(there.st_mode)):
+    if stat.S_ISFIFO(there.st_mode):
+        return None
+    if not stat.S_ISREG(there.st_mode):
         socket = f"; if it is containerd's, give containerd:{path}" if stat.S_ISSOCK(there.st_mode) else ""
-        raise TransferError(f"{kind(there.st_mode)}: {EXPECTED}{socket}", path)
-    if is_file and not there.st_size:
-        raise TransferError(f"an empty file: it was cut off, or a disk was full; {EXPECTED}", path)
-    is_ours = is_file and is_database(path)
-    memory = engines.of_file(path, is_database=is_ours, allow_empty=allow_empty) if is_file else None
-    if memory is not None:
-        return [memory]
-    if is_ours:
-        return [_Database(path, may_be_empty=allow_empty)]
-    return [_Archive(path, lambda: open(path, "rb"), is_once=not is_file, force=force, allow_empty=allow_empty)]
+        raise TransferError(f"{kind(there.st_mode)}: {_EXPECTED}{socket}", path)
+    if not there.st_size:
+        raise TransferError(f"an empty file: it was cut off, or a disk was full; {_EXPECTED}", path)
+    is_ours = is_database(path)
+    return memory_of_file(path, is_database=is_ours) or (Database(path) if is_ours else None)
 
 
-def _directories(path: str, *, force: bool, allow_empty: bool) -> Sequence[_Place]:
-    """Return the directories of metadata that a directory stands for.
+def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence[_Place], bool]:
+    """Return the directories of metadata that a directory stands for, and whether they may be empty.
 
     A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
     """
     readable = os.access(path, os.R_OK | os.X_OK)
-    memories: Sequence[_Place] = engines.in_directory(path) if readable else ()
+    if readable and has_namespaces(path):
+        return [FSMetadataStore(path)._collection()], True
+    memories = memories_in(path) if readable else ()
     try:
         found = distributions(path, may_be_none=bool(memories))
         names = os.listdir(path)
@@ -347,16 +383,17 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> Sequence[_Plac
         raise TransferError(tree.why_unreadable(error), path) from error
     except TransferError:
         if allow_empty and os.path.isdir(os.path.join(path, "image")):
-            return []  # it has recorded nothing yet
+            return [], True  # it has recorded nothing yet
         raise
+    directories = [FSMetadataStore(base)._collection() for base in found]
     if memories:
-        return [*(_Directory(base, may_be_empty=True) for base in found), *memories]
+        return [*directories, *memories], True
     # An empty one of this name is a fresh host's.
-    is_known = found != [path] or has_namespaces(path) or os.path.basename(path) == tar_members.ROOT
-    there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != NEW_FILE_SYSTEM]
+    is_known = found != [path] or os.path.basename(path) == tar_members.ROOT
+    there = [name for name in names if not name.startswith(TEMPORARY_PREFIX) and name != _NEW_FILE_SYSTEM]
     if not (is_known or (force if there else allow_empty)):
-        raise TransferError(looks_like(path, there), path)
-    return [_Directory(base, may_be_empty=is_known or allow_empty) for base in found]
+        raise TransferError(_looks_like(path, there), path)
+    return directories, is_known or allow_empty
 
 
 def _of_store(store: Store) -> Collection:
@@ -367,17 +404,18 @@ def _of_store(store: Store) -> Collection:
     return make()
 
 
-def _status(path: str) -> os.stat_result:
-    try:
-        found = status(path)
-    except OSError as error:
-        raise TransferError(tree.why_unreadable(error), path) from error
-    if found is None:
-        raise TransferError(f"there is no such file or directory: {EXPECTED}", path)
-    return found
-
-
-def _standard_input() -> IO[bytes]:
-    if sys.stdin is None:
-        raise OSError(errno.EBADF, "it is closed")
-    return sys.stdin.buffer
+def _looks_like(path: str, names: list[str]) -> str:
+    """Say that a directory with these names is none of metadata, what it may be, and what to give instead."""
+    if not names:
+        mounted = " (one is, and is empty)" if os.path.ismount(path) else ""
+        return (
+            f"it is empty: check the path, and that its file system is mounted{mounted}; {_EXPECTED};"
+            " --allow-empty accepts an empty directory"
+        )
+    shown_names = [scan.show(name) for name in sorted(map(os.fsencode, names))]
+    there = ", ".join(shown_names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    what = next((f"; it looks like {what}" for marks, what in _LOOKS if marks <= set(names)), "")
+    return (
+        f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {there}{what}:"
+        f" {_EXPECTED}; --force imports every file below it as an entry"
+    )

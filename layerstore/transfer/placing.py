@@ -1,23 +1,26 @@
-"""Writing files of a directory, with one sync for many.
+"""Writing files of a directory, with one sync for many, and losing nothing that somebody else writes there meanwhile.
 
 A file never has its name before its bytes are on the disk, so that it is whole or absent at every moment, also after a
 power cut:
 
 - In a namespace that is there already, files are written beside their names (`.tmp-…`), then the file system is
   synced, then they get their names.
-- A namespace that is not there is written as a directory of another name, and gets its own when all of it is synced;
-  the files in it need no second name. Where somebody makes the namespace meanwhile, they get their names one by one.
+- Namespaces that are not there are written into a directory of another name, and get their own when all is synced:
+  their files need no second name each. Where somebody makes the namespace meanwhile, they get their names one by one.
 
 A rename is atomic, and a second sync makes it last. Source: rename(2), syncfs(2).
 
-Somebody else, such as a running daemon, may write the same files. What is in the place of a file when it gets its name
-is what it was when it was looked at, or the two are settled again (`layerstore.transfer.exchanging`).
+Somebody else, such as a running daemon, may write the same files. A plain rename puts the new file over whatever is
+there. renameat2(2) exchanges the two: what comes out is looked at, and goes back if it is not what was expected. Then
+the two are settled again. Where a file system or C library lacks the call, the file is looked at right before a plain
+rename: what is written between the two is lost.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -27,20 +30,25 @@ from contextlib import suppress
 from typing import NamedTuple, Self
 
 from layerstore.files import scan, tree
-from layerstore.files.system import sync_file_system
+from layerstore.files.temporary import Spool
+from layerstore.files.tree import sync_file_system
 from layerstore.keys import Record
 from layerstore.records import storable_time
 from layerstore.store import TEMPORARY_PREFIX
-from layerstore.transfer.exchanging import NO_FILE, NOTHING, Look, look, look_of, take_name
-from layerstore.transfer.spool import Spool
 
 _BATCH = 20_000
 """Files that get their names after one sync. A sync costs as much for one file as for many."""
 
 _UNFINISHED = f"{TEMPORARY_PREFIX}layerstore-"
-"""Begins the name of a directory that becomes a namespace. Whoever fills it has it locked."""
+"""Begins the name of a directory of namespaces that are not there yet. Whoever fills it has it locked."""
 _TRIES = 100
 """To make one: another export may take it for an abandoned one before it is locked, and remove it."""
+
+Look = bytes
+"""What tells one state of a file from another."""
+NOTHING: Look = b"nothing"
+NO_FILE: Look = b"no file"
+"""There is a link, a directory, a device, a socket or a pipe."""
 
 _Segments = tuple[str, ...]
 
@@ -55,6 +63,7 @@ class _Renaming(NamedTuple):
 class _Unfinished(NamedTuple):
     name: str
     lock: int
+    namespaces: list[str]
 
 
 class Writer:
@@ -70,7 +79,7 @@ class Writer:
         self._base = base
         self._settle_again = settle_again
         self._suffix = tree.random_suffix()
-        self._unfinished: dict[str, _Unfinished] = {}
+        self._unfinished: _Unfinished | None = None
         self._there: set[str] = set()
         self._renaming: list[_Renaming] = []
         self._doomed = Spool()
@@ -112,13 +121,12 @@ class Writer:
     def _write(self, record: Record, there: Record | None) -> None:
         namespace, key, value, modified_at_ns = record
         *below, name = key.split("/")
-        if namespace not in self._unfinished and namespace not in self._there:
-            self._begin(namespace)
-        unfinished = self._unfinished.get(namespace)
-        if unfinished is not None:
-            self._folder.write((unfinished.name, *below), name, value, modified_at_ns)
-            return
         segments = (namespace, *below)
+        if namespace not in self._there:
+            unfinished = self._unfinished_with(namespace)
+            if unfinished is not None:
+                self._folder.write((unfinished, *segments), name, value, modified_at_ns)
+                return
         self._folder.open(segments)
         temporary = tree.temporary_name(name, self._suffix)
         # Noted before it is there, so that an interrupt leaves none behind.
@@ -127,51 +135,46 @@ class Writer:
         if len(self._renaming) >= _BATCH:
             self._rename()
 
-    def _begin(self, namespace: str) -> None:
-        """Make the directory that becomes a namespace, unless there is something of that name."""
-        with suppress(FileNotFoundError):
-            os.stat(namespace, dir_fd=self._top, follow_symlinks=False)
-            self._there.add(namespace)
-            return
-        left = _TRIES
-        while namespace not in self._unfinished:
-            left -= 1
-            name = f"{_UNFINISHED}{secrets.token_hex(8)}"
-            try:
-                os.close(tree.open_below(self._top, (name,), create=True))
-                self._unfinished[namespace] = _Unfinished(name, _hold(self._top, name))
-            except (BlockingIOError, FileNotFoundError):
-                if not left:
-                    raise
+    def _unfinished_with(self, namespace: str) -> str | None:
+        """Return the directory in which a namespace is written; `None`, and note that, where the namespace is there."""
+        if self._unfinished is None or namespace not in self._unfinished.namespaces:
+            with suppress(FileNotFoundError):
+                os.stat(namespace, dir_fd=self._top, follow_symlinks=False)
+                self._there.add(namespace)
+                return None
+            if self._unfinished is None:
+                self._unfinished = _make_unfinished(self._top)
+            self._unfinished.namespaces.append(namespace)
+        return self._unfinished.name
 
     def _finish(self) -> None:
         self._rename()
-        if self._unfinished:
+        if self._unfinished is not None:
             sync_file_system(self._top)
-            for namespace in list(self._unfinished):
-                self._adopt(namespace)
+            for namespace in self._unfinished.namespaces:
+                self._adopt(namespace, self._unfinished.lock)
             self._rename()
             sync_file_system(self._top)
         self._remove_doomed()
         _clear(self._top)  # what an export that was killed had not left yet at the beginning
 
-    def _adopt(self, namespace: str) -> None:
-        """Give a directory the name of its namespace; where there is one by now, move its files there one by one."""
-        name, lock = self._unfinished[namespace]
+    def _adopt(self, namespace: str, unfinished: int) -> None:
+        """Put a namespace in its place; where there is one by now, move its files there one by one."""
         try:
-            os.rename(name, namespace, src_dir_fd=self._top, dst_dir_fd=self._top)
+            os.rename(namespace, namespace, src_dir_fd=unfinished, dst_dir_fd=self._top)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            for found in scan.walk(lock):
-                *below, last = os.fsdecode(found.path).split("/")
-                segments, temporary = (namespace, *below), tree.temporary_name(last, self._suffix)
-                self._renaming.append(_Renaming(segments, temporary, last, NOTHING))
-                directory = self._folder.open(segments)
-                os.rename(found.name, temporary, src_dir_fd=found.directory, dst_dir_fd=directory)
-            shutil.rmtree(name, dir_fd=self._top)
-        del self._unfinished[namespace]
-        os.close(lock)
+            here = tree.open_below(unfinished, (namespace,))
+            try:
+                for found in scan.walk(here):
+                    *below, last = os.fsdecode(found.path).split("/")
+                    segments, temporary = (namespace, *below), tree.temporary_name(last, self._suffix)
+                    self._renaming.append(_Renaming(segments, temporary, last, NOTHING))
+                    directory = self._folder.open(segments)
+                    os.rename(found.name, temporary, src_dir_fd=found.directory, dst_dir_fd=directory)
+            finally:
+                os.close(here)
 
     def _rename(self) -> None:
         """Sync what was written, then give it its names, then sync those."""
@@ -215,9 +218,9 @@ class Writer:
         for segments, temporary, *_ in self._renaming:
             with suppress(FileNotFoundError), tree.directory(self._base, segments) as directory:
                 os.unlink(temporary, dir_fd=directory)
-        for name, lock in self._unfinished.values():
-            shutil.rmtree(name, dir_fd=self._top)
-            os.close(lock)
+        if self._unfinished is not None:
+            shutil.rmtree(self._unfinished.name, dir_fd=self._top)
+            os.close(self._unfinished.lock)
 
     def _remove_doomed(self) -> None:
         """Remove files; a power cut brings none of them back."""
@@ -269,14 +272,6 @@ class _Folder:
             os.close(self._directory)
 
 
-def has_right_mode(base: str, record: Record) -> bool:
-    """Tell whether the file of an entry has the mode that Docker gives it."""
-    *segments, name = (record.namespace, *record.key.split("/"))
-    with tree.directory(base, segments) as directory:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
-
-
 def _read(directory: int, renaming: _Renaming, name: str) -> Record | None:
     """Read one of the two files of a key, as an entry."""
     namespace, *below = renaming.segments
@@ -287,21 +282,98 @@ def _read(directory: int, renaming: _Renaming, name: str) -> Record | None:
     return Record(namespace, "/".join((*below, renaming.name)), value, storable_time(status.st_mtime_ns))
 
 
-def _hold(top: int, name: str) -> int:
-    """Open a directory that is being filled, and lock it, so that nobody takes it for one that was abandoned.
+def look_of(record: Record | None) -> Look:
+    """Return how a file looks that holds an entry."""
+    if record is None:
+        return NOTHING
+    return hashlib.blake2b(record.value, digest_size=16).digest() + record.modified_at_ns.to_bytes(8, signed=True)
+
+
+def look(directory: int, name: str) -> Look:
+    """Return how a file looks now."""
+    try:
+        if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            return NO_FILE
+        value, status = tree.read(directory, name)
+    except FileNotFoundError:
+        return NOTHING
+    return look_of(Record("", "", value, storable_time(status.st_mtime_ns)))
+
+
+def take_name(directory: int, temporary: str, name: str, expected: Look) -> bool:
+    """Give a temporary file a name, if that still looks as expected; tell whether it does.
+
+    If not, both are there as they were; but the temporary file may be what somebody else wrote over it in between.
 
     Raises:
-        BlockingIOError: somebody has, and removes it.
-        FileNotFoundError: somebody had, and has removed it.
+        OSError: the name cannot be given; or what was there cannot be read, and is there again.
     """
-    held = tree.open_below(top, (name,))
     try:
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        os.stat(name, dir_fd=top, follow_symlinks=False)
-    except OSError:
-        os.close(held)
+        if expected == NOTHING:
+            return _take_free_name(directory, temporary, name)
+        return _take_from(directory, temporary, name, expected)
+    except OSError as error:
+        if error.errno not in tree.LACKING:
+            raise
+    if look(directory, name) != expected:
+        return False
+    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    return True
+
+
+def _take_free_name(directory: int, temporary: str, name: str) -> bool:
+    try:
+        tree.rename(directory, temporary, name, tree.NO_REPLACE)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _take_from(directory: int, temporary: str, name: str, expected: Look) -> bool:
+    if look(directory, name) != expected:
+        return False  # seen before anybody could read our file in its place
+    ours = _inode(directory, temporary)
+    try:
+        tree.rename(directory, temporary, name, tree.EXCHANGE)
+        if look(directory, temporary) == expected:
+            os.unlink(temporary, dir_fd=directory)
+            return True
+        tree.rename(directory, temporary, name, tree.EXCHANGE)
+    except FileNotFoundError:
+        return False
+    except BaseException:
+        if _inode(directory, temporary) not in (ours, None):  # interrupted in between
+            tree.rename(directory, temporary, name, tree.EXCHANGE)
         raise
-    return held
+    return False
+
+
+def _inode(directory: int, name: str) -> int | None:
+    with suppress(FileNotFoundError):
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
+    return None
+
+
+def _make_unfinished(top: int) -> _Unfinished:
+    """Make a directory for namespaces that are not there yet, locked, so that nobody takes it for an abandoned one."""
+    left = _TRIES
+    while True:
+        left -= 1
+        name = f"{_UNFINISHED}{secrets.token_hex(8)}"
+        # Whoever clears up may have found it before it is locked.
+        try:
+            held = tree.open_below(top, (name,), create=True)
+            try:
+                fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.stat(name, dir_fd=top, follow_symlinks=False)
+            except OSError:
+                os.close(held)
+                raise
+        except (BlockingIOError, FileNotFoundError):
+            if not left:
+                raise
+        else:
+            return _Unfinished(name, held, [])
 
 
 def _clear(top: int) -> None:

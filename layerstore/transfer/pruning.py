@@ -7,29 +7,25 @@ then removed from the store in one transaction, but for what another writer has 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from layerstore import blobs
 from layerstore.collection import Collection, Doomed, IndexedView, Odd
 from layerstore.docker.dataroot import refuse_under_a_daemon
-from layerstore.docker.layerdb import layers_of
+from layerstore.docker.images import layers_of
 from layerstore.errors import InvalidInputError, StoreError, TransferError
+from layerstore.files.temporary import Spool
 from layerstore.formats import tar_members
-from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, Record
 from layerstore.paths import absolute
-from layerstore.records import why_unreadable
+from layerstore.records import why_unfit
 from layerstore.reports import Report
 from layerstore.transfer import criteria as judging
-from layerstore.transfer import summaries
 from layerstore.transfer.criteria import Age, Criteria, Verdict
-from layerstore.transfer.exporting import new_file
+from layerstore.transfer.directory import new_file
 from layerstore.transfer.place import Place, Progress, indexed, name, opened
-from layerstore.transfer.spool import Spool
-from layerstore.transfer.streams import why_unfit
-from layerstore.words import counted
+from layerstore.words import counted, size
 
 _EXAMPLES = 20
 _FIELDS = {V2_METADATA: "lists", DIFF_IDS: "mappings", V1_IDS: "v1_ids", BLOBS: "blobs"}
@@ -92,7 +88,40 @@ class PruneReport(Report):
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
         """Yield what `str()` has, line by line; if `quiet`, only findings."""
-        return iter(()) if quiet else summaries.of_prune(self, is_directory=os.path.isdir(self.path))
+        if quiet:
+            return
+        if self.dry_run:
+            yield from (f"would remove {example}" for example in self.examples)
+            more = self.lists + self.shortened + self.mappings + self.v1_ids + self.blobs - len(self.examples)
+            if more > 0:
+                yield f"and {more:,} more"
+        counts = {
+            counted(self.lists, "list"): self.lists,
+            f"{counted(self.shortened, 'list')} shortened": self.shortened,
+            counted(self.associations, "association"): self.associations,
+            counted(self.mappings, "mapping"): self.mappings,
+            counted(self.v1_ids, "V1 ID"): self.v1_ids,
+            counted(self.blobs, "blob"): self.blobs,
+            counted(self.locations, "location of a blob", "locations of blobs"): self.locations,
+            counted(self.temporary, "temporary file"): self.temporary,
+        }
+        removed = ", ".join(what for what, count in counts.items() if count) or "nothing"
+        checked = counted(self.checked, "entry", "entries")
+        yield f"{'would prune' if self.dry_run else 'pruned'} {self.path}: {removed} of {checked}"
+        if self.unknown:
+            yield f"no association has {', '.join(self.unknown)}"
+        if self.unreadable:
+            yield f"kept {counted(self.unreadable, 'unreadable entry', 'unreadable entries')}: see `layerstore verify`"
+        if self.changed:
+            entries = counted(self.changed, "entry", "entries")
+            yield f"kept {entries} that another writer changed or needs since"
+        if self.archive is not None:
+            yield f"the removed entries are in {self.archive}: `layerstore import` restores them"
+        if not (self.dry_run or os.path.isdir(self.path)) and removed != "nothing":
+            yield "an export merges, so a directory keeps what was removed here. To remove it there, too:"
+            yield "  layerstore export --on-conflict replace --delete DIR"
+        if self.free_bytes and not self.dry_run:
+            yield f"{size(self.free_bytes)} of the file are free for later writes: --vacuum returns them"
 
 
 def prune(
@@ -169,18 +198,10 @@ def prune(
                     criteria = replace(criteria, layers=layers_of(keep_layers, force=force))
                 judge.judge(content, criteria)
         left = [] if dry_run else _remove(collection, doomed, archive)
-        counts = judge.counts_without(left)
         swept = collection.remove_temporary(dry_run=dry_run) if temporary else 0
         return PruneReport(
             path=name(store_or_path),
             checked=judge.checked,
-            lists=counts["lists"],
-            shortened=counts["shortened"],
-            associations=counts["associations"],
-            mappings=counts["mappings"],
-            v1_ids=counts["v1_ids"],
-            blobs=counts["blobs"],
-            locations=counts["locations"],
             unreadable=judge.unreadable,
             changed=len(left),
             temporary=swept,
@@ -188,8 +209,9 @@ def prune(
             archive=archive if len(doomed) and not dry_run else None,
             free_bytes=collection.free_bytes(vacuum=vacuum and not dry_run),
             vacuumed=vacuum and not dry_run,
-            unknown=(*judging.unseen(criteria.registries), *judging.unseen(criteria.repositories)),
+            unknown=criteria.unseen,
             dry_run=dry_run,
+            **judge.counts_without(left),
         )
 
 
@@ -238,7 +260,7 @@ class _Judge:
                 if isinstance(record, Odd) or why_unfit(*record[:3]) is not None:
                     self.unreadable += 1
                     continue
-                verdict = _verdict(record, content, criteria)
+                verdict = criteria.judge(record, content)
                 if verdict is not None:
                     self._note(record, verdict)
 
@@ -249,9 +271,9 @@ class _Judge:
             some = "" if verdict.kept is None else f": {counted(verdict.associations, what)}"
             self.examples.append(f"{record.namespace}/{record.key}{some}")
 
-    def counts_without(self, left: list[int]) -> Counter[str]:
+    def counts_without(self, left: list[int]) -> dict[str, int]:
         """Return how many of each kind went, by the names of the report's fields."""
-        counts: Counter[str] = Counter()
+        counts = dict.fromkeys((*_FIELDS.values(), "shortened", "associations", "locations"), 0)
         missing = set(left)
         for number, (namespace, _, _, _, kept, associations) in enumerate(self._doomed):
             if number in missing:
@@ -262,38 +284,6 @@ class _Judge:
                 counts["shortened"] += 1
             counts["locations" if namespace == BLOBS else "associations"] += associations
         return counts
-
-
-def _verdict(record: Record, content: IndexedView, criteria: Criteria) -> Verdict | None:
-    if record.namespace == V2_METADATA:
-        return criteria.judge_list(record)
-    if record.namespace == V1_IDS:
-        return Verdict(None, 0) if criteria.v1_id_goes(record) else None
-    digest = key_digest(record.key)
-    assert digest is not None
-    stay, go = criteria.repositories_of(digest, list(content.lists_with(digest)))
-    if record.namespace == BLOBS:
-        return criteria.judge_blob(record, _layers(record, content), stay, go)
-    goes = criteria.mapping_goes(record) and not (stay or _is_blob_of_use(record, content, criteria, go))
-    return Verdict(None, 0) if goes else None
-
-
-def _layers(record: Record, content: IndexedView) -> tuple[str, ...]:
-    """Return which layers a blob is, by what other engines know, or else by its mapping."""
-    known = blobs.decode(record.value, record.key).diff_ids
-    mapped = () if known else content.get_many(DIFF_IDS, [record.key]).values()
-    return known or tuple(value.decode() for value in mapped if why_unreadable(DIFF_IDS, record.key, value) is None)
-
-
-def _is_blob_of_use(mapping: Record, content: IndexedView, criteria: Criteria, go: Container[str]) -> bool:
-    """Tell whether locations stay of a blob of which the mapping alone says which layer it is."""
-    for value in content.get_many(BLOBS, [mapping.key]).values():
-        record = Record(BLOBS, mapping.key, value, 0)
-        if why_unreadable(*record[:3]) is None and not blobs.decode(value, mapping.key).diff_ids:
-            verdict = criteria.judge_blob(record, _layers(record, content), (), go)
-            kept = value if verdict is None else verdict.kept
-            return kept is not None and bool(blobs.decode(kept, mapping.key).locations)
-    return False
 
 
 def _each(doomed: Spool) -> Iterator[Doomed]:

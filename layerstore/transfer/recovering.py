@@ -12,15 +12,14 @@ from layerstore.files import tree
 from layerstore.files.temporary import folder_in
 from layerstore.keys import Record
 from layerstore.paths import absolute, why_refused
-from layerstore.records import storable_time
+from layerstore.records import storable_time, why_unfit
 from layerstore.reports import Report
 from layerstore.sql.sqlite import salvage
 from layerstore.sql.sqlite.salvage import Value
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.store import SetAside
-from layerstore.transfer import summaries
 from layerstore.transfer.place import Progress
-from layerstore.transfer.streams import why_unfit
+from layerstore.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,16 @@ class RecoverReport(Report):
 
     def lines(self, *, quiet: bool = False, store: str = "") -> Iterator[str]:
         """Yield what `str()` has, line by line; if `quiet`, only findings."""
-        return summaries.of_recover(self, quiet=quiet)
+        for count, what in (
+            (self.unreadable_pages, f"of {self.pages} pages could not be read in full: import their sources again"),
+            (self.quarantined, "invalid values were quarantined"),
+            (self.older, "older values of the same keys were quarantined"),
+        ):
+            if count:
+                yield f"{count} {what}"
+        if not quiet:
+            found, kept = counted(self.recovered, "entry", "entries"), counted(self.kept_in_quarantine, "value")
+            yield f"recovered {self.path} to {self.new}: {found}, {kept} in quarantine"
 
 
 def recover(

@@ -63,9 +63,9 @@ def test_a_blob_on_which_docker_and_others_disagree_is_not_written(sql_file: SQL
 
 def test_several_facts_of_one_blob_are_united(sql_file: SQLMetadataStore, open_sql: OpenSQL, tmp_path: Path):
     """As an engine's memory gives them that keeps a blob under several namespaces; through the same seam."""
+    from layerstore import import_layers
     from layerstore.digest import Digest
-    from layerstore.transfer.engines import Memory
-    from layerstore.transfer.importing import import_all
+    from layerstore.transfer.sources import memory
 
     facts = [
         (Digest(sha256(number)), BlobRecord(**fields))
@@ -73,7 +73,7 @@ def test_several_facts_of_one_blob_are_united(sql_file: SQLMetadataStore, open_s
         for fields in ({"locations": {HUB: 5}}, {"compression": "gzip"}, {"locations": {HUB: 3, OURS: None}})
     ]
 
-    report = import_all(sql_file, [Memory("engine", lambda: iter(facts))])
+    report = import_layers(sql_file, memory("engine", lambda: iter(facts)))
 
     assert (report.read, report.added) == (6, 2)
     whole_record = BlobRecord(compression="gzip", locations={HUB: 5, OURS: None})

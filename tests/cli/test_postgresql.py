@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+import signal
+import tempfile
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from layerstore import SQLMetadataStore
+from layerstore import AuthConfig, SQLMetadataStore, V2Metadata, V2MetadataService, compute_hmac_key
 from tests.conftest import database_rows
+from tests.docker.conftest import FIRST, SECOND, DataRoot, data_root
 from tests.support.command import BAD, DONE, FOUND, GOLDEN, GOLDEN_FILES, Run
+from tests.support.strategies import sha256
+from tests.web.conftest import serving
+
+__all__ = ["data_root"]
 
 SECRET = "s3cr3t-w0rd"
 LAYER = "sha256:15a6e8a8ae10"
@@ -154,3 +164,59 @@ def test_what_postgresql_alone_cannot_hold_is_quarantined_and_counted(run: Run, 
     assert (done.json["added"], done.json["unchanged"], done.json["quarantined_count"]) == (1, 0, 1)
     [aside] = run("--db", served, "quarantine", "list", "--json").json
     assert "NUL" in aside["reason"]
+
+
+def test_a_dry_run_counts_beside_what_the_server_has_and_writes_nothing(run: Run, served: str, tmp_path: Path):
+    source = tmp_path / "source.db"
+    with SQLMetadataStore(served) as store:
+        there = list(store.entries())
+    with SQLMetadataStore(source) as store:
+        store.set_many([*there, ("n", "new", b"")])
+
+    done = run("--db", served, "import", source, "--dry-run", "--json")
+
+    assert done.code == DONE
+    assert (done.json["added"], done.json["unchanged"]) == (1, len(there))
+    with SQLMetadataStore(served) as store:
+        assert list(store.entries()) == there
+
+
+def test_a_plan_mounts_what_the_server_knows(
+    run: Run, url: str, data_root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no credentials"))
+    image = data_root.image(["team/app:1.0"], [(FIRST, 5), (SECOND, 200_000)])
+    with SQLMetadataStore(url) as store:
+        v2 = V2MetadataService(store)
+        key = compute_hmac_key(AuthConfig())
+        v2.tag_and_add(FIRST, key, V2Metadata(sha256(1), "localhost:5000/team/base"))
+        v2.tag_and_add(SECOND, key, V2Metadata(sha256(2), "localhost:5000/team/app"))
+
+    line = ("plan", image, "localhost:5000/team/app", "--data-root", data_root.path, "--json")
+    found = run("--db", url, *line)
+
+    assert found.code == DONE
+    assert [(layer["diff_id"], layer["action"], layer["source_repository"]) for layer in found.json["layers"]] == [
+        (FIRST, "mount", "localhost:5000/team/base"),
+        (SECOND, "exists", None),
+    ]
+    assert SECRET not in found.out + found.err
+
+
+def test_serve_shows_a_copy_and_says_from_when(served: str):
+    """Somebody's writes from then on are not in it, and its end leaves neither the copy nor a session."""
+    before = set(Path(tempfile.gettempdir()).glob("layerstore-serve-*"))
+    said: list[str] = []
+    with serving(served, said=said) as (process, address):
+        with SQLMetadataStore(served) as store:
+            V2MetadataService(store).add(sha256(1), V2Metadata(sha256(2), "localhost:5000/later/app"))
+        with urllib.request.urlopen(f"{address}store/metadata.json?_shape=array&_size=max", timeout=30) as answer:
+            shown = {(row["namespace"], row["key"]) for row in json.load(answer)}
+        assert len(shown) > 80
+        assert ("v2metadata-by-diffid", sha256(1).replace(":", "/")) not in shown
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+    assert re.match(r"shows a copy of postgresql:\S+ as it was at \d{4}-\d\d-\d\d \S+ UTC: start again", said[0]), said
+    assert SECRET not in said[0]
+    assert set(Path(tempfile.gettempdir()).glob("layerstore-serve-*")) == before

@@ -9,7 +9,7 @@ import pytest
 
 from layerstore import SQLMetadataStore, TransferError, export_directory, find_image, import_directory, verify
 from layerstore.docker.dataroot import distribution_of, distributions, drivers, image_stores
-from layerstore.docker.layerdb import layers_of
+from layerstore.docker.images import layers_of
 from tests.docker.conftest import FIRST, DataRoot
 from tests.support.entries import MAPPINGS, layer_key, rows_of, write_file
 

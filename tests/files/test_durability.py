@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import FSMetadataStore, SQLMetadataStore
-from layerstore.transfer.exporting import new_file
+from layerstore.transfer.directory import new_file
 
 
 @pytest.fixture

@@ -120,8 +120,9 @@ def test_what_is_not_there_is_told_from_what_cannot_be_read(tmp_path: Path):
     with pytest.raises(TransferError, match="cannot be read"):
         bbolt.read(str(tmp_path / "pipe"))
     bolt.write(tmp_path / "file", {b"key": b"value"})
-    with pytest.raises(TransferError, match="cannot be read: larger than 1000 bytes"):
-        bbolt.read(str(tmp_path), "file", limit_bytes=1000)
+    os.truncate(tmp_path / "file", bbolt.MAX_BYTES + 1)
+    with pytest.raises(TransferError, match=f"cannot be read: larger than {bbolt.MAX_BYTES} bytes"):
+        bbolt.read(str(tmp_path), "file")
 
 
 def crafted() -> Iterator[tuple[str, bytes]]:

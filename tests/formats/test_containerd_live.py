@@ -334,7 +334,7 @@ def garbage(connection: socket.socket) -> None:
 def test_what_a_daemon_must_not_say_is_one_error(
     serve: Callable[[socket.socket], None], words: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(grpc.Channel.__init__, "__kwdefaults__", {"timeout_s": 0.5})
+    monkeypatch.setattr(grpc, "TIMEOUT_S", 0.5)
     with listening(path, serve), pytest.raises(LayerstoreError, match=words):
         read(path)
 

@@ -24,7 +24,7 @@ from layerstore import FSMetadataStore, InvalidKeyError, SQLMetadataStore, Trans
 from layerstore import import_directory as take_in
 from layerstore.formats import tar
 from layerstore.keys import Record
-from layerstore.transfer.exporting import export_archive, export_tar, new_file
+from layerstore.transfer.directory import export_archive, export_tar, new_file
 from tests.support.archives import listing, needs_tar
 from tests.support.command import BAD, Run, assert_one_line_error
 from tests.support.entries import AT, GOLDEN_FILES, directory_modes, files_of, rows_of

@@ -192,7 +192,7 @@ def test_a_credential_program_that_has_none_leaves_the_credentials_empty(
         ("echo s3cr; exit 3", "test", "it ended with 3"),
         ("echo s3cr", "test", "did not answer in JSON"),
         ("printf '\\377s3cr'", "test", "did not answer in JSON"),
-        ("""echo '{"Secret":["s3cr"]}'""", "test", "did not answer in JSON"),
+        ("""echo '{"Secret":["s3cr"]}'""", "test", "`secret` of the answer is not a string"),
         ("", "absent", "cannot be started (No such file or directory)"),
         ("", "../docker-credential-test", "slash"),
         ("exec sleep 60", "test", "did not answer in"),

@@ -8,8 +8,7 @@ from layerstore import InvalidInputError, SQLMetadataStore, V2Metadata, V2Metada
 from layerstore.blobs import BlobRecord, encode
 from layerstore.keys import BLOBS, digest_key
 from layerstore.push.candidates import containers_candidates
-from layerstore.push.engines import engine_candidates
-from layerstore.push.layers import known_layers
+from layerstore.push.layers import engine_candidates, known_layers
 
 LAYER, ONE, TWO, THREE = (f"sha256:{number:064x}" for number in range(4))
 

@@ -13,7 +13,7 @@ from types import FrameType
 
 import pytest
 
-from layerstore import SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService
+from layerstore import Blob, SQLMetadataStore, V1IDService, V2Metadata, V2MetadataService, look_up
 from tests.conftest import sqlite_of
 from tests.support.strategies import sha256
 
@@ -53,6 +53,22 @@ def test_a_lookup_is_one_statement(sqlite_store: SQLMetadataStore, look_up: Call
 
     assert len(statements) == 1
     assert statements[0].startswith("SELECT")
+
+
+KNOWN = "sha256:" + "ab" * 32
+
+
+@pytest.mark.parametrize("text", [KNOWN, KNOWN[7:], KNOWN[7:19]], ids=["a digest", "its digits", "its first digits"])
+def test_digits_are_looked_up_without_reading_all_names(sqlite_store: SQLMetadataStore, text: str):
+    """Of a million layers there are 50,000 repositories."""
+    V2MetadataService(sqlite_store).add(LAYER, V2Metadata(KNOWN, REPOSITORY))
+
+    with traced(sqlite_store) as statements:
+        [found] = look_up(sqlite_store, text)
+
+    assert isinstance(found, Blob)
+    assert statements
+    assert not [line for line in statements if "RECURSIVE" in line or "FROM repositories" in line]
 
 
 @pytest.mark.parametrize("length", [0, 3, 50])

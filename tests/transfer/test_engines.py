@@ -19,13 +19,13 @@ from layerstore import (
     TransferError,
     diff,
     import_directory,
+    import_layers,
     prune,
     verify,
 )
 from layerstore.blobs import BlobRecord, decode, encode
 from layerstore.formats import containers
 from layerstore.keys import BLOBS
-from layerstore.transfer.importing import import_all
 from tests.formats import bolt
 from tests.formats.daemon import Containerd, answering, listening
 from tests.formats.test_containerd import GZIP, make_root, namespaces
@@ -238,7 +238,7 @@ def test_engines_and_dockers_own_are_merged_in_one_import(data_root: Path, tmp_p
     cache = tmp_path / "cache"
     known = BlobRecord(diff_id=digest(9), compression="gzip", locations={"docker.io/team/app": 5, "h:1/a": 6})
     containers.write(str(cache), [(digest(3), known)])
-    import_all(sql_file, [cache, data_root])
+    import_layers(sql_file, cache, data_root)
 
     assert records(sql_file)[key(3)] == BlobRecord(
         diff_id=digest(9), compression="gzip", locations={"docker.io/team/app": 7_000_000_009, "h:1/a": 6}
@@ -248,7 +248,7 @@ def test_engines_and_dockers_own_are_merged_in_one_import(data_root: Path, tmp_p
 def test_what_two_engines_say_of_a_blob_is_a_conflict_that_verify_names(tmp_path: Path, sql_file: SQLMetadataStore):
     for name, layer in (("one", 8), ("two", 9)):
         containers.write(str(tmp_path / name), [(digest(1), BlobRecord(diff_id=digest(layer)))])
-    import_all(sql_file, [tmp_path / "one", tmp_path / "two"])
+    import_layers(sql_file, tmp_path / "one", tmp_path / "two")
 
     assert records(sql_file)[key(1)].conflicts == {"DiffID": (digest(8), digest(9))}
     assert not verify(sql_file).ok
@@ -273,10 +273,19 @@ def test_a_memory_is_compared_and_checked_but_not_changed(tmp_path: Path, sql_fi
 def test_an_empty_memory_is_an_error_unless_it_is_meant(tmp_path: Path, sql_file: SQLMetadataStore):
     path = tmp_path / "cache"
     containers.write(str(path), [])
-    with pytest.raises(TransferError, match="nothing is recorded in it"):
+    with pytest.raises(TransferError, match="there is no entry in it"):
         import_directory(sql_file, path)
 
     assert import_directory(sql_file, path, allow_empty=True).read == 0
+
+
+def test_a_containerd_without_content_is_an_error_unless_it_is_meant(tmp_path: Path, sql_file: SQLMetadataStore):
+    asked = f"containerd:{tmp_path}/s?namespace=moby"
+    with listening(tmp_path / "s", answering(Containerd({}, {}).handle)):
+        with pytest.raises(TransferError, match="there is no entry in it"):
+            import_directory(sql_file, asked)
+
+        assert import_directory(sql_file, asked, allow_empty=True).read == 0
 
 
 def test_damage_is_found_before_a_database_is_made(tmp_path: Path, run: Run, database: Path):

@@ -13,7 +13,7 @@ from tests.support.entries import GOLDEN_FILES, files_of, run_python, write_file
 KILLED = """
 import os, signal, sys
 from layerstore import SQLMetadataStore, export_directory
-from layerstore.files import system
+from layerstore.files import tree
 from layerstore.transfer import placing
 
 database, target, moment, number, batch = sys.argv[1:]
@@ -34,7 +34,7 @@ def dying(function):
     return call
 
 if moment == "rename":
-    os.rename, system.rename = dying(os.rename), dying(system.rename)
+    os.rename, tree.rename = dying(os.rename), dying(tree.rename)
 elif moment == "sync":
     placing.sync_file_system = dying(placing.sync_file_system)
 elif moment == "write":

@@ -13,6 +13,7 @@ import pytest
 from layerstore import (
     ExportReport,
     InvalidInputError,
+    Skipped,
     SQLMetadataStore,
     TransferError,
     diff,
@@ -21,7 +22,6 @@ from layerstore import (
     verify,
 )
 from layerstore.keys import Record
-from layerstore.transfer.importing import Skipped
 from layerstore.transfer.merging import Conflict, OnConflict
 from tests.support.command import BAD, DONE, FOUND, USAGE, Run
 from tests.support.daemons import Lock

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import SQLMetadataStore, TransferError
+from layerstore import SQLMetadataStore, TransferError, import_layers
 from layerstore.formats import containers
-from layerstore.transfer import host
-from layerstore.transfer.importing import import_all
+from layerstore.transfer import place
 from tests.formats.daemon import Containerd, answering, listening
 from tests.formats.test_containerd import GZIP, make_root
 from tests.formats.test_containers import digest
@@ -22,8 +21,8 @@ from tests.transfer.test_engines import CACHE, ENGINES, key, records
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine's file system: `var` is root's, `home` the caller's own, `run` has the sockets."""
-    monkeypatch.setattr(host, "_SYSTEM", str(tmp_path / "var"))
-    monkeypatch.setattr(host, "_SOCKETS", ((str(tmp_path / "run"), "containerd"), (str(tmp_path / "run2"), None)))
+    monkeypatch.setattr(place, "_SYSTEM", str(tmp_path / "var"))
+    monkeypatch.setattr(place, "_SOCKETS", ((str(tmp_path / "run"), "containerd"), (str(tmp_path / "run2"), None)))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     return tmp_path
 
@@ -57,7 +56,7 @@ def test_everything_is_found_and_named(machine: Path, run: Run, database: Path):
 def test_containerds_files_are_read_where_it_does_not_run(machine: Path, sql_file: SQLMetadataStore):
     folder = machine / "var/containerd"
     make_root(folder, "io.containerd.metadata.v1.bolt/meta.db", "io.containerd.content.v1.content/blobs", 4, GZIP)
-    import_all(sql_file, host.sources_here())
+    import_layers(sql_file, *place.sources_here())
 
     assert list(records(sql_file)) == [key(4)]
 
@@ -68,7 +67,7 @@ def test_what_cannot_be_read_is_a_note(machine: Path, sql_file: SQLMetadataStore
     shutil.copy(CACHE, machine / "var/containers/cache" / containers.NAME)
     (machine / "home/containers/cache").mkdir(parents=True)
     (machine / "home/containers/cache" / containers.NAME).write_bytes(CACHE.read_bytes()[:9000])
-    report = import_all(sql_file, host.sources_here())
+    report = import_layers(sql_file, *place.sources_here())
 
     assert report.ok
     assert report.added == 8
@@ -78,7 +77,7 @@ def test_what_cannot_be_read_is_a_note(machine: Path, sql_file: SQLMetadataStore
 
 def test_a_machine_without_engines_is_an_error(machine: Path, run: Run, database: Path):
     with pytest.raises(TransferError, match="no container engine has left anything here"):
-        host.sources_here()
+        place.sources_here()
     assert run("import", "--host").code != DONE
     assert not database.exists()
 

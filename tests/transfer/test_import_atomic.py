@@ -49,7 +49,7 @@ def temporary_tables(store: SQLMetadataStore) -> list[str]:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage ten entries at a time, so that an import of the golden directory stages many times."""
-    monkeypatch.setattr("layerstore.transfer.streams.RECORDS", 10)
+    monkeypatch.setattr("layerstore.collection.RECORDS", 10)
     monkeypatch.setattr("layerstore.files.scan._RUN", 10)
 
 
@@ -203,7 +203,7 @@ def test_another_thread_may_write_while_entries_are_staged(
         return real(key, value)
 
     real = associations
-    monkeypatch.setattr("layerstore.transfer.streams.associations", rows)
+    monkeypatch.setattr("layerstore.transfer.importing.associations", rows)
     report = import_directory(sqlite_store, golden)
     thread, errors = started[0]
     thread.join()

@@ -20,10 +20,10 @@ from layerstore import (
     diff,
     export_directory,
     import_directory,
+    import_layers,
     prune,
     verify,
 )
-from layerstore.transfer.importing import import_all
 from tests.support.archives import archive, member
 from tests.support.command import BAD, DONE, Run, assert_one_line_error
 from tests.support.entries import V1, rows_of, write_file
@@ -214,7 +214,7 @@ def test_many_archives_are_not_all_open_at_once(sql_file: SQLMetadataStore, tmp_
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 130, limits[1]))
     try:
-        assert import_all(sql_file, places).added == 150
+        assert import_layers(sql_file, *places).added == 150
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
@@ -273,4 +273,4 @@ def test_a_database_is_told_by_its_content_not_by_its_name(sql_file: SQLMetadata
     fill_database(tmp_path / "one.tar", "a", b"v")
     fill_archive(tmp_path / "two.db", "b", b"v")
 
-    assert import_all(sql_file, [tmp_path / "one.tar", tmp_path / "two.db"]).added == 2
+    assert import_layers(sql_file, tmp_path / "one.tar", tmp_path / "two.db").added == 2

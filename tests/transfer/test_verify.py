@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from layerstore import FSMetadataStore, SQLMetadataStore, TransferError, V2Metadata, V2MetadataService, verify
-from layerstore.transfer.findings import Finding, VerifyReport
+from layerstore import (
+    Finding,
+    FSMetadataStore,
+    SQLMetadataStore,
+    TransferError,
+    V2Metadata,
+    V2MetadataService,
+    VerifyReport,
+    verify,
+)
 from tests.conftest import AnyStore
 from tests.support.entries import LISTS, MAPPINGS, V1, entries, layer_key
 from tests.support.strategies import sha256

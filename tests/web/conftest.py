@@ -188,8 +188,11 @@ def show(show_once: Show) -> Iterator[Show]:
 
 
 @contextmanager
-def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the server on a free port; give its process and its address. When the body is over, it ends in order."""
+def serving(*arguments: str | Path, said: list[str] | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the server on a free port; give its process and its address. When the body is over, it ends in order.
+
+    What it says before its address is in `said`, where it says something.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "layerstore", "serve", *map(str, arguments), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -203,6 +206,9 @@ def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str
         try:
             line = process.stdout.readline()
             assert line, process.stderr.read()
+            if said is not None:
+                said.append(line)
+                line = process.stdout.readline()
             address = line.split()[0]
             assert urlsplit(address).scheme == "http"
             yield process, address

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from layerstore.collection import Doomed, Incoming, Loaded, Note, Place, Resolve
@@ -33,6 +34,8 @@ _AGAIN: Final = ("23505", "40001", "40P01")
 """Another writer added what was absent, or two waited for each other: what was computed is computed again."""
 _TRIES: Final = 100
 
+
+_ADDRESS: Final = itemgetter(0, 1)
 
 _named = re.compile(r"(?<![:\w]):([a-z_]\w*)")
 
@@ -186,18 +189,20 @@ class PostgreSQL:
         found: dict[Address, bytes] = {}
         asked: set[Address] = set()
         while True:
-            gets: list[Call] = [(statements.GET_TO_CHANGE, address) for address in addresses]
+            # In one order, here and below: two changes that lock each other's entries would wait for each other.
+            ordered = sorted(addresses)
+            gets: list[Call] = [(statements.GET_TO_CHANGE, address) for address in ordered]
             results = session.trip([*begin, *gets])[len(begin) :]
-            found.update((one, data(row, 0, 0)) for one, row in zip(addresses, results, strict=True) if row.ntuples)
+            found.update((one, data(row, 0, 0)) for one, row in zip(ordered, results, strict=True) if row.ntuples)
             asked.update(addresses)
             begin = []
             wanted = compute(found)
             if not wanted.more:
                 break
-            addresses = wanted.more
+            addresses, compute = wanted.more, wanted.then or compute
         now = time.time_ns()
         calls = writing.setting_aside(wanted.aside)
-        for write in wanted.writes:
+        for write in sorted(wanted.writes, key=_ADDRESS):
             address = write[:2]
             calls += writing.changing(write, now, found.get(address), was_read=address in asked)
         if writing_now is not None:

@@ -231,9 +231,14 @@ def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
     if not term or not is_utf8(term) or "\0" in term:
         return ()
     with store.transaction(deferred=True):
-        if is_digest(term):
-            return (*_layers(store, term, term), *_digests(store, term, term))
-        return (*_by_digits(store, term), *_repositories(store, term))
+        found = _by_digits(store, term)
+        return (*found, *(() if is_digest(term) else _repositories(store, term)))
+
+
+def by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
+    """Return the layers, digests and V1 images that a text is the name or the first digits of, as `search` does."""
+    with store.transaction(deferred=True):
+        return _by_digits(store, term)
 
 
 Found = Layer | Blob | V1Image | Repository | ListedRepository
@@ -262,7 +267,7 @@ def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
     too_short = match is not None and len(match[2]) < _LOOKED_UP_FROM
     names = []
     if not too_short and (match is not None or is_digest(term)):
-        names = sorted({one.name for one in search(store, term) if one.kind != "repository"})
+        names = sorted({one.name for one in by_digits(store, term)})
     if len(names) > 1:
         raise InvalidInputError(f"several begin with {term!r}: {', '.join(names[:5])}: give more digits")
     if names:
@@ -293,6 +298,8 @@ def _named_like(store: SQLMetadataStore, term: str) -> Iterator[Repository | Lis
 
 
 def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
+    if is_digest(term):
+        return [*_layers(store, term, term), *_digests(store, term, term)]
     # In upper case, as some tools print digests, it can be nothing else.
     match = _hexadecimal(term.lower())
     if match is None:

@@ -44,7 +44,7 @@ def change(handle: Handle, addresses: Sequence[Address], compute: Compute) -> Ch
             wanted = compute(found)
             if not wanted.more:
                 break
-            addresses = wanted.more
+            addresses, compute = wanted.more, wanted.then or compute
         if wanted.aside:
             set_aside(handle, wanted.aside)
         now = time.time_ns()

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -168,3 +169,41 @@ def test_a_child_makes_its_own_sessions_and_the_parents_go_on(postgresql_url: st
         v2.add(sha256(1), V2Metadata(sha256(4)))
         assert len(v2.get_metadata(sha256(1))) == 3
         assert [key for _, key, _ in store.entries("n")] == ["parent", "parent2"]
+
+
+def test_changes_of_several_entries_lock_them_in_one_order(postgresql_server: Server, postgresql_url: str):
+    """The server ends one of two that wait for each other, behind a second in which neither goes on."""
+    before = deadlocks(postgresql_server)
+    with SQLMetadataStore(postgresql_url) as store:
+        v2 = V2MetadataService(store)
+        image = [(sha256(number), V2Metadata(sha256(100 + number), "localhost:5000/a")) for number in range(6)]
+        failed: list[BaseException] = []
+
+        def work(one: int) -> None:
+            own = [(diff_id, V2Metadata(each.digest, f"localhost:5000/{one}")) for diff_id, each in image]
+            try:
+                for number in range(30):
+                    v2.add_many(own if (one + number) % 2 else own[::-1])
+                    for diff_id, each in own:
+                        v2.remove(each)
+                        v2.add(diff_id, each)
+            except BaseException as error:
+                failed.append(error)
+
+        v2.add_many(image)
+        threads = [threading.Thread(target=work, args=(one,)) for one in range(6)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+
+        assert failed == []
+        for diff_id, each in image:
+            assert {one.digest for one in v2.get_metadata(diff_id)} == {each.digest}
+            assert len(v2.get_metadata(diff_id)) == 1 + len(threads)
+        assert_sound(store)
+    assert deadlocks(postgresql_server) == before
+
+
+def deadlocks(server: Server) -> int:
+    return (server.folder / "log").read_text(errors="replace").count("deadlock detected")

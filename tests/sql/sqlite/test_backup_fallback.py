@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, StoreError, StoreOpenError
-from layerstore.files import system
+from layerstore.files import tree
 from tests.sql.sqlite.test_backup import assert_whole
 from tests.support.entries import whole
 
@@ -20,7 +20,7 @@ def fail_with(code: int, monkeypatch: pytest.MonkeyPatch, taken: bytes | None = 
             Path(new).write_bytes(taken)
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(system, "rename", rename)
+    monkeypatch.setattr(tree, "rename", rename)
 
 
 @pytest.mark.parametrize("code", ["EINVAL", "ENOSYS"])

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import FSMetadataStore, InvalidInputError, TransferError, import_directory, prune, verify
-from layerstore.files import removal, tree
+from layerstore.files import tree
+from layerstore.files.store import DirectoryCollection
 from tests.support.entries import AT, LISTS, MAPPINGS, files_of, layer_key, write_file
 from tests.transfer.prune.conftest import DAY, OLD, OURS, a_list, fill_directory, make_layerdb, mapping, v1_id
 
@@ -108,13 +109,13 @@ def test_under_a_daemon_it_is_refused_but_to_look(root: Path, start):
 def test_what_changed_meanwhile_is_left_and_what_it_needs(root: Path, monkeypatch: pytest.MonkeyPatch):
     """Forced, a daemon may add to a layer between the judging and the removal."""
     newer = a_list(2, (21, OLD), (22, OURS), at=AT + DAY)
-    real = removal.remove
+    real = DirectoryCollection.remove
 
     def remove_files(*arguments):
         fill_directory(base(root), [newer])
         return real(*arguments)
 
-    monkeypatch.setattr(removal, "remove", remove_files)
+    monkeypatch.setattr(DirectoryCollection, "remove", remove_files)
     report = prune(root, keep_layers=root)
 
     assert (report.changed, report.lists, report.mappings, report.v1_ids) == (2, 0, 0, 1)
@@ -123,7 +124,7 @@ def test_what_changed_meanwhile_is_left_and_what_it_needs(root: Path, monkeypatc
 
 
 def test_a_file_that_vanished_or_became_a_link_is_left(root: Path, monkeypatch: pytest.MonkeyPatch):
-    real = removal.remove
+    real = DirectoryCollection.remove
 
     def remove_files(*arguments):
         (base(root) / LISTS / layer_key(2)).unlink()
@@ -131,7 +132,7 @@ def test_a_file_that_vanished_or_became_a_link_is_left(root: Path, monkeypatch: 
         (base(root) / MAPPINGS / layer_key(21)).symlink_to("elsewhere")
         return real(*arguments)
 
-    monkeypatch.setattr(removal, "remove", remove_files)
+    monkeypatch.setattr(DirectoryCollection, "remove", remove_files)
 
     assert prune(root, keep_layers=root).changed == 2
     assert (base(root) / MAPPINGS / layer_key(21)).is_symlink()

@@ -12,7 +12,7 @@ import pytest
 from layerstore import SQLMetadataStore, TransferError, prune
 from layerstore.docker import dataroot
 from layerstore.docker.dataroot import Driver
-from layerstore.docker.layerdb import layers_of
+from layerstore.docker.images import layers_of
 from tests.support.entries import rows_of
 from tests.support.strategies import sha256
 from tests.transfer.prune.conftest import a_list, fill, make_layerdb

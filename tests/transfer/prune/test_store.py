@@ -24,7 +24,7 @@ from layerstore import (
     prune,
     verify,
 )
-from layerstore.docker import layerdb
+from layerstore.docker import images
 from layerstore.transfer import pruning
 from tests.conftest import OpenSQL, sqlite_of, undone
 from tests.support.entries import AT, LISTS, MAPPINGS, layer_key, rows_of, whole
@@ -97,7 +97,7 @@ def test_layers_are_looked_up_behind_the_moment_of_the_snapshot(
 ):
     """A layer that is pulled between the two is in neither: its entries stay."""
     root = make_layerdb(tmp_path, [1])
-    real = layerdb.layers_of
+    real = images.layers_of
 
     def layers_of(*arguments: Any, **options: Any) -> frozenset[str]:
         found = real(*arguments, **options)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import LayerstoreError, SQLMetadataStore, StoreOpenError, TransferError
-from layerstore.transfer.importing import import_all
+from layerstore import LayerstoreError, SQLMetadataStore, StoreOpenError, TransferError, import_layers
 from tests.support.archives import archive, member, tree_archive
 from tests.support.command import BAD, DONE, USAGE, Run, assert_one_line_error
 from tests.support.entries import AT, LISTS, V1, entries, layer_key, rows_of, sources_of, write_file
@@ -18,7 +17,7 @@ from tests.transfer.sources.conftest import counts, fill_database, fill_director
 
 
 def test_each_source_is_named_and_counted_in_the_order_given(sql_file: SQLMetadataStore, three: list[Path]):
-    report = import_all(sql_file, [three[2], three[0], three[1]])
+    report = import_layers(sql_file, three[2], three[0], three[1])
 
     assert sources_of(report) == [str(three[2]), str(three[0]), f"{three[1]}/distribution"]
     assert counts(report) == [(1, 1, 0, 0, 0)] * 3
@@ -52,7 +51,7 @@ def test_what_an_earlier_source_brought_counts_as_there_for_a_later_one(sql_file
     write_file(places[3], LISTS, layer_key(2), b"", AT)
     write_file(places[3], LISTS, layer_key(1), entries(2, 3, 1), AT)
 
-    report = import_all(sql_file, places)
+    report = import_layers(sql_file, *places)
 
     assert sql_file.get(LISTS, layer_key(1)) == entries(2, 3, 1)
     assert counts(report) == [(1, 1, 0, 0, 0), (1, 0, 1, 0, 0), (1, 0, 1, 0, 0), (2, 0, 0, 1, 1)]
@@ -65,7 +64,7 @@ def test_the_bytes_decide_between_entries_of_one_time(
     other = fill_directory(tmp_path / "other", "k", b"other")
 
     for store, places in ((sql_file, [one, other]), (sql_memory, [other, one])):
-        report = import_all(store, places)
+        report = import_layers(store, *places)
 
         assert store.get("n", "k") == b"other"
         assert [(found.kept, found.set_aside) for found in report.conflicts] == [("other", "one")]
@@ -74,7 +73,7 @@ def test_the_bytes_decide_between_entries_of_one_time(
 def test_the_same_place_twice_adds_nothing_the_second_time(sql_file: SQLMetadataStore, tmp_path: Path):
     place = fill_directory(tmp_path / "one", "k", b"v")
 
-    report = import_all(sql_file, [place, place])
+    report = import_layers(sql_file, place, place)
 
     assert (report.read, report.added, report.updated, report.unchanged) == (2, 1, 0, 1)
 
@@ -115,7 +114,7 @@ def test_one_that_fails_leaves_the_store_untouched(
     make(bad)
 
     with untouched(sql_file), pytest.raises(LayerstoreError, match=str(bad)):
-        import_all(sql_file, [bad, *three] if first else [*three, bad])
+        import_layers(sql_file, *([bad, *three] if first else [*three, bad]))
 
 
 def test_the_command_names_the_one_that_fails(run: Run, three: list[Path], tmp_path: Path):
@@ -140,7 +139,7 @@ def test_a_place_that_vanishes_before_its_turn_is_an_error_that_names_it(
             _remove(places[which])
 
     with untouched(sql_file), pytest.raises((TransferError, StoreOpenError), match=str(places[which])) as raised:
-        import_all(sql_file, places, progress=vanish)
+        import_layers(sql_file, *places, progress=vanish)
     assert raised.value.path == str(places[which])
     assert not places[which].exists()
 
@@ -173,7 +172,7 @@ def test_other_writers_need_not_wait_while_the_sources_are_read(sql_file: SQLMet
             other.set("live", str(done), b"")
             seen.append([key for _, key, _ in other.entries("n")])
 
-        import_all(sql_file, three, progress=write)
+        import_layers(sql_file, *three, progress=write)
 
         assert seen == [[], [], []]
         assert len(list(other.entries("n"))) == len(list(other.entries("live"))) == 3
@@ -182,8 +181,8 @@ def test_other_writers_need_not_wait_while_the_sources_are_read(sql_file: SQLMet
 def test_progress_knows_the_total_when_every_place_can_tell(sql_file: SQLMetadataStore, three: list[Path]):
     told: list[tuple[int, int | None]] = []
 
-    import_all(sql_file, [three[0], three[2]], progress=lambda done, total: told.append((done, total)))
-    import_all(sql_file, three[:2], progress=lambda done, total: told.append((done, total)))
+    import_layers(sql_file, three[0], three[2], progress=lambda done, total: told.append((done, total)))
+    import_layers(sql_file, *three[:2], progress=lambda done, total: told.append((done, total)))
 
     assert told == [(1, 2), (2, 2), (1, None), (2, None)]
 
@@ -194,7 +193,7 @@ def test_an_error_in_the_report_of_one_place_names_that_place(sql_file: SQLMetad
     two = tmp_path / "two.tar"
     two.write_bytes(archive(member("distribution/n/../k"), member("distribution/v1id/x", b"")))
 
-    report = import_all(sql_file, [one, two])
+    report = import_layers(sql_file, one, two)
 
     assert [found.path for found in report.skipped] == [f"{one}/n/link", f"{two}/distribution/n/../k"]
     assert [found.path for found in report.quarantined] == [f"{two}/distribution/v1id/x"]
@@ -207,6 +206,6 @@ def test_an_archive_without_entries_has_its_account_as_an_empty_directory_has(
     (tmp_path / "empty.tar").write_bytes(archive(member("distribution", type=tarfile.DIRTYPE)))
     fill_database(tmp_path / "x.db", "k", b"")
 
-    report = import_all(sql_file, [tmp_path / name for name in ("empty", "empty.tar", "x.db")])
+    report = import_layers(sql_file, *[tmp_path / name for name in ("empty", "empty.tar", "x.db")])
 
     assert sources_of(report) == [str(tmp_path / name) for name in ("empty", "empty.tar", "x.db")]

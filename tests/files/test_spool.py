@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, TransferError, verify
-from layerstore.transfer.findings import Findings
-from layerstore.transfer.spool import Spool
+from layerstore.files.temporary import Spool
+from layerstore.transfer.verifying import Findings
 from tests.support.entries import LISTS, entries, layer_key
 from tests.support.strategies import sha256
 
@@ -55,11 +55,11 @@ def test_a_check_without_repair_keeps_no_places_and_counts_all(monkeypatch: pyte
 
 def test_no_room_for_notes_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch):
     with Findings(to_mend=True) as findings:
-        spool = findings.places["unmapped"]
+        spool = findings.places
 
         def write(_part: bytes) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(spool._file, "write", write)
         with pytest.raises(TransferError, match="No space left on device; set TMPDIR"):
-            findings.add_place("unmapped", "example", "digest", "key")
+            findings.add("unmapped", "example", "digest", "key")

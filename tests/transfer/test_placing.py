@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, export_directory
-from layerstore.files import system, tree
+from layerstore.files import tree
 from layerstore.keys import Record
-from layerstore.transfer import exchanging
-from layerstore.transfer.exchanging import NO_FILE, NOTHING, look, look_of, take_name
+from layerstore.transfer import placing
+from layerstore.transfer.placing import NO_FILE, NOTHING, look, look_of, take_name
 from tests.support.entries import AT, LISTS, MAPPINGS, entries, files_of, layer_key, numbers_of, write_file
 from tests.support.strategies import sha256
 
@@ -45,7 +45,7 @@ def lack_the_call(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
 
     if how != "there":
         library = SimpleNamespace() if how == "no call" else SimpleNamespace(renameat2=refuse)
-        monkeypatch.setattr(system, "_library", lambda: library)
+        monkeypatch.setattr(tree, "_library", lambda: library)
 
 
 @pytest.fixture(params=["there", "no call", "no flags"])
@@ -115,21 +115,21 @@ def between(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], obje
             act()
         return look(directory, name)
 
-    monkeypatch.setattr(exchanging, "look", looking)
+    monkeypatch.setattr(placing, "look", looking)
 
 
 def test_what_is_written_behind_the_look_comes_out_and_goes_back(
     directory: int, base: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write_file(base, ".", "k", b"older")
-    real = system.rename
+    real = tree.rename
 
     def write_first(*arguments: object) -> None:
-        monkeypatch.setattr(system, "rename", real)
+        monkeypatch.setattr(tree, "rename", real)
         write_file(base, ".", "theirs", b"theirs").rename(base / "k")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(system, "rename", write_first)
+    monkeypatch.setattr(tree, "rename", write_first)
 
     assert not take_name(directory, ".tmp-k1", "k", here(b"older"))
     assert contents(base) == {"k": b"theirs", ".tmp-k1": b"ours"}
@@ -140,13 +140,13 @@ def test_what_is_written_over_ours_in_between_is_in_the_temporary_file(
 ):
     """Both that somebody else has written are there: the one behind the look, and the one behind the exchange."""
     write_file(base, ".", "k", b"older")
-    real, calls = system.rename, [b"first", b"second"]
+    real, calls = tree.rename, [b"first", b"second"]
 
     def write_first(*arguments: object) -> None:
         write_file(base, ".", "theirs", calls.pop(0)).rename(base / "k")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(system, "rename", write_first)
+    monkeypatch.setattr(tree, "rename", write_first)
 
     assert not take_name(directory, ".tmp-k1", "k", here(b"older"))
     assert contents(base) == {"k": b"first", ".tmp-k1": b"second"}

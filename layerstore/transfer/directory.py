@@ -1,0 +1,347 @@
+"""Docker's directory as a target: brought to what a store says, or written as a tar of one.
+
+What each key of a directory becomes is decided and counted here; how its files are written is
+`layerstore.transfer.placing`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import IO
+
+from layerstore.collection import View, records, side_by_side
+from layerstore.errors import InvalidInputError, StoreFullError, TransferError
+from layerstore.files import scan, tree
+from layerstore.files.temporary import whole_file
+from layerstore.formats import compression, tar_members
+from layerstore.keys import KNOWN_NAMESPACES, Record
+from layerstore.paths import absolute, why_refused
+from layerstore.records import why_unreadable
+from layerstore.reports import Examples, Skipped
+from layerstore.sql.sqlite.recognition import is_database
+from layerstore.store import MAX_SEGMENT, Store, check_key
+from layerstore.transfer.merging import Conflict, OnConflict, merge
+from layerstore.transfer.place import Progress, opened
+from layerstore.transfer.placing import Writer
+
+_MODES: tuple[OnConflict, ...] = ("merge", "replace", "keep")
+# Docker's own keys, of which no segment is too long and nothing else breaks a rule.
+_is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
+
+
+class Directory:
+    """A directory that is brought to what a store says.
+
+    Args:
+        base: the directory.
+        on_conflict: by which rule.
+        delete: whether files that the store does not have are removed.
+        under_a_daemon: whether its values stay in place, rather than move to quarantine.
+        dry_run: only count.
+
+    Attributes:
+        counts: files and associations, by the fields of `ExportReport`.
+        conflicts: two values of one digest or V1 ID.
+        skipped: what was not written, and why.
+        deleted: what was removed.
+        quarantine: where values of the directory were moved to; `None` if none were.
+        unplaceable: keys of the store that no directory can hold, and why.
+
+    Raises:
+        InvalidInputError: `on_conflict` is no such rule.
+    """
+
+    def __init__(
+        self, base: str, on_conflict: OnConflict, *, delete: bool, under_a_daemon: bool, dry_run: bool
+    ) -> None:
+        if on_conflict not in _MODES:
+            raise InvalidInputError(f"on_conflict is one of {', '.join(_MODES)}, not {on_conflict!r}")
+        self._base = base
+        self._on_conflict = on_conflict
+        self._delete = delete
+        self._under_a_daemon = under_a_daemon
+        self._dry_run = dry_run
+        self._unreadable: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+        self.conflicts: Examples[Conflict] = Examples()
+        self.skipped: Examples[Skipped] = Examples()
+        self.deleted: Examples[str] = Examples()
+        self.quarantine: str | None = None
+        self.unplaceable: dict[tuple[str, str], str] = {}
+
+    def fill(self, wanted_records: Iterable[Record], progress: Progress | None, total: int | None) -> None:
+        """Settle each key that the directory or the store has."""
+        writing = nullcontext() if self._dry_run else Writer(self._base, self._settle_again)
+        with writing as writer:
+            for done, (there, wanted) in enumerate(side_by_side(self._existing(), wanted_records), 1):
+                if wanted is None:
+                    assert there is not None
+                    self._remove(there, writer)
+                elif (reason := self._why_not(there, wanted)) is not None:
+                    self._skip(wanted, reason)
+                else:
+                    written = self._settle(there, wanted)
+                    if written is not None and writer is not None:
+                        writer.write(written, there)
+                if progress is not None:
+                    progress(done, total)
+
+    def _existing(self) -> Iterator[Record]:
+        if not os.path.isdir(self._base):
+            return
+        for found in scan.scan(self._base):
+            if isinstance(found, Record):
+                yield found
+            elif found.kind == "unreadable":
+                self._unreadable[found.path] = found.reason
+
+    def _remove(self, there: Record, writer: Writer | None) -> None:
+        if not self._delete:
+            self.counts["extra"] += 1
+            return
+        self.deleted.add(f"{there.namespace}/{there.key}")
+        if writer is not None:
+            writer.remove(there)
+
+    def _why_not(self, there: Record | None, wanted: Record) -> str | None:
+        if self.unplaceable and (wanted.namespace, wanted.key) in self.unplaceable:
+            return self.unplaceable[wanted.namespace, wanted.key]
+        if there is None and self._unreadable:
+            reason = self._unreadable.get(f"{wanted.namespace}/{wanted.key}")
+            return reason and f"the directory's file stays as it is: {reason}"
+        return None
+
+    def _skip(self, wanted: Record, reason: str) -> None:
+        self.skipped.add(Skipped(f"{wanted.namespace}/{wanted.key}", reason))
+
+    def _settle(self, there: Record | None, wanted: Record) -> Record | None:
+        """Count one key, and return what to write, or `None` to leave what is there."""
+        if there is None:
+            self.counts["added"] += 1
+            return wanted
+        if there.value == wanted.value:
+            return self._touch(there, wanted)
+        if self._on_conflict == "keep":
+            self.counts["kept"] += 1
+            return None
+        if self._on_conflict == "replace":
+            if why_unreadable(*there[:3]) is not None:
+                self._set_aside(there)
+            self.counts["replaced"] += 1
+            return wanted
+        return self._merge(there, wanted)
+
+    def _touch(self, there: Record, wanted: Record) -> Record | None:
+        """Settle a file that has the right bytes: its time and mode may be others."""
+        replaces = self._on_conflict == "replace"
+        later = wanted if replaces or wanted.modified_at_ns > there.modified_at_ns else there
+        if self._on_conflict == "keep" or (later == there and _has_right_mode(self._base, there)):
+            self.counts["unchanged"] += 1
+            return None
+        self.counts["replaced" if replaces else "merged"] += 1
+        return later
+
+    def _merge(self, there: Record, wanted: Record) -> Record | None:
+        found = merge(there, wanted)
+        stays = found.record == there or (found.displaced is there and self._under_a_daemon)
+        if found.is_conflict:
+            kept, other = (there, wanted) if stays else (wanted, there)
+            self.conflicts.add(Conflict.between(kept, other, self._base))
+        elif found.displaced is wanted:
+            self._skip(wanted, f"the store's value cannot be read: {found.reason}")
+        elif stays and found.displaced is there:
+            self._skip(wanted, f"a daemon runs on the directory, whose value cannot be read: {found.reason}")
+        if stays:
+            self.counts["kept"] += 1
+            return None
+        if found.displaced is there:
+            self._set_aside(there)
+            self.counts["replaced"] += 1
+        else:
+            self.counts["evicted"] += found.evicted
+            self.counts["merged"] += 1
+        return found.record
+
+    def _settle_again(self, theirs: Record, ours: Record) -> Record | None:
+        """Return what to write where somebody else has written since the key was settled.
+
+        Only conflicts are counted, and what moves to quarantine.
+        """
+        if self._on_conflict != "merge":
+            return ours if self._on_conflict == "replace" else None
+        found = merge(theirs, ours)
+        stays = found.displaced is theirs and self._under_a_daemon
+        if found.is_conflict:
+            kept, other = (theirs, ours) if stays or found.displaced is ours else (ours, theirs)
+            self.conflicts.add(Conflict.between(kept, other, self._base))
+        if stays:
+            return None
+        if found.displaced is not None:
+            self._set_aside(found.displaced)
+        return found.record
+
+    def _set_aside(self, record: Record) -> None:
+        """Write an entry to the quarantine; it is on the disk afterwards."""
+        self.counts["quarantined"] += 1
+        if self._dry_run:
+            return
+        # Somebody else may have written the same key a second time.
+        if self.quarantine is None or os.path.lexists(os.path.join(self.quarantine, record.namespace, record.key)):
+            self.quarantine = f"{self._base}.quarantine/{time.time_ns()}"
+        *segments, name = (record.namespace, *record.key.split("/"))
+        try:
+            with tree.directory(self.quarantine, segments, create=True) as directory:
+                tree.replace(directory, name, record.value, record.modified_at_ns)
+        except OSError as error:
+            error.filename = os.path.join(self.quarantine, *segments)
+            raise
+
+
+def _has_right_mode(base: str, record: Record) -> bool:
+    """Tell whether the file of an entry has the mode that Docker gives it."""
+    *segments, name = (record.namespace, *record.key.split("/"))
+    with tree.directory(base, segments) as directory:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
+
+
+def export_tar(
+    store: Store, file: IO[bytes], *, skipped: Examples[Skipped] | None = None, progress: Progress | None = None
+) -> int:
+    """Write a store as a tar archive of one `distribution` directory; return how many entries it has.
+
+    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax). Entries whose key no
+    directory can hold are left out, and added to `skipped`.
+
+    Raises:
+        InvalidKeyError: a key breaks the key rules. Found before anything is written.
+        TransferError: the file cannot be written.
+        StoreError: the store failed.
+    """
+    with opened(store) as source, source.view() as content:
+        unplaceable: dict[tuple[str, str], str] = {}
+        total = check_paths(content, unplaceable) if source.directory is None else None
+        with naming(getattr(file, "name", None) or "the archive"), tar_members.Writer(file) as writer:
+            for record in records(content):
+                if unplaceable and record[:2] in unplaceable:
+                    if skipped is not None:
+                        skipped.add(Skipped("/".join(record[:2]), unplaceable[record[:2]]))
+                    continue
+                writer.add(record)
+                if progress is not None:
+                    progress(writer.written, total)
+        return writer.written
+
+
+def export_archive(
+    store: Store,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    skipped: Examples[Skipped] | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write a store as a tar archive with this name; return how many entries it has. Otherwise as `export_tar`.
+
+    Compressed as the name says (`new_file`). The archive is whole or absent.
+
+    Args:
+        store: a `SQLMetadataStore` or `FSMetadataStore`.
+        path: the archive; a device or pipe is written to.
+        overwrite: replace the file that has the name.
+        skipped: takes the entries that no directory can hold.
+        progress: called with the entries done and the entries there are.
+
+    Raises:
+        InvalidKeyError: a key that cannot be a path; found before anything is written.
+        TransferError: there is a file already, or none can be written.
+        StoreError: the store failed.
+    """
+    with new_file(os.fspath(path), overwrite=overwrite) as file:
+        return export_tar(store, file, skipped=skipped, progress=progress)
+
+
+@contextmanager
+def new_file(path: str, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file for writing that gets its name when it is whole.
+
+    It is compressed if its name says so: .tar.gz, .tgz, .tar.bz2, .tar.xz. It is 0600, as the database is; with
+    `overwrite` it replaces one that has the name already, and leaves that one's mode. A device or pipe is written to.
+
+    Raises:
+        TransferError: there is a file already, or a database in any case; it cannot be written, or not compressed as
+            its name says.
+    """
+    target = absolute(path)
+    compressor = compression.compressor(target)
+    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        with naming(target), open(target, "wb") as device, compression.compressing(device, compressor) as packed:
+            yield packed
+        return
+    _refuse_existing(target, overwrite=overwrite)
+    with naming(target), whole_file(target, overwrite=overwrite) as temporary:
+        with open(temporary, "wb") as file:
+            if os.path.isfile(target):
+                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
+            with compression.compressing(file, compressor) as packed:
+                yield packed
+        _refuse_existing(target, overwrite=overwrite)  # somebody may have made it meanwhile
+
+
+def _refuse_existing(target: str, *, overwrite: bool) -> None:
+    if os.path.isfile(target) and os.path.getsize(target) and is_database(target):
+        raise TransferError("it is a database, which an archive must not replace: give another name", target)
+    if os.path.lexists(target) and not overwrite:
+        raise TransferError("there is a file already: give a new name, or use --overwrite", target)
+
+
+def check_paths(content: View, unplaceable: dict[tuple[str, str], str]) -> int:
+    """Refuse keys that break the key rules, and find those that no directory can hold; return how many keys there are.
+
+    Raises:
+        InvalidKeyError: a key breaks the key rules.
+    """
+    total = 0
+    directories: set[str] = set()
+    for namespace, key in content.names():
+        total += 1
+        if namespace in KNOWN_NAMESPACES and _is_plain(key):
+            directories.add(f"{namespace}/sha256")
+            continue
+        path = f"{namespace}/{key}"
+        if max(len(segment.encode("utf-8", "surrogatepass")) for segment in path.split("/")) > MAX_SEGMENT:
+            unplaceable[namespace, key] = f"a segment over {MAX_SEGMENT} bytes cannot be a file"
+            continue
+        check_key(namespace, key)
+        while (path := path.rpartition("/")[0]) and path not in directories:
+            directories.add(path)
+    for directory in directories:
+        namespace, _, key = directory.partition("/")
+        if key and key in content.get_many(namespace, [key]):
+            unplaceable[namespace, key] = "it cannot be a file, as other keys lie below it"
+    return total
+
+
+@contextmanager
+def naming(base: str) -> Iterator[None]:
+    """Turn what the file system raises into errors that name the directory."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read the archive has gone; that is no failure of ours
+    except OSError as error:
+        path = os.path.join(base, os.fsdecode(error.filename)) if error.filename else base
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreFullError(f"{error.strerror}: free some space, then export again", path) from error
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)  # the directory in which it cannot be made
+        raise TransferError(f"cannot be written: {why_refused(error)}", path) from error
