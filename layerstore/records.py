@@ -14,8 +14,7 @@ import msgspec
 
 from layerstore.digest import DiffID, are_sha256, is_digest, is_sha256
 from layerstore.errors import InvalidV1IDError
-from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, key_digest
-from layerstore.store import why_not_a_key, why_not_a_namespace
+from layerstore.keys import BLOBS, DIFF_IDS, V1_IDS, V2_METADATA, key_digest, why_not_a_key, why_not_a_namespace
 
 MAX_METADATA: Final = 50
 """Entries that a layer's list keeps, the newest ones. Source: Docker's `maxMetadata`."""

@@ -21,21 +21,10 @@ from layerstore.errors import (
     NotFoundError,
 )
 from layerstore.hmac import compute_hmac
-from layerstore.keys import BLOBS, DIFF_IDS, V2_METADATA, digest_key, key_digest
+from layerstore.keys import BLOBS, DIFF_IDS, MAX_SEGMENT, V2_METADATA, check_key, digest_key, is_utf8, key_digest
 from layerstore.records import MAX_METADATA, V2Metadata, decode_diff_id, decode_list, encode_list
 from layerstore.repository import found_canonical, warn_if_not_canonical
-from layerstore.store import (
-    MAX_SEGMENT,
-    Address,
-    Change,
-    SetAside,
-    Store,
-    Write,
-    changing,
-    check_key,
-    get_many,
-    is_utf8,
-)
+from layerstore.store import Address, Change, SetAside, Store, Write, changing, get_many
 from layerstore.warnings import warn
 
 

@@ -93,8 +93,8 @@ def set_(settings: Settings, namespace: str, key: str, value: str | None, force:
         raise click.UsageError(
             "standard input is a terminal: give VALUE, or pipe it into the command; - reads it anyway"
         )
+    from layerstore.keys import check_key
     from layerstore.records import why_unreadable
-    from layerstore.store import check_key
 
     data = sys.stdin.buffer.read() if value is None or value == "-" else value.encode("utf-8", "surrogateescape")
     check_key(namespace, key)

@@ -18,9 +18,8 @@ from typing import Final, NamedTuple
 from layerstore.collection import Odd
 from layerstore.errors import StoreError, StoreOpenError
 from layerstore.files import tree
-from layerstore.keys import KNOWN_NAMESPACES, Record
+from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record, is_utf8, why_not_a_key, why_not_a_namespace
 from layerstore.records import storable_time
-from layerstore.store import TEMPORARY_PREFIX, is_utf8, why_not_a_key, why_not_a_namespace
 
 # Docker's own keys: they break no rule, which then need not be asked one by one.
 _are_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199}(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199})*").fullmatch

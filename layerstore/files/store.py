@@ -32,10 +32,10 @@ from layerstore.errors import (
     TransferError,
 )
 from layerstore.files import scan, tree
-from layerstore.keys import DIFF_IDS, V2_METADATA, Record, key_digest
+from layerstore.keys import DIFF_IDS, V2_METADATA, Record, check_key, key_digest, why_not_a_namespace
 from layerstore.paths import absolute, why_refused
 from layerstore.records import digests_of
-from layerstore.store import check_key, contains, why_not_a_namespace
+from layerstore.store import contains
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from layerstore.keys import TEMPORARY_PREFIX
 from layerstore.paths import why_refused
-from layerstore.store import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from ctypes import CDLL

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import IO, Final, Self
+from typing import IO, Final
 
 from layerstore.collection import Odd
 from layerstore.errors import TransferError
@@ -24,8 +24,7 @@ from layerstore.formats import bbolt, compression, containerd, containers, tar_m
 from layerstore.formats.compression import Damaged
 from layerstore.formats.facts import Facts, as_entry, uncertain, unreadable
 from layerstore.formats.tar_members import Member, Members
-from layerstore.keys import KNOWN_NAMESPACES, Record
-from layerstore.store import TEMPORARY_PREFIX, why_not_a_key, why_not_a_namespace
+from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record, why_not_a_key, why_not_a_namespace
 
 MAX_VALUE: Final = tree.MAX_VALUE
 MAX_BYTES: Final = 8 << 30
@@ -104,7 +103,8 @@ def scan(
     if file.isatty():
         raise TransferError("it is a terminal: give an archive's path, or pipe one in", name)
     limit = sys.maxsize if force else max_bytes
-    with _Memories(name, limit) as memories:
+    with ExitStack() as stack:
+        memories = _Memories(name, limit, stack)
         try:
             members = Members(_plain(file, name))
             reading = _Reading(members, memories, force=force)
@@ -181,7 +181,7 @@ class _Reading:
         if member.kind == tar_members.LABEL or (member.kind == tar_members.CONTINUED and base is None):
             return None
         self.contents.add(path, base)
-        if base is None and (self._memories.take(path, member, self._members) or self._is_passed_over(path, member)):
+        if base is None and (self._memories.take(path, member) or self._is_passed_over(path, member)):
             return None
         known = base is not None or self._force
         base = base or ""
@@ -216,7 +216,7 @@ class _Reading:
             if value is None:
                 return None
         else:
-            value = self._members.content()
+            value = member.content()
         room = self._room - len(value) - len(path) - _REMEMBERING
         if room >= 0:
             self._earlier[path], self._room = value, room
@@ -326,16 +326,16 @@ class _Contents:
 
 
 class _Memories:
-    """The memories in an archive, as its members come. Behind the `with` statement, what was unpacked is gone.
+    """The memories in an archive, as its members come.
 
     Args:
         archive: what errors call it.
         max_bytes: how many bytes they may have in all.
+        stack: behind it, what was unpacked is gone.
     """
 
-    def __init__(self, archive: str, max_bytes: int) -> None:
-        self._archive, self._room = archive, max_bytes
-        self._stack = ExitStack()
+    def __init__(self, archive: str, max_bytes: int, stack: ExitStack) -> None:
+        self._archive, self._room, self._stack = archive, max_bytes, stack
         self._folder = ""
         self._unpacked: list[tuple[str, str]] = []
         self._odd: list[Odd] = []
@@ -343,13 +343,7 @@ class _Memories:
         self.are_there = False
         """Whether there is any; known behind `entries`."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def take(self, path: str, member: Member, members: Members) -> bool:
+    def take(self, path: str, member: Member) -> bool:
         """Unpack a member if it may be a memory, and tell whether it was taken. Note how containerd's content begins.
 
         Raises:
@@ -358,7 +352,7 @@ class _Memories:
         if member.kind not in tar_members.REGULAR or member.problem is not None or _of_a_container(path):
             return False
         name = path.rpartition("/")[2]
-        head = members.head(_HEAD)
+        head = member.head(_HEAD)
         if not _may_be_one(name, head):
             blob = _match_blob(path)
             if blob is not None and len(self._heads) < _MAX_HEADS:
@@ -370,7 +364,7 @@ class _Memories:
         self._room -= member.size
         if self._room < 0:
             raise TransferError(f"what other engines remember has too many bytes in it{_LIMIT}", self._archive)
-        self._unpacked.append((path, self._unpack(members)))
+        self._unpacked.append((path, self._unpack(member)))
         return True
 
     def entries(self) -> Iterator[tuple[str, Record | Odd]]:
@@ -391,14 +385,14 @@ class _Memories:
         if len(self._heads) == _MAX_HEADS and self.are_there:
             yield "", uncertain("blobs", f"compressions that are not known, of blobs beyond {_MAX_HEADS:,}")
 
-    def _unpack(self, members: Members) -> str:
-        """Write the content of the member that came last into a file; return its path."""
+    def _unpack(self, member: Member) -> str:
+        """Write the content of a member into a file; return its path."""
         try:
             if not self._folder:
                 self._folder = self._stack.enter_context(temporary.folder("layerstore-"))
             file = os.path.join(self._folder, str(len(self._unpacked)))
             with open(file, "xb") as unpacked:
-                unpacked.writelines(members.chunks())
+                unpacked.writelines(member.chunks())
         except OSError as error:
             raise temporary.cannot_write(error) from error
         return file

@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import IO, Final
 
@@ -51,13 +51,15 @@ _WITHOUT_CONTENT: Final = frozenset(b"123456V")
 _PAX, _GLOBAL, _LONG_NAME, _LONG_LINK, _SPARSE = frozenset(b"xX"), ord("g"), ord("L"), ord("K"), ord("S")
 _EXTENDED: Final = _PAX | {_GLOBAL, _LONG_NAME, _LONG_LINK}
 
+_SPARSE_SIZES: Final = ("GNU.sparse.realsize", "GNU.sparse.size")
+
 _is_octal = re.compile(rb"[0-7]*").fullmatch
 _is_decimal = re.compile(rb"[0-9]{1,20}").fullmatch
 
 
 @dataclass(slots=True)
 class Member:
-    """One member, without its content.
+    """One member. Its content can be read once, until the next member is asked for.
 
     Attributes:
         name: as the archive has it; bytes that are not UTF-8 as lone surrogates.
@@ -73,11 +75,28 @@ class Member:
     link: str
     size: int
     modified_at_ns: int
-    problem: str | None = None
+    problem: str | None
+    _coming: Iterator[bytes]
+    _begun: bytes = b""
+
+    def content(self) -> bytes:
+        """Return the content."""
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the content in pieces of about 1 MiB. Holes are zeros."""
+        begun, self._begun = self._begun, b""
+        return chain([begun], self._coming)
+
+    def head(self, size: int) -> bytes:
+        """Return the first bytes of the content, before the rest is asked for."""
+        while len(self._begun) < size and (piece := next(self._coming, None)) is not None:
+            self._begun += piece
+        return self._begun[:size]
 
 
-Pieces = list[tuple[int, int]]
-"""Where the bytes of a sparse file belong: offset and length of each piece."""
+_Pieces = Iterable[tuple[int, int]]
+"""Where the bytes of a file belong: offset and length of each piece."""
 
 
 @dataclass(slots=True)
@@ -91,7 +110,7 @@ class _Extended:
 
 
 class Members:
-    """Iterate over the members; between two steps, `content` gives that of the last one.
+    """Iterate over the members of an archive.
 
     An archive behind the end mark of another (`cat 1.tar 2.tar`) is read on, as `tar -i` does.
 
@@ -103,11 +122,6 @@ class Members:
         self._file = file
         self._globals: dict[str, bytes] = {}
         self._left = self._padding = 0
-        self._size = 0
-        self._sparse: Pieces | None = None
-        self._map_in_content = False
-        self._begun = b""
-        self._coming: Iterator[bytes] = iter(())
         self._name = ""
         self.rest = 0
         """Bytes after the end that are no archive; known at the end."""
@@ -136,22 +150,6 @@ class Members:
         if not zeros or extended.count:
             raise Damaged(f"cut off {self._behind()}")
 
-    def content(self) -> bytes:
-        """Return the content of the member that came last; once."""
-        return b"".join(self.chunks())
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the content of the member that came last, once, in pieces of about 1 MiB. Holes are zeros."""
-        begun, self._begun = self._begun, b""
-        yield begun
-        yield from self._coming
-
-    def head(self, size: int) -> bytes:
-        """Return the first bytes of the content of the member that came last, before the rest is asked for."""
-        while len(self._begun) < size and (piece := next(self._coming, None)) is not None:
-            self._begun += piece
-        return self._begun[:size]
-
     def _behind(self) -> str:
         return f"behind {self._name!r}" if self._name else "in its first member"
 
@@ -175,20 +173,22 @@ class Members:
         if kind in _WITHOUT_CONTENT:
             stored = 0
         self._left, self._padding = stored, -stored % BLOCK
-        self._sparse, self._map_in_content, self._size = None, False, stored
-        self._begun, self._coming = b"", self._content()
-        problem = extended.problem
+        size, problem = stored, extended.problem
+        pieces: _Pieces = [(0, stored)]
         if kind == _SPARSE:
-            problem = self._read_gnu_map(block) or problem
-        elif kind in REGULAR:
-            self._note_pax_map(fields, extended.sparse)
+            size, pieces, too_many = self._gnu_map(block)
+            problem = too_many or problem
+        elif kind in REGULAR and not fields.keys().isdisjoint(_SPARSE_SIZES):
+            real = next(fields[name] for name in _SPARSE_SIZES if name in fields)
+            size, pieces = _decimal(real), self._pax_map(fields, extended.sparse)
         return Member(
             name=name,
             kind=kind,
             link=_text(fields.get("linkpath") or block[157:257].partition(b"\0")[0]),
-            size=self._size,
+            size=size,
             modified_at_ns=_time(fields.get("mtime"), block),
             problem=problem,
+            _coming=self._content(size, pieces),
         )
 
     def _extend(self, extended: _Extended, block: bytes) -> None:
@@ -217,34 +217,33 @@ class Members:
         if extended.count > _MAX_NESTED:
             raise Damaged(f"more than {_MAX_NESTED} headers for one member {self._behind()}")
 
-    def _read_gnu_map(self, block: bytes) -> str | None:
-        """Read the map of a sparse file as old GNU tars write it: in the header, and in blocks behind it."""
-        self._size = _number(block[483:495])
-        if self._size < 0:
+    def _gnu_map(self, block: bytes) -> tuple[int, _Pieces, str | None]:
+        """Read size and map of a sparse file as old GNU tars write it: in the header, and in blocks behind it."""
+        size, pieces = _number(block[483:495]), _gnu_pieces(block[386:482])
+        if size < 0:
             raise Damaged(f"a negative size {self._behind()}")
-        self._sparse = _gnu_pieces(block[386:482])
-        more, too_many = block[482], False
+        more = block[482]
         while more:
             following = self._exactly(BLOCK)
             more = following[504]
-            too_many = too_many or len(self._sparse) > _MAX_PIECES
-            if not too_many:
-                self._sparse += _gnu_pieces(following[:504])
-        return "a sparse file of too many pieces" if too_many else None
+            if len(pieces) <= _MAX_PIECES:
+                pieces += _gnu_pieces(following[:504])
+        return size, pieces, "a sparse file of too many pieces" if len(pieces) > _MAX_PIECES else None
 
-    def _note_pax_map(self, fields: dict[str, bytes], sparse: list[int]) -> None:
-        """Note the map of a sparse file as pax headers have it, in one of three versions."""
-        size = fields.get("GNU.sparse.realsize") or fields.get("GNU.sparse.size")
-        if size is None:
-            return
-        self._size = _decimal(size)
+    def _pax_map(self, fields: dict[str, bytes], sparse: list[int]) -> _Pieces:
+        """Return the map of a sparse file as pax headers have it, in one of three versions."""
         if fields.get("GNU.sparse.major") == b"1":
-            self._map_in_content = True
-        elif "GNU.sparse.map" in fields:
-            text = fields["GNU.sparse.map"]
-            self._sparse = _in_pairs([_decimal(number) for number in text.split(b",")] if text else [])
-        else:
-            self._sparse = _in_pairs(sparse)
+            return self._map_in_content()
+        text = fields.get("GNU.sparse.map")
+        return _in_pairs(sparse if text is None else [_decimal(number) for number in text.split(b",") if text])
+
+    def _map_in_content(self) -> _Pieces:
+        """Yield the map that the content begins with; it is read in full before the first piece."""
+        numbers = self._numbers()
+        (count,) = islice(numbers, 1)
+        if count > _MAX_PIECES:
+            raise Damaged(f"a sparse file of {count} pieces {self._behind()}")
+        yield from _in_pairs(list(islice(numbers, 2 * count)))
 
     def _numbers(self) -> Iterator[int]:
         """Yield the numbers that a sparse file's content begins with, one a line, in whole blocks."""
@@ -254,22 +253,16 @@ class Members:
             yield from map(_decimal, lines)
         raise Damaged(f"no map of a sparse file {self._behind()}")
 
-    def _content(self) -> Iterator[bytes]:
-        """Yield the content of a member. That of a sparse file has its pieces alone, and may begin with their map."""
-        if self._map_in_content:
-            numbers = self._numbers()
-            (count,) = islice(numbers, 1)
-            if count > _MAX_PIECES:
-                raise Damaged(f"a sparse file of {count} pieces {self._behind()}")
-            self._sparse = _in_pairs(list(islice(numbers, 2 * count)))
+    def _content(self, size: int, pieces: _Pieces) -> Iterator[bytes]:
+        """Yield the content of a member: its pieces, which the archive has one behind the other, and holes as zeros."""
         end = 0
-        for offset, length in [(0, self._size)] if self._sparse is None else [*self._sparse, (self._size, 0)]:
-            if not end <= offset <= offset + length <= self._size:
+        for offset, length in chain(pieces, [(size, 0)]):
+            if not end <= offset <= offset + length <= size:
                 raise Damaged(f"the map of a sparse file {self._behind()}")
-            for size in _cut(offset - end):
-                yield bytes(size)
-            for size in _cut(length):
-                yield self._take(size)
+            for some in _cut(offset - end):
+                yield bytes(some)
+            for some in _cut(length):
+                yield self._take(some)
             end = offset + length
 
     def _take(self, size: int) -> bytes:
@@ -377,18 +370,17 @@ def _read_pax(content: bytes, fields: dict[str, bytes], sparse: list[int]) -> No
             fields[name.decode("latin-1")] = value
 
 
-def _gnu_pieces(entries: bytes) -> Pieces:
+def _gnu_pieces(entries: bytes) -> list[tuple[int, int]]:
     pieces = [
         (_number(entries[at : at + 12]), _number(entries[at + 12 : at + 24])) for at in range(0, len(entries), 24)
     ]
     return [(offset, length) for offset, length in pieces if offset or length]
 
 
-def _in_pairs(numbers: Iterable[int]) -> Pieces:
-    found = list(numbers)
-    if len(found) % 2:
+def _in_pairs(numbers: list[int]) -> _Pieces:
+    if len(numbers) % 2:
         raise Damaged("half a piece of a sparse file")
-    return list(zip(found[::2], found[1::2], strict=True))
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 class Writer:

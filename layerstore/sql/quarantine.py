@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from layerstore.arguments import instance, several
 from layerstore.errors import InvalidInputError, NotFoundError
+from layerstore.keys import check_key
 from layerstore.records import why_unreadable
 from layerstore.sql.backend import Quarantined
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import check_key
 
 
 def one_quarantined(store: SQLMetadataStore, number: int) -> Quarantined:

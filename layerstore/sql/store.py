@@ -22,12 +22,13 @@ from layerstore.errors import (
     NotFoundError,
     StoreOpenError,
 )
+from layerstore.keys import check_key, why_not_a_namespace
 from layerstore.sql.collection import DatabaseCollection, each, refuse_closed
 from layerstore.sql.sqlite import recognition
 from layerstore.sql.sqlite.backend import SQLite
 from layerstore.sql.sqlite.file import check_timeout
 from layerstore.sql.url import is_url, shown
-from layerstore.store import SetAside, check_key, contains, why_not_a_namespace
+from layerstore.store import SetAside, contains
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -21,12 +21,12 @@ from layerstore.errors import InvalidInputError, StoreFullError, TransferError
 from layerstore.files import scan, tree
 from layerstore.files.temporary import whole_file
 from layerstore.formats import compression, tar_members
-from layerstore.keys import KNOWN_NAMESPACES, Record
+from layerstore.keys import KNOWN_NAMESPACES, MAX_SEGMENT, Record, check_key
 from layerstore.paths import absolute, why_refused
 from layerstore.records import why_unreadable
 from layerstore.reports import Examples, Skipped
 from layerstore.sql.sqlite.recognition import is_database
-from layerstore.store import MAX_SEGMENT, Store, check_key
+from layerstore.store import Store
 from layerstore.transfer.merging import Conflict, OnConflict, merge
 from layerstore.transfer.place import Progress, opened
 from layerstore.transfer.placing import Writer

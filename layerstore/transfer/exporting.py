@@ -20,13 +20,13 @@ from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import tree
 from layerstore.formats import containerd_live, containers
-from layerstore.keys import KNOWN_NAMESPACES, V1_IDS
+from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, V1_IDS
 from layerstore.paths import absolute
 from layerstore.reports import Report, Skipped, of_rest, of_skipped
 from layerstore.sql.sqlite.recognition import is_database, resolve
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.sql.url import is_url, names_a_database
-from layerstore.store import TEMPORARY_PREFIX, Store
+from layerstore.store import Store
 from layerstore.transfer import place
 from layerstore.transfer.combining import facts, for_docker
 from layerstore.transfer.directory import Directory, check_paths, naming

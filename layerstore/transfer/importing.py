@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from layerstore.collection import Batch, Incoming, Loaded, Odd, Resolve, Source, in_batches
 from layerstore.errors import InvalidInputError
 from layerstore.formats.facts import UNCERTAIN
-from layerstore.keys import DIFF_IDS, V2_METADATA, Record
+from layerstore.keys import DIFF_IDS, MAX_SEGMENT, V2_METADATA, Record, why_not_a_key, why_not_a_namespace
 from layerstore.records import Association, are_mappings, associations, why_unreadable
 from layerstore.reports import Examples, Report, Skipped, of_rest, of_skipped
-from layerstore.store import MAX_SEGMENT, Store, read_modify_write, why_not_a_key, why_not_a_namespace
+from layerstore.store import Store, read_modify_write
 from layerstore.transfer import place
 from layerstore.transfer.merging import Conflict, Eviction, Merge, OnConflict, keep, replace
 from layerstore.transfer.place import Place, Progress

@@ -34,13 +34,13 @@ from layerstore.files import scan, temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import containerd_live, tar_members
 from layerstore.formats.facts import UNCERTAIN, uncertain
-from layerstore.keys import BLOBS, KNOWN_NAMESPACES, Record
+from layerstore.keys import BLOBS, KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.sql.url import names_a_database, shown
-from layerstore.store import TEMPORARY_PREFIX, Store
+from layerstore.store import Store
 from layerstore.transfer.sources import Database, Stream, archive, memories_in, memory_of_file, memory_of_text
 
 Progress = Callable[[int, int | None], None]

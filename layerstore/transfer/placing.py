@@ -32,9 +32,8 @@ from typing import NamedTuple, Self
 from layerstore.files import scan, tree
 from layerstore.files.temporary import Spool
 from layerstore.files.tree import sync_file_system
-from layerstore.keys import Record
+from layerstore.keys import TEMPORARY_PREFIX, Record
 from layerstore.records import storable_time
-from layerstore.store import TEMPORARY_PREFIX
 
 _BATCH = 20_000
 """Files that get their names after one sync. A sync costs as much for one file as for many."""

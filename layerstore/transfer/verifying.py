@@ -17,11 +17,20 @@ from layerstore.digest import is_digest
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.errors import NotFoundError
 from layerstore.files.temporary import Spool
-from layerstore.keys import BLOBS, DIFF_IDS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.keys import (
+    BLOBS,
+    DIFF_IDS,
+    V2_METADATA,
+    Record,
+    digest_key,
+    key_digest,
+    why_not_a_key,
+    why_not_a_namespace,
+)
 from layerstore.records import MAX_METADATA, decode_diff_id, decode_list, digests_of, why_unfit, why_unreadable
 from layerstore.reports import Report
 from layerstore.repository import why_not_canonical
-from layerstore.store import get_many, read_modify_write, why_not_a_key, why_not_a_namespace
+from layerstore.store import get_many, read_modify_write
 from layerstore.transfer.place import Place, Progress, name, opened
 from layerstore.words import counted
 

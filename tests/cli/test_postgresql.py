@@ -7,14 +7,23 @@ import re
 import signal
 import tempfile
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from layerstore import AuthConfig, SQLMetadataStore, V2Metadata, V2MetadataService, compute_hmac_key
-from tests.conftest import database_rows
+from layerstore import (
+    AuthConfig,
+    SQLMetadataStore,
+    V2Metadata,
+    V2MetadataService,
+    compute_hmac_key,
+    import_directory,
+)
+from tests.conftest import assert_sound, database_rows
 from tests.docker.conftest import FIRST, SECOND, DataRoot, data_root
 from tests.support.command import BAD, DONE, FOUND, GOLDEN, GOLDEN_FILES, Run
+from tests.support.postgresql import Server, drop_schema, new_schema
 from tests.support.strategies import sha256
 from tests.web.conftest import serving
 
@@ -63,12 +72,27 @@ def said(text: str, place: str) -> str:
     return text.replace(place, "STORE")
 
 
-@pytest.mark.parametrize("arguments", ANSWERS, ids=" ".join)
-def test_a_command_answers_as_on_a_file(run: Run, served: str, imported: Path, arguments: tuple[str, ...]):
-    on_file = run("--db", imported, *arguments)
-    on_server = run("--db", served, *arguments)
+@pytest.fixture(scope="module")
+def asked(postgresql_server: Server) -> Iterator[str]:
+    """The same for all commands that only ask."""
+    name = new_schema(postgresql_server)
+    url = postgresql_server.url(name)
+    with SQLMetadataStore(url) as store:
+        import_directory(store, GOLDEN)
+        there = list(store.entries())
+    yield f"{url}&password={SECRET}"
+    with SQLMetadataStore(url) as store:
+        assert list(store.entries()) == there
+        assert_sound(store)
+    drop_schema(postgresql_server, name)
 
-    shown = served.replace(f"&password={SECRET}", "")
+
+@pytest.mark.parametrize("arguments", ANSWERS, ids=" ".join)
+def test_a_command_answers_as_on_a_file(run: Run, asked: str, imported: Path, arguments: tuple[str, ...]):
+    on_file = run("--db", imported, *arguments)
+    on_server = run("--db", asked, *arguments)
+
+    shown = asked.replace(f"&password={SECRET}", "")
     assert (on_server.code, said(on_server.out, shown)) == (on_file.code, said(on_file.out, str(imported)))
     assert said(on_server.err, shown) == said(on_file.err, str(imported))
 

@@ -15,7 +15,7 @@ from layerstore import (
     V2Metadata,
     V2MetadataService,
 )
-from layerstore.store import check_key, why_not_a_key, why_not_a_namespace
+from layerstore.keys import check_key, why_not_a_key, why_not_a_namespace
 from tests.conftest import AnyStore
 from tests.support.strategies import KEYS, SEGMENTS, sha256
 

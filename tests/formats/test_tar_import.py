@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import SQLMetadataStore, import_directory
-from layerstore.store import TEMPORARY_PREFIX
+from layerstore.keys import TEMPORARY_PREFIX
 from tests.support.archives import (
     SECONDS,
     TREE,

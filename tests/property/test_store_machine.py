@@ -155,6 +155,6 @@ TestSQLFile.settings = TestFiles.settings = settings(max_examples=HALF, stateful
 TestSQLMemory.settings = settings(stateful_step_count=30)
 
 
-def test_postgresql(postgresql_server: postgresql.Server):
-    machine = postgresql.machine_on(postgresql_server, StoreMachine)
+def test_postgresql(schemas: postgresql.Schemas):
+    machine = postgresql.machine_on(schemas, StoreMachine)
     run_state_machine_as_test(machine, settings=settings(max_examples=HALF, stateful_step_count=15))

@@ -164,6 +164,6 @@ TestFiles.settings = settings(max_examples=EXAMPLES // 4, stateful_step_count=20
 TestSQLMemory.settings = settings(stateful_step_count=40)
 
 
-def test_postgresql(postgresql_server: postgresql.Server):
-    machine = postgresql.machine_on(postgresql_server, V2Machine)
+def test_postgresql(schemas: postgresql.Schemas):
+    machine = postgresql.machine_on(schemas, V2Machine)
     run_state_machine_as_test(machine, settings=settings(max_examples=EXAMPLES // 3, stateful_step_count=25))

@@ -197,17 +197,17 @@ class Schemas:
     """Schemas of a store that are given out again, once emptied: to make one takes longer than most tests."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
+        self.server = server
         self._shape: list[tuple[Any, ...]] | None = None
         self._empty: list[str] = []
 
     def take(self) -> str:
         """Return the name of a schema that is new, or as a store that was just opened leaves it."""
-        return self._empty.pop() if self._empty else new_schema(self._server)
+        return self._empty.pop() if self._empty else new_schema(self.server)
 
     def give_back(self, name: str) -> None:
         """Empty a schema, or drop it where a test has changed what tables it has."""
-        with psycopg.connect(self._server.conninfo(), autocommit=True) as connection:
+        with psycopg.connect(self.server.conninfo(), autocommit=True) as connection:
             connection.execute("SET lock_timeout = '20s'")
             shape = connection.execute(_SHAPE.encode(), (name,)).fetchall()
             self._shape = self._shape or shape
@@ -219,7 +219,7 @@ class Schemas:
                         connection.execute(f"ALTER SEQUENCE {name}.{relation} RESTART".encode())
                 self._empty.append(name)
                 return
-        drop_schema(self._server, name)
+        drop_schema(self.server, name)
 
 
 def drop_schema(server: Server, name: str) -> None:
@@ -227,20 +227,20 @@ def drop_schema(server: Server, name: str) -> None:
     server.execute(f"SET lock_timeout = '20s'; DROP SCHEMA {name} CASCADE")
 
 
-def machine_on(server: Server, machine: Any) -> Any:
-    """Return a state machine whose store is in a schema of its own, dropped when an example ends."""
+def machine_on(schemas: Schemas, machine: Any) -> Any:
+    """Return a state machine whose store is in a schema of its own while an example lasts."""
 
     class ServerMachine(machine):  # type: ignore[misc]  # it is a parameter
         schema: str | None = None
 
         def open(self) -> SQLMetadataStore:
-            self.schema = self.schema or new_schema(server)
-            return SQLMetadataStore(server.url(self.schema), durability="normal")
+            self.schema = self.schema or schemas.take()
+            return SQLMetadataStore(schemas.server.url(self.schema), durability="normal")
 
         def teardown(self) -> None:
             super().teardown()
             assert self.schema is not None
-            drop_schema(server, self.schema)
+            schemas.give_back(self.schema)
 
     return ServerMachine
 

@@ -15,11 +15,10 @@ from typing import Final, Literal
 from layerstore.arguments import instance
 from layerstore.digest import is_digest
 from layerstore.errors import InvalidInputError
-from layerstore.keys import V2_METADATA
+from layerstore.keys import V2_METADATA, is_utf8
 from layerstore.sql.reading.layers import ALL, PAGE, Blob, Key, Layer, V1Image, blob, layer, v1_image
 from layerstore.sql.reading.layers import MOST as MOST_BLOBS
 from layerstore.sql.store import SQLMetadataStore
-from layerstore.store import is_utf8
 
 ORDERED_BY_TIME: Final = 2_000
 """Up to so many associations of a repository are put in order of time, each by a lookup of its own; 20 ms."""

@@ -12,7 +12,7 @@ from typing import Any
 from layerstore.collection import NOT_UTF8, Fault, Note, Odd
 from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError, StoreError
-from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
+from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, is_utf8, key_digest
 from layerstore.records import as_json
 from layerstore.sql import derived
 from layerstore.sql.sqlite import statements
@@ -183,13 +183,7 @@ def _found(row: tuple[str, str, bytes, int]) -> Record | Odd:
 
 def _is_utf8(text: object) -> bool:
     """Tell whether it is text, and was UTF-8."""
-    if not isinstance(text, str):
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(text, str) and is_utf8(text)
 
 
 def _encoded(text: str | bytes) -> bytes:
