@@ -25,7 +25,7 @@ from layerstore.sql.url import is_url
 from layerstore.words import readable
 
 if TYPE_CHECKING:
-    from layerstore.sql.backend import Parameters, Value
+    from layerstore.sql.backend import Value
     from layerstore.sql.reading.search import Kind
 
 Row = Sequence[Any]
@@ -219,10 +219,9 @@ def query(  # noqa: PLR0917  # click gives them by name
 
     is_server = is_url(settings.path)
     sql, parameters, defaults = _what(arguments, file, is_server=is_server)
-    if defaults is not None:
-        parameters = _in_full(settings, sql, parameters)
     values = given(sql, parameters, defaults)
-    _check_numbers(values, defaults or {})
+    if defaults is not None and isinstance(values, Mapping):
+        values = _of_named(settings, values, defaults)
     with ask(settings.path, sql, values, timeout_s=timeout_s, explain=explain) as answer:
         if explain and form == "table":
             _show_plan(answer.rows, is_server=is_server)
@@ -254,35 +253,25 @@ def _what(
     return first, rest, None
 
 
-def _in_full(settings: Settings, sql: str, texts: Sequence[str]) -> list[str]:
-    """Return a named query's values with digests in full where their first digits were given, as `show` takes them."""
-    from layerstore.sql.query import names_in
+def _of_named(settings: Settings, values: Mapping[str, Any], defaults: Mapping[str, Value]) -> dict[str, Any]:
+    """Return a named query's values, with digests in full where their first digits were given, as `show` takes them.
 
+    Text is refused for a parameter that is a number by default, such as `limit`.
+    """
     kinds: dict[str, Kind] = {"digest": "digest", "diff_id": "layer", "v1_id": "v1-image"}
-    names = names_in(sql)
-    full = []
-    for at, text in enumerate(texts):
-        name, equals, value = text.partition("=")
-        if not (equals and name in names):
-            name, value = names[at] if at < len(names) else "", text
-        if name in kinds and re.fullmatch(r"(?:sha256:)?[0-9a-f]{6,63}", value):
+    full = dict(values)
+    for name, value in values.items():
+        if isinstance(defaults.get(name), int) and not isinstance(value, int):
+            raise InvalidInputError(f"{name} must be a whole number, not {value!r}")
+        if name in kinds and re.fullmatch(r"(?:sha256:)?[0-9a-f]{6,63}", str(value)):
             from layerstore.sql.reading.search import by_digits
 
             with settings.reading() as store:
-                found = [one.name for one in by_digits(store, value) if one.kind == kinds[name]]
+                found = [one.name for one in by_digits(store, str(value)) if one.kind == kinds[name]]
             if len(found) > 1:
                 raise InvalidInputError(f"several begin with {value!r}: {', '.join(found[:5])}: give more digits")
-            value = found[0] if found else value
-        full.append(f"{name}={value}" if name else text)
+            full[name] = found[0] if found else str(value)
     return full
-
-
-def _check_numbers(values: Parameters, defaults: Mapping[str, Value]) -> None:
-    """Refuse text for a parameter of a named query that is a number by default, such as `limit`."""
-    for name, default in defaults.items():
-        value = values[name] if isinstance(values, Mapping) else default
-        if isinstance(default, int) and not isinstance(value, int):
-            raise InvalidInputError(f"{name} must be a whole number, not {value!r}")
 
 
 def _read(file: str) -> str:

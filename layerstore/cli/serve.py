@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import click
 
 from layerstore.cli.options import PATH, Settings, shared
-from layerstore.cli.output import printable, say
+from layerstore.cli.output import print_warning, say
 from layerstore.errors import LayerstoreError
 from layerstore.sql.url import is_url, shown
 from layerstore.words import utc
@@ -59,10 +59,8 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
             f"`serve` needs Datasette ({error.name} is missing): pip install 'layerstore[web]'"
         ) from error
     if not guard.is_loopback(host):
-        click.echo(
-            f"layerstore: warning: everyone who reaches {printable(host)} can read everything in the store;"
-            " without --host only this machine can",
-            err=True,
+        print_warning(
+            f"everyone who reaches {host} can read everything in the store; without --host only this machine can"
         )
     with (
         _database(path or settings.path) as (database, source),
@@ -109,7 +107,7 @@ def _open(address: str) -> None:
 
     def run() -> None:
         if not webbrowser.open(address):
-            click.echo(f"layerstore: warning: no browser could be started: open {address} in one", err=True)
+            print_warning(f"no browser could be started: open {address} in one")
 
     # Some browsers return only when they are closed.
     threading.Thread(target=run, daemon=True).start()

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from layerstore.cli.options import Settings, data_root_options, offer_known, shared
-from layerstore.cli.output import columns, print_json, printable, say
+from layerstore.cli.output import columns, fail, print_json, say
 from layerstore.words import counted, utc
 
 if TYPE_CHECKING:
     from layerstore.sql.reading.layers import Association, Blob, KnownBlob, Layer, V1Image
     from layerstore.sql.reading.search import Found, Held, Repository
 
-_KINDS = {"Layer": "layer", "Blob": "blob", "V1Image": "v1image"}
 _ASSOCIATION = ("diff_id", "digest", "source_repository", "hmac")
 
 
@@ -47,16 +46,13 @@ def show(settings: Settings, /, *, what: str, data_root: str | None, driver: str
     with settings.reading() as store:
         found = look_up(store, what)
     if as_json:
-        print_json([{"kind": _KINDS.get(type(one).__name__, "repository"), **_document(one)} for one in found])
+        print_json([{"kind": type(one).__name__.removeprefix("Listed").lower(), **_document(one)} for one in found])
     else:
         _show(found)
-    if not found:
-        click.echo(printable(f"layerstore: nothing is known about {what!r} in {settings.path}"), err=True)
-    return 0 if found else 1
+    return 0 if found else fail(f"nothing is known about {what!r} in {settings.path}", 1)
 
 
 def _show(found: Sequence[Found]) -> None:
-    from layerstore.sql.reading.layers import Blob, Layer, V1Image
     from layerstore.sql.reading.search import MOST, ListedRepository
 
     several = [
@@ -70,14 +66,7 @@ def _show(found: Sequence[Found]) -> None:
     for number, one in enumerate(found):
         if number:
             say()
-        if isinstance(one, Layer):
-            _show_layer(one)
-        elif isinstance(one, Blob):
-            _show_blob(one)
-        elif isinstance(one, V1Image):
-            _show_v1_image(one)
-        elif not isinstance(one, ListedRepository):
-            _show_repository(one)
+        _SHOWN[type(one).__name__](one)
 
 
 def _show_image(settings: Settings, name: str, data_root: str, driver: str | None, as_json: bool) -> int:
@@ -193,3 +182,12 @@ def _repository(association: Association) -> str:
 def _credentials(association: Association | Held) -> str:
     """Say whether an association is tied to credentials; the HMAC itself tells a person nothing."""
     return f"HMAC {association.hmac[:8]}…" if association.hmac else "no HMAC"
+
+
+_SHOWN: dict[str, Callable[[Any], None]] = {
+    "Layer": _show_layer,
+    "Blob": _show_blob,
+    "V1Image": _show_v1_image,
+    "Repository": _show_repository,
+}
+"""By the class of what was found, which is not loaded before there is something to show."""

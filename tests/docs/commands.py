@@ -48,7 +48,8 @@ def reference() -> str:
 
 
 def _command(path: tuple[str, ...], command: click.Command) -> str:
-    context = click.Context(command, info_name="layerstore " + " ".join(path))
+    names = ["-h", "--help"]  # which click keeps for a command
+    context = click.Context(command, info_name="layerstore " + " ".join(path), help_option_names=names)
     said = inspect.cleandoc(command.help or "")
     usage = " ".join(command.collect_usage_pieces(context))
     text = f"\n{'#' * (len(path) + 1)} {' '.join(path)}\n\n`layerstore {' '.join(path)} {usage}`\n\n{said}\n"

@@ -153,7 +153,7 @@ def test_what_keeps_verify_from_running_is_on_the_page(own_sample: Path, show: S
 
 def test_a_program_that_prints_no_report_is_an_error(own_sample: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    assert run_of(Verify(str(own_sample))).error == "it printed no report: nothing"
+    assert run_of(Verify(str(own_sample))).error == "no report; exit code 0"
 
 
 def test_without_verify_the_page_says_so(own_sample: Path, show: Show):

@@ -18,6 +18,7 @@ from tests.web.conftest import BLOB, LAYER, REPOSITORY, serving
 
 CHROMIUM = os.environ.get("LAYERSTORE_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+# A few rows are as good as many, and looked at in a fifth of the time.
 PAGES = [
     "/",
     "/-/layers",
@@ -28,11 +29,11 @@ PAGES = [
     "/-/search?q=1",
     "/-/search?q=nothing-of-this-name",
     "/store",
-    "/store/metadata",
-    "/store/v2_metadata",
-    "/store/layers",
-    "/store/ask-newest",
-    "/store?sql=select+*+from+metadata",
+    "/store/metadata?_size=9",
+    "/store/v2_metadata?_size=9",
+    "/store/layers?_size=9",
+    "/store/ask-newest?limit=9",
+    "/store?sql=select+*+from+metadata+limit+9",
     "/-/versions",
 ]
 

@@ -269,10 +269,15 @@ def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
         names = sorted({one.name for one in by_digits(store, term)})
     if len(names) > 1:
         raise InvalidInputError(f"several begin with {term!r}: {', '.join(names[:5])}: give more digits")
-    found: list[Found | None] = [repository(store, term, size=None)]
-    for name in names:
-        found = [layer(store, name, most=None), blob(store, name), v1_image(store, name)]
-    if found == [None]:
+    if names:
+        found: list[Found | None] = [
+            layer(store, names[0], most=None),
+            blob(store, names[0]),
+            v1_image(store, names[0]),
+        ]
+    elif (one := repository(store, term, size=None)) is not None:
+        found = [one]
+    else:
         found = list(_named_like(store, term))
     if too_short and not found:
         raise InvalidInputError(f"{term!r} is too short to look up: give {_LOOKED_UP_FROM} hex digits or more")
@@ -301,13 +306,12 @@ def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
     algorithm, digits = match.groups()
     found: list[Match] = []
     # "g" comes right behind the hex digits, so that this range is all that begins so, and an index serves it.
-    for name in _ALGORITHMS if algorithm is None else (algorithm,):
-        found += _layers(store, f"{name}:{digits}", f"{name}:{digits}g")
-    for name in _ALGORITHMS if algorithm is None else (algorithm,):
-        found += _digests(store, f"{name}:{digits}", f"{name}:{digits}g")
+    for find in (_layers, _digests):
+        for name in _ALGORITHMS if algorithm is None else (algorithm,):
+            found += find(store, f"{name}:{digits}", f"{name}:{digits}g")
     if algorithm is None:
         rows = store._run(
-            "SELECT v1_id, diff_id FROM v1_ids WHERE v1_id >= :low AND v1_id < :high ORDER BY v1_id LIMIT :most",
+            "SELECT v1_id, diff_id FROM v1_ids WHERE v1_id BETWEEN :low AND :high ORDER BY v1_id LIMIT :most",
             {"low": digits, "high": f"{digits}g", "most": MOST},
         )
         found += [Match("v1-image", v1_id, diff_id) for v1_id, diff_id in rows]
@@ -328,16 +332,17 @@ def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     layers: dict[str, str | None] = {}
     # What a digest maps to counts most, then whose list has it.
     for table in ("blobs", "v2_metadata", "diff_id_by_digest"):
-        condition = "digest = :low" if low == high else "digest >= :low AND digest < :high"
-        query = f"SELECT digest, diff_id FROM {table} WHERE {condition} ORDER BY digest LIMIT :most"
+        query = f"SELECT digest, diff_id FROM {table} WHERE digest BETWEEN :low AND :high ORDER BY digest LIMIT :most"
         layers.update(store._run(query, {"low": low, "high": high, "most": MOST}))
     return [Match("digest", name, layers[name]) for name in sorted(layers)[:MOST]]
 
 
 def _names(store: SQLMetadataStore, table: str, column: str, low: str, high: str) -> list[str]:
     of_lists = "namespace = 'v2metadata-by-diffid' AND " if table == "metadata" else ""
-    condition = f"{column} = :low" if low == high else f"{column} >= :low AND {column} < :high"
-    query = f"SELECT DISTINCT {column} FROM {table} WHERE {of_lists}{condition} ORDER BY {column} LIMIT :most"
+    query = f"""
+        SELECT DISTINCT {column} FROM {table} WHERE {of_lists}{column} BETWEEN :low AND :high
+        ORDER BY {column} LIMIT :most
+    """
     return [name for (name,) in store._run(query, {"low": low, "high": high, "most": MOST})]
 
 
