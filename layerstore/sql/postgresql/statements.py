@@ -138,8 +138,8 @@ LOCK: Final = Statement("lock", "LOCK TABLE metadata IN EXCLUSIVE MODE")
 
 GET: Final = Statement("get", "SELECT value FROM metadata WHERE namespace = $1 AND key = $2")
 GET_TO_CHANGE: Final = Statement("get_to_change", f"{GET.text} FOR UPDATE")
-# The server gives a row to any of those who wait for it, and this lock to the first. With 32 writers on 4 lists, the wait
-# that 99 % do not exceed is a third of what it is without, and they add a fifth more.
+# The server gives a row to any of those who wait for it, and this lock to the first. With 32 writers on 4 lists, the
+# wait that 99 % do not exceed is a third of what it is without, and they add a fifth more.
 TAKE_TURN: Final = Statement(
     "take_turn", "SELECT 1 FROM pg_advisory_xact_lock(hashtextextended($1::text || $2::text, 0))"
 )
