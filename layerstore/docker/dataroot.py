@@ -12,7 +12,6 @@ Source: Docker's daemon/daemon.go, image/fs.go, layer/filestore.go.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import stat
@@ -22,11 +21,11 @@ from layerstore.docker.daemon import running_on
 from layerstore.errors import TransferError
 from layerstore.files import tree
 from layerstore.keys import KNOWN_NAMESPACES
-from layerstore.paths import PERMISSION_DENIED, absolute
+from layerstore.paths import absolute
+from layerstore.warnings import warn
 from layerstore.words import near
 
 _PRIOR_DRIVERS = ("btrfs", "fuse-overlayfs", "overlay2", "zfs")
-_log = logging.getLogger("layerstore")
 _remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
 
 
@@ -89,33 +88,21 @@ def drivers(data_root: str) -> list[Driver]:
     return [driver for driver in every if driver.has()]
 
 
-def distributions(path: str, *, may_be_none: bool = False) -> list[str]:
-    """Return the metadata directories that a directory stands for.
-
-    That is itself, if it has one of Docker's namespaces; else those of a data root's drivers; else itself, or none
-    with `may_be_none`.
+def distributions(directory: str, *, may_be_none: bool = False) -> list[str]:
+    """Return the metadata directories of a data root's drivers; else the directory itself, or none with `may_be_none`.
 
     Raises:
         TransferError: a data root without any metadata, or with a link in the way to it; or no directory.
     """
-    base = absolute(path)
-    if not os.path.isdir(base):
-        what = "not a directory" if os.path.exists(base) else "there is no such directory"
-        raise TransferError(f"{what}: give a `distribution` directory or a Docker data root", base)
-    if not os.access(base, os.R_OK | os.X_OK):
-        raise TransferError(f"cannot be read: {PERMISSION_DENIED}", base)
-    if has_namespaces(base):
-        return [base]
-    every = drivers(base)
+    every = drivers(directory)
     found = [driver.path("distribution") for driver in every if driver.has("distribution")]
-    if may_be_none:
+    if found or may_be_none:
         return found
-    if not found and (every or _is_directory(os.path.join(base, "image"))):
-        refuse_containerds(base)
-        raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", base)
-    if not found:
-        refuse_above_a_distribution(base)
-    return found or [base]
+    if every or _is_directory(os.path.join(directory, "image")):
+        refuse_containerds(directory)
+        raise TransferError("a data root without image/*/distribution: this host has recorded nothing yet", directory)
+    refuse_above_a_distribution(directory)
+    return [directory]
 
 
 def distribution_of(data_root: str, driver: str) -> str:
@@ -185,7 +172,7 @@ def refuse_containerds(data_root: str) -> None:
             data_root,
         )
     if stores.containerd:
-        _log.warning(
+        warn(
             "%s: it has images both of containerd's store and of the storage driver %s: the options of its Docker"
             " decide which is used (`docker info` shows it), and only the latter reads this metadata",
             data_root,

@@ -291,12 +291,12 @@ class DirectoryCollection:
         the mapping of a digest that such a list holds.
 
         Raises:
-            TransferError: a file cannot be changed; those before it are.
+            TransferError: a file cannot be changed; those before it are. StoreFullError: no space is left for a list.
         """
         left: list[int] = []
         listed: set[str] = set()  # by lists that were left
         touched: set[tuple[str, ...]] = set()
-        with _naming(self.directory):
+        with naming(self.directory, "changed"):
             for number, (record, kept) in enumerate(doomed):
                 if record.namespace == DIFF_IDS and key_digest(record.key) in listed:
                     left.append(number)
@@ -327,7 +327,7 @@ class DirectoryCollection:
             TransferError: one cannot be removed.
         """
         removed = 0
-        with _naming(self.directory), tree.directory(self.directory, ()) as top:
+        with naming(self.directory, "changed"), tree.directory(self.directory, ()) as top:
             for found in scan.walk(top):
                 if found.kind != "temporary":
                     continue
@@ -356,12 +356,21 @@ def _now(base: str, segments: list[str], name: str) -> tuple[bytes, int] | None:
 
 
 @contextmanager
-def _naming(base: str) -> Iterator[None]:
+def naming(base: str, done: str = "written") -> Iterator[None]:
+    """Turn what the file system raises into errors that name the file, and say that it cannot be `done`."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read the archive has gone; that is no failure of ours
     except OSError as error:
         path = os.path.join(base, os.fsdecode(error.filename)) if error.filename else base
-        raise TransferError(f"cannot be changed: {error.strerror or error}", path) from error
+        if error.errno in _FULL:
+            raise StoreFullError(f"{error.strerror}: free some space, then try again", path) from error
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise TransferError(f"cannot be {done}: {error.strerror or error}", path) from error
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)  # the directory in which it cannot be made
+        raise TransferError(f"cannot be {done}: {why_refused(error)}", path) from error
 
 
 class QuarantinedFile(NamedTuple):

@@ -42,13 +42,11 @@ from layerstore.paths import PERMISSION_DENIED, kind, status
 NAME: Final = "blob-info-cache-v1.sqlite"
 """The cache's name, which has the version of its schema: there is none inside."""
 BOLT_NAME: Final = "blob-info-cache-v1.boltdb"
-"""Name of the cache's file of versions before 2024."""
 BUCKETS: Final = frozenset((b"knownLocations", b"uncompressedDigest", b"digestCompressor"))
 """Buckets of a cache in BoltDB, of which it has at least one."""
 LAYERS_NAME: Final = "layers.json"
-"""Name of the file in a storage that has its layers."""
 begins_layers: Final = re.compile(rb'\s*\[\s*\{\s*"id"\s*:\s*"').match
-"""Tell such a file by its first bytes."""
+"""Tell `layers.json` by its first bytes."""
 MAX_BYTES: Final = 1 << 30
 """Bytes of the largest cache that is read: the copy is in memory. 100,000 layers take 80 MB."""
 
@@ -160,10 +158,10 @@ def read_bolt(file: bbolt.File) -> Facts:
     if not {name for name, _ in file.root.buckets()} & BUCKETS:
         raise TransferError("not a cache of Podman or Skopeo: it has none of its buckets", file.name)
     rows = sorted(_bolt_rows(file), key=itemgetter(0))
-    reason = next(filter(None, (why_no_digest(row[0]) for row in rows)), None)
-    if reason is not None:
+    if reason := next(filter(None, (why_no_digest(row[0]) for row in rows)), None):
         raise file.damaged(reason)  # nothing in it has a checksum
-    yield from _facts(rows, {})
+    contents = file.root.below(b"uncompressedDigestByTOC").values()
+    yield from _facts(rows, {text(toc): text(diff_id) for toc, diff_id in contents.items()})
 
 
 def read_layers(base: str, *below: str) -> Facts:
@@ -229,8 +227,7 @@ def _facts(rows: Iterable[_Row], contents: dict[str, str]) -> Facts:
         used.add(toc)
         if record != BlobRecord():
             yield Digest(digest), replace(record, toc=toc if why_no_digest(toc) is None else None)
-    left = len(contents.keys() - used)
-    if left:
+    if left := len(contents.keys() - used):
         yield uncertain("tables of contents", f"left out, as they are of no blob that is known: {left}")
 
 
@@ -272,6 +269,9 @@ def _bolt_rows(file: bbolt.File) -> Iterator[_Row]:
         yield text(digest), "pair", text(diff_id), None, None, None
     for digest, name in file.root.below(b"digestCompressor").values().items():
         yield text(digest), "compressor", text(name), None, None, None
+    for digest, variant in file.root.below(b"digestSpecificVariantCompressor").values().items():
+        name, _, annotations = variant.partition(b"\0")
+        yield text(digest), "variant", text(name), annotations, None, None
     for transport, scopes in file.root.below(b"knownLocations").buckets():
         for scope, digests in scopes.buckets():
             for digest, locations in digests.buckets():

@@ -6,7 +6,6 @@ What each key of a directory becomes is decided and counted here; how its files 
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -17,12 +16,13 @@ from contextlib import contextmanager, nullcontext
 from typing import IO
 
 from layerstore.collection import View, records, side_by_side
-from layerstore.errors import InvalidInputError, StoreFullError, TransferError
+from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import scan, tree
+from layerstore.files.store import naming
 from layerstore.files.temporary import whole_file
 from layerstore.formats import compression, tar_members
 from layerstore.keys import KNOWN_NAMESPACES, MAX_SEGMENT, Record, check_key
-from layerstore.paths import absolute, why_refused
+from layerstore.paths import absolute
 from layerstore.records import why_unreadable
 from layerstore.reports import Examples, Skipped
 from layerstore.sql.sqlite.recognition import is_database
@@ -327,21 +327,3 @@ def check_paths(content: View, unplaceable: dict[tuple[str, str], str]) -> int:
         if key and key in content.get_many(namespace, [key]):
             unplaceable[namespace, key] = "it cannot be a file, as other keys lie below it"
     return total
-
-
-@contextmanager
-def naming(base: str) -> Iterator[None]:
-    """Turn what the file system raises into errors that name the directory."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # whoever read the archive has gone; that is no failure of ours
-    except OSError as error:
-        path = os.path.join(base, os.fsdecode(error.filename)) if error.filename else base
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreFullError(f"{error.strerror}: free some space, then export again", path) from error
-        if error.errno not in (errno.EACCES, errno.EPERM):
-            raise TransferError(f"cannot be written: {error.strerror or error}", path) from error
-        while not os.path.lexists(path):
-            path = os.path.dirname(path)  # the directory in which it cannot be made
-        raise TransferError(f"cannot be written: {why_refused(error)}", path) from error

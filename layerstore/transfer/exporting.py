@@ -19,6 +19,7 @@ from layerstore.docker.daemon import running_on
 from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import tree
+from layerstore.files.store import naming
 from layerstore.formats import containerd_live, containers
 from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, V1_IDS
 from layerstore.paths import absolute
@@ -29,7 +30,7 @@ from layerstore.sql.url import is_url, names_a_database
 from layerstore.store import Store
 from layerstore.transfer import place
 from layerstore.transfer.combining import facts, for_docker
-from layerstore.transfer.directory import Directory, check_paths, naming
+from layerstore.transfer.directory import Directory, check_paths
 from layerstore.transfer.importing import ImportReport, import_layers
 from layerstore.transfer.merging import Conflict, OnConflict
 from layerstore.transfer.place import Place, Progress, indexed, opened, viewed

@@ -1,4 +1,4 @@
-"""What becomes of two versions of one entry. Pure decisions: who reads and writes is `importing` and `exporting`."""
+"""What becomes of two versions of one entry. Pure decisions: who reads and writes is `importing` and `directory`."""
 
 from __future__ import annotations
 

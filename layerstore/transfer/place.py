@@ -372,10 +372,11 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
 
     A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
     """
-    readable = os.access(path, os.R_OK | os.X_OK)
-    if readable and has_namespaces(path):
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise TransferError(f"cannot be read: {PERMISSION_DENIED}", path)
+    if has_namespaces(path):
         return [FSMetadataStore(path)._collection()], True
-    memories = memories_in(path) if readable else ()
+    memories = memories_in(path)
     try:
         found = distributions(path, may_be_none=bool(memories))
         names = os.listdir(path)

@@ -125,19 +125,29 @@ def test_a_real_cache_in_boltdb_is_read():
 
 
 def test_all_that_a_cache_in_boltdb_can_hold_is_read(tmp_path: Path):
-    one, other = (str(digest(number)).encode() for number in (1, 2))
+    one, other, toc = (str(digest(number)).encode() for number in (1, 2, 3))
+    annotations = b'{"io.github.containers.zstd-chunked.manifest-checksum":"%s"}' % toc
     path = bolt.write(
         tmp_path / "cache.boltdb",
         {
             b"uncompressedDigest": {one: other, other: other},
             b"digestByUncompressed": {other: {one: b"", other: b""}},
-            b"digestCompressor": {one: b"zstd:chunked", other: b"Xz"},
+            b"digestCompressor": {one: b"zstd", other: b"Xz"},
+            b"digestSpecificVariantCompressor": {one: b"zstd:chunked\0" + annotations},
+            b"uncompressedDigestByTOC": {toc: other},
             b"knownLocations": {b"docker": {b"h:1": {one: {b"h:1/a": go_time(1, 5), b"h:1/b": b"garbage"}}}},
         },
     )
 
     assert known(containers.read_bolt(bbolt.read(str(path)))) == {
-        digest(1): BlobRecord(diff_id=digest(2), compression="zstd", locations={"h:1/a": 1_000_000_005, "h:1/b": None}),
+        digest(1): BlobRecord(
+            diff_id=digest(2),
+            compression="zstd",
+            variant="zstd:chunked",
+            annotations={"io.github.containers.zstd-chunked.manifest-checksum": str(digest(3))},
+            toc=digest(3),
+            locations={"h:1/a": 1_000_000_005, "h:1/b": None},
+        ),
         digest(2): BlobRecord(diff_id=digest(2), compression="xz"),
     }
 

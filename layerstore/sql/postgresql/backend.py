@@ -159,7 +159,7 @@ class PostgreSQL:
             session = self._sessions.take(sure=True)
             writing_now: list[bool] = []
             try:
-                begin = [*self._transactions.begin(session), (statements.LOCK_TO_CHANGE, ())]
+                begin = self._transactions.begin(session)
                 return self._change(session, addresses, compute, begin=begin, writing_now=writing_now)
             except FailedError as error:
                 if error.lost and not writing_now and not lost:

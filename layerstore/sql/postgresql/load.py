@@ -9,7 +9,6 @@ meanwhile. Only the owner of the tables can, and only while nobody reads them: e
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -26,8 +25,7 @@ from layerstore.sql.postgresql import statements, writing
 from layerstore.sql.postgresql.sessions import Session
 from layerstore.sql.postgresql.snapshot import number
 from layerstore.store import SetAside
-
-_log = logging.getLogger("layerstore")
+from layerstore.warnings import inform
 
 _LARGE: Final = 1 << 16
 """Bytes of a value that is fetched by itself."""
@@ -179,7 +177,7 @@ def _indexes_last(session: Session, arrived: int, *, is_held: bool) -> Iterator[
             indexes = []
     yield
     if indexes:
-        _log.info("building indexes")
+        inform("building indexes")
     for _, definition in indexes:
         execute(definition.encode())
 

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from layerstore.errors import InvalidInputError, SchemaVersionError, StoreOpenError
+from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.errors import mapping
 from layerstore.sql.postgresql.sessions import Sessions
 from layerstore.sql.schema import HEAD
@@ -130,7 +131,7 @@ def _try_lock(connection: psycopg.Connection[Any], shown: str) -> None:
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("SELECT set_config('lock_timeout', '1ms', true)")
-            connection.execute("LOCK TABLE metadata IN SHARE ROW EXCLUSIVE MODE")
+            connection.execute(statements.LOCK.text.encode())
     except _HAS_LOCKS:
         return  # whoever writes is told what it may not
     except psycopg.Error as error:

@@ -105,9 +105,9 @@ SETTINGS: Final = Statement(
     " THEN current_setting('synchronous_commit') ELSE $2::text END, pid <> $4),"
     " set_config('idle_in_transaction_session_timeout', $3, pid <> $4) FROM pg_backend_pid() AS pid",
 )
-# Before a row's lock, so that whoever waits for the table waits for nobody who waits for it.
-LOCK_TO_CHANGE: Final = Statement("lock_to_change", "LOCK TABLE metadata IN ROW EXCLUSIVE MODE")
-LOCK: Final = Statement("lock", "LOCK TABLE metadata IN SHARE ROW EXCLUSIVE MODE")
+# Not SHARE ROW EXCLUSIVE, which suffices against writers: a change locks rows, and then writes. What waits for this
+# lock waits for those rows too, so the change goes first; else both would wait a second, until the server sees it.
+LOCK: Final = Statement("lock", "LOCK TABLE metadata IN EXCLUSIVE MODE")
 
 GET: Final = Statement("get", "SELECT value FROM metadata WHERE namespace = $1 AND key = $2")
 GET_TO_CHANGE: Final = Statement("get_to_change", f"{GET.text} FOR UPDATE")
