@@ -73,9 +73,9 @@ def candidates(
 
     repository = split_reference(target).name
     with settings.reading() as store:
-        whole = _whole(store, diff_id)
+        whole, reason = _whole(store, diff_id, settings.shown)
         if whole is None:
-            return fail(_no_layer(store, diff_id, settings.shown), 1)
+            return fail(reason, 1)
         if engine == "docker":
             hmac_key = _hmac_key(repository, config)
             found = document(layer_candidates(store, whole, repository, hmac_key=hmac_key, size=size))
@@ -145,28 +145,24 @@ def plan(
     return 0
 
 
-def _whole(store: SQLMetadataStore, text: str) -> str | None:
-    """Return the layer that hex digits begin, `None` if they begin none; any other text as it is."""
+def _whole(store: SQLMetadataStore, text: str, path: str) -> tuple[str | None, str]:
+    """Return the layer that hex digits begin, and any other text as it is; or `None`, and why there is no layer."""
     from layerstore.digest import is_digest
-    from layerstore.sql.reading.layers import Layer
+    from layerstore.sql.reading.layers import Blob, Layer
     from layerstore.sql.reading.search import look_up
 
     if not (is_digest(text) or re.fullmatch(r"(?:sha(?:256|384|512):)?[0-9a-f]+", text)):
-        return text
+        return text, ""
     found = look_up(store, text)
-    layer = next((one.diff_id for one in found if isinstance(one, Layer)), None)
-    return text if layer is None and is_digest(text) and not found else layer
-
-
-def _no_layer(store: SQLMetadataStore, text: str, path: str) -> str:
-    """Return what is wrong with a text that names no layer: perhaps it names a layer's blob."""
-    from layerstore.sql.reading.layers import Blob
-    from layerstore.sql.reading.search import look_up
-
-    for one in look_up(store, text):
+    for one in found:
+        if isinstance(one, Layer):
+            return one.diff_id, ""
+    if is_digest(text) and not found:
+        return text, ""
+    for one in found:
         if isinstance(one, Blob) and one.diff_id is not None:
-            return f"{text} is a blob, not a layer: give its layer, {one.diff_id}"
-    return f"no layer is known that begins with {text!r} in {path}"
+            return None, f"{text} is a blob, not a layer: give its layer, {one.diff_id}"
+    return None, f"no layer is known that begins with {text!r} in {path}"
 
 
 def _metadata_of(image: Image) -> FSMetadataStore | SQLMetadataStore:
