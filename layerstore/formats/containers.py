@@ -94,7 +94,8 @@ _ADD: Final = (
 )
 # By the instant: as texts, times of two zones are not in order.
 _ADD_LOCATION: Final = """
-INSERT INTO KnownLocations VALUES ('docker', ?, ?, ?, ?) ON CONFLICT DO UPDATE SET time = excluded.time
+INSERT INTO KnownLocations VALUES ('docker', ?, ?, ?, ?)
+ON CONFLICT (transport, scope, digest, location) DO UPDATE SET time = excluded.time
 WHERE excluded.time <> time AND seen_at_ns(CAST(excluded.time AS BLOB)) > ifnull(seen_at_ns(CAST(time AS BLOB)), -9e99)
 """
 # Views and virtual tables could run code of another program: of these names, a cache has none.
@@ -348,9 +349,8 @@ def _add(connection: sqlite3.Connection, digest: str, record: BlobRecord, writte
     for name, at_ns in record.locations.items():
         seen = _ZERO_TIME if at_ns is None else time_text(at_ns).replace("T", " ").replace("Z", "+00:00")
         changes += connection.execute(_ADD_LOCATION, (name.partition("/")[0], digest, name, seen)).rowcount
-    is_known = known != (None, None)
-    written.added += bool(changes) and not is_known
-    written.updated += bool(changes) and is_known
+    written.added += bool(changes) and known == (None, None)
+    written.updated += bool(changes) and known != (None, None)
     written.unchanged += not changes
 
 

@@ -104,7 +104,7 @@ def test_a_count_that_fails_says_why_and_is_tried_again(own_sample: Path, show: 
         site = show(own_sample, verify=True)
         assert "Counting failed: the disk is on fire" in words(site.text("/"))
         until(lambda: "Sound. Checked 178 entries" in words(site.text("/")))
-    assert "Layers 89" in words(site.text("/"))
+    until(lambda: "Layers 89" in words(site.text("/")))
 
 
 def test_the_first_page_says_what_verify_found(odd: Path, show: Show):
