@@ -25,7 +25,6 @@ Arguments = Mapping[str, str]
 _LARGEST: Final = 200
 """How many repositories are shown by their number of layers."""
 _LEAST_BARS: Final = 13
-_TICKS: Final = 4
 _MINUTE_NS: Final = 60 * 1_000_000_000
 _DAY_NS: Final = 1440 * _MINUTE_NS
 _is_size = re.compile("[0-9]{1,18}").fullmatch
@@ -99,15 +98,13 @@ class Plot:
     """Layers over time, as the template draws them in SVG: no page has a script.
 
     Attributes:
-        bars: for each span of time, also of none, what it is in words, and how many layers.
+        bars: for each span of time, also of none, when it begins and ends in words, and how many layers.
         top: what the height stands for.
-        ticks: the times along the axis, the first at its beginning, the last at its end.
         span: how long a bar's time is, in words.
     """
 
-    bars: tuple[tuple[str, int], ...]
+    bars: tuple[tuple[str, str, int], ...]
     top: int
-    ticks: tuple[str, ...]
     span: str
 
 
@@ -117,20 +114,7 @@ def plot(timeline: Timeline) -> Plot:
     counts = (*[0] * (missing // 2), *timeline.counts, *[0] * (missing - missing // 2))
     start_ns, width_ns = timeline.start_ns - missing // 2 * timeline.width_ns, timeline.width_ns
     edges = [_moment(start_ns + number * width_ns, width_ns) for number in range(len(counts) + 1)]
-    whole_ns = width_ns * len(counts)
-    return Plot(
-        tuple((f"{edges[number]} – {edges[number + 1]}", layers) for number, layers in enumerate(counts)),
-        _round_up(max(counts)),
-        tuple(_moment(start_ns + whole_ns * number // (_TICKS - 1), whole_ns // _TICKS) for number in range(_TICKS)),
-        _span(width_ns // 1_000_000_000),
-    )
-
-
-def _round_up(count: int) -> int:
-    """Return the next number that is one digit and zeros, and can be halved if it is more than one."""
-    power: int = 10 ** (len(str(count)) - 1)
-    digits = [1, 2, 4, 6, 8, 10] if power == 1 else list(range(1, 11))
-    return next(digit * power for digit in digits if digit * power >= count)
+    return Plot(tuple(zip(edges, edges[1:], counts, strict=False)), max(counts), _span(width_ns // 1_000_000_000))
 
 
 def _moment(time_ns: int, step_ns: int) -> str:
