@@ -118,27 +118,20 @@ def encode(record: BlobRecord) -> bytes:
 
     Nothing is checked, as the constructor's caller has.
     """
-    document = _Document(
-        DiffID=record.diff_id or UNSET,
-        Compression=record.compression or UNSET,
-        Variant=record.variant or UNSET,
-        Annotations=dict(sorted(record.annotations.items())) or UNSET,
-        TOC=record.toc or UNSET,
-        Locations=[
+    document: dict[str, Any] = {
+        "DiffID": record.diff_id,
+        "Compression": record.compression,
+        "Variant": record.variant,
+        "Annotations": dict(sorted(record.annotations.items())),
+        "TOC": record.toc,
+        "Locations": [
             _Location(name, UNSET if seen is None else time_text(seen))
             for name, seen in sorted(record.locations.items())
-        ]
-        or UNSET,
-        Conflicts=_Conflicts(**{name: tuple(sorted(values)) for name, values in record.conflicts.items()})
-        if record.conflicts
-        else UNSET,
-    )
-    value = _encode(document)
-    if not record.extra:
-        return value
-    known = [value[1:-1]] if len(value) > 2 else []
-    unknown = [b"%s:%s" % (_encode(name), raw) for name, raw in sorted(record.extra.items())]
-    return b"{%s}" % b",".join(known + unknown)
+        ],
+        "Conflicts": {name: sorted(record.conflicts[name]) for name in _EXCLUSIVE if name in record.conflicts},
+    }
+    document = {name: value for name, value in document.items() if value}
+    return _encode(document | {name: msgspec.Raw(raw) for name, raw in sorted(record.extra.items())})
 
 
 def decode(value: bytes, key: str) -> BlobRecord:
