@@ -149,18 +149,9 @@ def decode(value: bytes, key: str) -> BlobRecord:
         CorruptRecordError: the value is no such record; the reason says why.
     """
     try:
-        return _record(value)
+        return read(value)
     except ValueError as error:
         raise CorruptRecordError(BLOBS, key, str(error)) from error
-
-
-def why_no_record(value: bytes) -> str | None:
-    """Say why a value cannot be read as a record, or return `None` when it can."""
-    try:
-        _record(value)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def merge(one: BlobRecord, other: BlobRecord) -> BlobRecord:
@@ -221,8 +212,8 @@ def time_ns(text: str) -> int:
     return time_ns
 
 
-def _record(value: bytes) -> BlobRecord:
-    """Read a record, or raise a ValueError that says why not."""
+def read(value: bytes) -> BlobRecord:
+    """Do the same as `decode`, or raise a ValueError that says why not."""
     extra: dict[str, bytes] = {}
     try:
         document = _decode(value)

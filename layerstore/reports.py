@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from layerstore.words import counted
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -74,24 +72,16 @@ class Skipped:
 
 
 def of_skipped(count: int, named: Sequence[Skipped]) -> Iterator[str]:
-    """Yield what was not imported: the first files of each reason, and how many more; macOS's own files as a number."""
-    others = [one for one in named if not _is_macos(one.path)]
-    if len(others) < len(named):
-        yield f"skipped: {counted(len(named) - len(others), 'file')} that macOS adds (._*, .DS_Store)"
-    reasons = Counter(one.reason for one in others)
+    """Yield what was not imported: the first files of each reason, and how many more."""
+    reasons = Counter(one.reason for one in named)
     told: Counter[str] = Counter()
-    for one in others:
+    for one in named:
         told[one.reason] += 1
         if told[one.reason] <= _NAMED:
             yield f"skipped: {one.path}: {one.reason}"
             if told[one.reason] == _NAMED and reasons[one.reason] > _NAMED:
                 yield f"skipped: {reasons[one.reason] - _NAMED:,} more: {one.reason}"
     yield from of_rest(count, named, "skipped")
-
-
-def _is_macos(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.startswith("._") or name == ".DS_Store"
 
 
 def of_rest(count: int, named: Sized, what: str) -> Iterator[str]:

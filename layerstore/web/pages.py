@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -138,7 +139,7 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
     """The layers in order of time, all of them, or those of a registry or that contain a text."""
     registry = arguments.get("registry") or None
     part, sort = _chosen(arguments, "newest")
-    found = await site.ask(
+    found = await to_thread(
         reading.newest_layers,
         site.store,
         registry=registry,
@@ -175,7 +176,7 @@ async def _some_repositories(
 ) -> tuple[finding.Repositories, dict[str, Any]]:
     """Return a page of repositories as it was asked for, and what the template needs for the form."""
     part, sort = _chosen(arguments, "name")
-    found = await site.ask(
+    found = await to_thread(
         finding.repositories,
         site.store,
         registry=registry,
@@ -207,7 +208,7 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
     """A repository, and its layers."""
     name = arguments.get("name", "")
     part, sort = _chosen(arguments, "newest")
-    found = await site.ask(
+    found = await to_thread(
         finding.repository,
         site.store,
         name,
@@ -223,7 +224,7 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
 async def layer(site: Site, arguments: Arguments) -> Answer:
     """A layer: its digests, the repositories that have it, and from which of them a push would mount it."""
     diff_id = arguments["diff_id"]
-    found = await site.ask(reading.layer, site.store, diff_id)
+    found = await to_thread(reading.layer, site.store, diff_id)
     if found is None:
         return _unknown("layer", diff_id)
     target, size = (arguments.get(name, "").strip() for name in ("target", "size"))
@@ -231,7 +232,7 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
     push, refused = None, None
     if target and found.unreadable is None and size_refused is None:
         try:
-            push = await site.ask(_candidates, site, diff_id, target, int(size) if size else None)
+            push = await to_thread(_candidates, site, diff_id, target, int(size) if size else None)
         except InvalidInputError as error:
             refused = str(error)
     data = asdict(found)
@@ -250,7 +251,7 @@ def _candidates(site: Site, diff_id: str, target: str, size: int | None) -> Laye
 async def find(site: Site, arguments: Arguments) -> Answer:
     """What is called, or begins with, what was typed; the one thing at once if it is one."""
     term = arguments.get("q", "").strip()
-    found = await site.ask(finding.search, site.store, term)
+    found = await to_thread(finding.search, site.store, term)
     if len({_place(match) for match in found}) == 1 and (url := _place(found[0])) is not None:
         return Elsewhere(url)
     data = {"q": term, "matches": [asdict(match) for match in found]}
