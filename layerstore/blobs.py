@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Container, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Self
 
 import msgspec
@@ -27,6 +27,7 @@ from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError
 from layerstore.keys import BLOBS
 from layerstore.repository import why_not_canonical
+from layerstore.words import time_text
 
 COMPRESSIONS: Final = ("bzip2", "gzip", "uncompressed", "xz", "zstd")
 
@@ -192,13 +193,6 @@ def _values(record: BlobRecord, name: str, attribute: str) -> tuple[str, ...]:
 def _greater(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     # Text is compared by its code points, which is the order of its UTF-8 bytes.
     return {name: max(side[name] for side in (one, other) if name in side) for name in one.keys() | other.keys()}
-
-
-def time_text(time_ns: int) -> str:
-    """Return a Unix time in nanoseconds as records have it: `2026-11-26T21:43:11.02529397Z`, trailing zeros cut."""
-    seconds, rest = divmod(time_ns, _NS)
-    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()
-    return f"{text}.{f'{rest:09}'.rstrip('0')}Z" if rest else f"{text}Z"
 
 
 def time_ns(text: str) -> int:

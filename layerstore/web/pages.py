@@ -6,7 +6,6 @@ import re
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -20,6 +19,7 @@ from layerstore.sql.reading import search as finding
 from layerstore.sql.reading.layers import Key
 from layerstore.sql.reading.totals import LARGEST, Timeline
 from layerstore.web.site import Site
+from layerstore.words import utc
 
 Arguments = Mapping[str, str]
 
@@ -120,13 +120,10 @@ def plot(timeline: Timeline) -> Plot:
 
 def _moment(time_ns: int, step_ns: int) -> str:
     """Return a time as fine as the steps that it is shown in."""
-    try:
-        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ns} ns"
+    text = utc(time_ns)
     if step_ns >= _DAY_NS:
-        return f"{moment:%Y-%m-%d}"
-    return f"{moment:%m-%d %H:%M}" if step_ns >= _MINUTE_NS else f"{moment:%H:%M:%S}"
+        return text[:10]
+    return text[5:16] if step_ns >= _MINUTE_NS else text[11:19]
 
 
 def _span(seconds: int) -> str:
