@@ -72,8 +72,8 @@ def repository_url(name: str) -> str:
 
 
 def registry_url(name: str) -> str:
-    """Return where a registry's page is."""
-    return f"/-/registry?{urlencode({'name': name}, safe=':')}"
+    """Return where the repositories of a registry are."""
+    return f"/-/repositories?{urlencode({'registry': name}, safe=':')}"
 
 
 def search_url(term: str) -> str:
@@ -163,15 +163,8 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
 
 
 async def repositories(site: Site, arguments: Arguments) -> Answer:
-    """The repositories, by name or the largest first, all of them or those that contain a text."""
-    found, shown = await _some_repositories(site, arguments)
-    return Page("repositories.html", asdict(found), shown)
-
-
-async def _some_repositories(
-    site: Site, arguments: Arguments, registry: str | None = None
-) -> tuple[finding.Repositories, dict[str, Any]]:
-    """Return a page of repositories as it was asked for, and what the template needs for the form."""
+    """The repositories, by name or the largest first: all, those of a registry, or those that contain a text."""
+    registry = arguments.get("registry") or None
     part, sort = _chosen(arguments, "name")
     found = await to_thread(
         finding.repositories,
@@ -182,23 +175,16 @@ async def _some_repositories(
         after=arguments.get("after", ""),
         size=_LARGEST if sort == "layers" else reading.PAGE,
     )
-    return found, {"found": found, "part": part, "sort": sort, "largest_of": _LARGEST}
-
-
-async def registry(site: Site, arguments: Arguments) -> Answer:
-    """The repositories of a registry by name, and the largest of them."""
-    name = arguments.get("name", "")
-    found, shown = await _some_repositories(site, arguments, name)
+    data, shown = asdict(found), {"found": found, "part": part, "sort": sort, "largest_of": _LARGEST}
+    if registry is None:
+        return Page("repositories.html", data, shown)
     counted, _ = await site.glance()
     known = () if counted.overview is None else counted.overview.registries
-    counts = next((one for one in known if one.registry == name), None)
-    if not found.repositories and counts is None and not shown["part"]:
-        return _unknown("registry", name)
-    return Page(
-        "registry.html",
-        {"registry": name, "counts": None if counts is None else asdict(counts), **asdict(found)},
-        {**shown, "name": name, "counts": counts, "counted": counted},
-    )
+    counts = next((one for one in known if one.registry == registry), None)
+    if not found.repositories and counts is None and not part:
+        return _unknown("registry", registry)
+    data |= {"registry": registry, "counts": None if counts is None else asdict(counts)}
+    return Page("repositories.html", data, {**shown, "counts": counts, "counted": counted})
 
 
 async def repository(site: Site, arguments: Arguments) -> Answer:
@@ -296,7 +282,6 @@ PAGES: Final[Mapping[str, View]] = {
     r"/-/overview(?P<format>\.json)$": home,
     r"/-/layers(?P<format>\.json)?$": layers,
     r"/-/repositories(?P<format>\.json)?$": repositories,
-    r"/-/registry(?P<format>\.json)?$": registry,
     r"/-/repository(?P<format>\.json)?$": repository,
     r"/-/layer/(?P<diff_id>[^/]+?)(?P<format>\.json)?$": layer,
     r"/-/search(?P<format>\.json)?$": find,
