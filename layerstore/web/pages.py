@@ -84,11 +84,11 @@ def search_url(term: str) -> str:
 async def home(site: Site, _arguments: Arguments) -> Answer:
     """What this is, and what is in it."""
     counted, check = await site.glance()
-    overview = counted.overview
+    overview = counted.report
     timeline = None if overview is None else overview.timeline
     return Page(
         "home.html",
-        {"path": site.path, "source": site.source, "counts": asdict(counted), "verify": asdict(check)},
+        {"path": site.path, "source": site.source, "counts": asdict(counted), "verify": check and asdict(check)},
         {"counted": counted, "check": check, "plot": None if timeline is None else plot(timeline)},
         refresh_s=2 if overview is None and counted.error is None else None,
     )
@@ -145,7 +145,7 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
         after=_key(arguments.get("after")),
     )
     counted, _ = await site.glance()
-    registries = () if counted.overview is None else counted.overview.registries
+    registries = () if counted.report is None else counted.report.registries
     largest = [each for one in registries if registry in (None, one.registry) for each in one.largest]
     return Page(
         "layers.html",
@@ -179,7 +179,7 @@ async def repositories(site: Site, arguments: Arguments) -> Answer:
     if registry is None:
         return Page("repositories.html", data, shown)
     counted, _ = await site.glance()
-    known = () if counted.overview is None else counted.overview.registries
+    known = () if counted.report is None else counted.report.registries
     counts = next((one for one in known if one.registry == registry), None)
     if not found.repositories and counts is None and not part:
         return _unknown("registry", registry)

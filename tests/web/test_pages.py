@@ -127,7 +127,7 @@ def test_the_first_page_says_what_this_is_and_what_is_in_it(sample: Path, show: 
     assert "localhost:5000 64 89" in said
     assert "localhost:5000/apps/a01 6" in said
     assert "Which layers changed last?" in said
-    overview = site.json("/-/overview.json")["counts"]["overview"]
+    overview = site.json("/-/overview.json")["counts"]["report"]
     assert overview["stats"]["layers"] == sum(overview["timeline"]["counts"]) == 89
 
 
