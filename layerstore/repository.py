@@ -23,12 +23,15 @@ MAX_PATH_LENGTH: Final = 255
 """Characters that a path may have. Source: distribution's `RepositoryNameTotalLengthMax`."""
 
 _KEPT_NAMES: Final = 4096
-"""Names of which it is kept in memory whether they are canonical, and that they were warned of if not."""
+"""Names of which it is kept in memory that they are canonical."""
 _KEPT_LENGTH: Final = 1024
 """Characters of the longest name that is kept."""
+_WARNINGS: Final = 100
+"""Names that are warned of, so that neither the log nor memory fills when every name is another wrong one."""
 
-asked: set[str] = set()
-"""Names that `warn_if_not_canonical` need not be asked about again."""
+found_canonical: set[str] = set()
+"""Names that `warn_if_not_canonical` has found to be canonical: it need not be asked again."""
+_warned: set[str] = set()
 
 _LEGACY_DOMAIN = "index.docker.io"
 _OFFICIAL = "library/"
@@ -164,14 +167,19 @@ def _kept_why_not(name: str) -> str | None:
 
 
 def warn_if_not_canonical(name: str) -> None:
-    """Log a warning of a source repository that no push would mount from. A name in `asked` was warned of already."""
+    """Log a warning of a source repository that no push would mount from: once for a name, of 100 names at most."""
+    if name in found_canonical or name in _warned or len(_warned) >= _WARNINGS:
+        return
     reason = why_not_canonical(name)
-    if len(asked) >= _KEPT_NAMES:
-        asked.clear()
-    if len(name) <= _KEPT_LENGTH:
-        asked.add(name)
-    if reason is not None:
-        warn("no push will mount layers from this source repository: %s", reason[:_KEPT_LENGTH])
+    kept = name[:_KEPT_LENGTH]
+    if reason is None:
+        if len(found_canonical) < _KEPT_NAMES and kept == name:
+            found_canonical.add(name)
+        return
+    if kept in _warned:
+        return
+    _warned.add(kept)
+    warn("no push will mount layers from this source repository: %s", reason[:_KEPT_LENGTH])
 
 
 def canonical_domain(name: str) -> str | None:

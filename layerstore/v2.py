@@ -24,7 +24,7 @@ from layerstore.errors import (
 from layerstore.hmac import compute_hmac
 from layerstore.keys import BLOBS, DIFF_IDS, MAX_SEGMENT, V2_METADATA, check_key, digest_key, is_utf8, key_digest
 from layerstore.records import MAX_METADATA, V2Metadata, decode_diff_id, decode_list, encode_list
-from layerstore.repository import asked, warn_if_not_canonical
+from layerstore.repository import found_canonical, warn_if_not_canonical
 from layerstore.store import Address, Change, SetAside, Store, Write, changing, get_many
 from layerstore.warnings import warn
 
@@ -356,7 +356,7 @@ def _places(diff_id: str, metadata: V2Metadata) -> tuple[Address, Address]:
         Digest.check(digest)
     if metadata.hmac != "":
         _check_text("HMAC", metadata.hmac, InvalidInputError)
-    if not isinstance(repository, str) or repository not in asked:
+    if not isinstance(repository, str) or repository not in found_canonical:
         _check_text("source repository", repository, InvalidRepositoryError)
         warn_if_not_canonical(repository)
     layer, blob = (V2_METADATA, diff_id.replace(":", "/", 1)), (DIFF_IDS, digest.replace(":", "/", 1))

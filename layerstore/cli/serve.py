@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -72,7 +73,11 @@ def serve(settings: Settings, /, *, path: str | None, host: str, port: int, open
             if open_it:
                 _open(address)
 
-        server.serve(site, host, port, ready)
+        def give_up() -> None:
+            if source is not None:
+                shutil.rmtree(os.path.dirname(database), ignore_errors=True)
+
+        server.serve(site, host, port, ready, give_up)
 
 
 @contextmanager

@@ -1,18 +1,26 @@
-"""What stands before every page: who may ask, that asking is all they can do, what a browser may load."""
+"""What stands before every page: who may ask, how slowly, that asking is all they can do, what a browser may load."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
 
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+REQUEST_S: Final = 10.0
+"""A request has come whole after so many seconds."""
+ANSWER_S: Final = 60.0
+"""An answer has been made and taken after so many seconds."""
 METHODS: Final = ("GET", "HEAD")
 TOOLS: Final = frozenset(
     f"/-/{name}" for name in ("allow-debug", "auth-token", "logout", "messages", "patterns", "permissions")
@@ -117,3 +125,48 @@ def _is_from_elsewhere(scope: Scope) -> bool:
     if all(site in ("same-origin", "none") for site in sites):
         return False
     return _headers(scope, b"sec-fetch-mode") != ["navigate"] or _headers(scope, b"sec-fetch-dest") != ["document"]
+
+
+class Connection(H11Protocol):
+    """Uvicorn's, which waits for ever for the rest of a request, and for who does not read its answer."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._seconds: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request; until it begins, Uvicorn's limit for idle connections holds."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        super().connection_lost(exc)
+        self._set(None)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._set(ANSWER_S)
+        elif self.cycle is not None and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self._set(None)
+        else:
+            self._set(REQUEST_S)
+
+    def _set(self, seconds: float | None) -> None:
+        if seconds == self._seconds:
+            return
+        self._seconds = seconds
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)

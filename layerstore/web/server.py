@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -34,6 +36,8 @@ _COUNT_LIMIT_MS: Final = 30
 _MOST_ROWS: Final = 10_000  # of what Datasette asks by itself
 _MOST_BYTES: Final = 16 * 1024 * 1024
 _GRACE_S: Final = 2
+_LAST_S: Final = 4
+"""After a signal, so long until the process ends whatever still runs."""
 
 
 class Row(tuple[Any, ...]):
@@ -187,10 +191,11 @@ def shown(path: str, *, source: str | None = None, verify: bool = True) -> Itera
             site.stop()
 
 
-def serve(site: Site, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(site: Site, host: str, port: int, ready: Callable[[str], None], give_up: Callable[[], None]) -> None:
     """Answer on an address until SIGINT or SIGTERM comes; `ready` is told the address once that is so.
 
-    What is being answered gets two seconds to end.
+    What is being answered gets two seconds to end. Where something then still holds the process up, `give_up` is called
+    two seconds later, and the process ends.
 
     Raises:
         InvalidInputError: there is no such address here.
@@ -200,17 +205,18 @@ def serve(site: Site, host: str, port: int, ready: Callable[[str], None]) -> Non
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     # Uvicorn ends in order, and then gives the signal on to who would have had it.
     with closing(listening), suppress(KeyboardInterrupt):
-        asyncio.run(_Server(StoreDatasette(site, host), partial(ready, address)).serve([listening]))
+        asyncio.run(_Server(StoreDatasette(site, host), partial(ready, address), give_up).serve([listening]))
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, datasette: StoreDatasette, ready: Callable[[], None]) -> None:
+    def __init__(self, datasette: StoreDatasette, ready: Callable[[], None], give_up: Callable[[], None]) -> None:
         self._datasette = datasette
         self._ready = ready
+        self._give_up = give_up
         super().__init__(
             uvicorn.Config(
                 datasette.app(),
-                http="h11",
+                http=guard.Connection,
                 log_config=None,
                 access_log=False,
                 ws="none",
@@ -223,9 +229,26 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._ready()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end, and see to it that it does."""
+        if not self.should_exit:
+            last = threading.Timer(_LAST_S, self._end_at_once)
+            last.daemon = True
+            last.start()
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Give what is being answered its time, and SQL half of it."""
         logging.getLogger("uvicorn.error").disabled = True  # it tells of each request that it cancels, with a traceback
         asyncio.get_running_loop().call_later(_GRACE_S / 2, self._datasette.store_database.end)
         await super().shutdown(sockets)
         self._datasette.store_database.end()
+
+    def _end_at_once(self) -> None:
+        """A thread that is in the middle of SQL or Python cannot be ended, and Python would wait for it."""
+        try:
+            self._datasette.store_database.end()
+            self._datasette.layerstore.stop()
+            self._give_up()
+        finally:
+            os._exit(0)

@@ -86,17 +86,15 @@ def test_it_stops_while_somebody_is_connected_and_a_query_runs(own_sample: Path)
             assert process.stderr.read() == ""
 
 
-def test_it_stops_once_a_thread_that_reads_has_ended_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_it_stops_while_a_thread_never_ends_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of a directory, so that the temporary copy must go too."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     program = (
-        "import sys, time\n"
+        "import sys, threading\n"
         "from layerstore.cli import main\n"
         "from layerstore.web import pages\n"
-        "pages.finding.search = lambda *_: time.sleep(4)\n"
+        "pages.finding.search = lambda *_: threading.Event().wait()\n"
         f"sys.argv = ['layerstore', 'serve', {str(GOLDEN)!r}, '--port', '0']\n"
         "main()"
     )

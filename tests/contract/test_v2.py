@@ -148,9 +148,9 @@ def test_a_digest_that_was_another_layer_is_mapped_anew_with_a_warning(
 
 
 @pytest.fixture
-def warned_of_nothing() -> None:
+def warned_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which names were warned of is known for as long as the process lives."""
-    repository.asked.clear()
+    monkeypatch.setattr(repository, "_warned", set())
 
 
 @pytest.mark.usefixtures("warned_of_nothing")
@@ -177,21 +177,15 @@ def test_a_repository_that_no_push_mounts_from_is_warned_of_once(store: AnyStore
 
 
 @pytest.mark.usefixtures("warned_of_nothing")
-def test_long_names_are_cut_in_warnings_and_not_kept(store: AnyStore, caplog: pytest.LogCaptureFixture):
-    V2MetadataService(store).add(LAYER, V2Metadata(sha256(1), "X" * 100_000))
+def test_so_are_100_repositories_at_most_and_long_names_are_cut(store: AnyStore, caplog: pytest.LogCaptureFixture):
+    v2 = V2MetadataService(store)
+    v2.add(LAYER, V2Metadata(sha256(1), "X" * 100_000))
+    for number in range(150):
+        v2.add(LAYER, V2Metadata(sha256(1), f"app{number}"))
 
-    assert len(caplog.records) == 1
-    assert len(caplog.messages[0]) < 2_000
-    assert repository.asked == set()
-
-
-@pytest.mark.usefixtures("warned_of_nothing")
-def test_names_that_are_remembered_are_limited(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(repository, "_KEPT_NAMES", 10)
-    for number in range(25):
-        repository.warn_if_not_canonical(f"app{number}")
-
-    assert len(repository.asked) <= 10
+    assert len(caplog.records) == 100
+    assert max(map(len, caplog.messages)) < 2_000
+    assert max(map(len, repository._warned)) < 2_000
 
 
 def test_remove_goes_through_the_digests_mapping_and_keeps_it(store: AnyStore):
