@@ -183,18 +183,15 @@ class _Line:
         import shutil
 
         text = self._phase
-        if self._total is not None:
-            text += f": {self._done:,} of {self._total:,}{self._left()}"
-        elif self._done:
-            text += f": {self._done:,}"
+        if self._total is None:
+            text += f": {self._done:,}" if self._done else ""
+        else:
+            text += f": {self._done:,} of {self._total:,}"
+            elapsed = time.monotonic() - self._began
+            is_steady = elapsed >= _STEADY_S and self._done * _STEADY_PART >= self._total
+            if is_steady and self._done < self._total:
+                text += f", {duration(elapsed * (self._total - self._done) / self._done)} left"
         click.echo(f"\r{printable(text)[: shutil.get_terminal_size().columns - 1]}\033[K", nl=False, err=True)
-
-    def _left(self) -> str:
-        assert self._total is not None
-        elapsed = time.monotonic() - self._began
-        if elapsed < _STEADY_S or self._done * _STEADY_PART < self._total or self._done >= self._total:
-            return ""
-        return f", {duration(elapsed * (self._total - self._done) / self._done)} left"
 
 
 @contextmanager

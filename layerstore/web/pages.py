@@ -50,14 +50,8 @@ class Page:
     refresh_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """A page that is at another address."""
-
-    url: str
-
-
-Answer = Page | Elsewhere
+Answer = Page | str
+"""A page, or the address where it is."""
 View = Callable[[Site, Arguments], Awaitable[Answer]]
 
 
@@ -236,7 +230,7 @@ async def find(site: Site, arguments: Arguments) -> Answer:
     term = arguments.get("q", "").strip()
     found = await to_thread(finding.search, site.store, term)
     if len({_place(match) for match in found}) == 1 and (url := _place(found[0])) is not None:
-        return Elsewhere(url)
+        return url
     data = {"q": term, "matches": [asdict(match) for match in found]}
     return Page("search.html", data, {"term": term, "found": found})
 

@@ -147,13 +147,7 @@ class Site:
     """A store, opened to read only."""
 
     def __init__(self, store: SQLMetadataStore, *, source: str | None = None, verify: bool = True) -> None:
-        """Begin to count and to check.
-
-        Args:
-            store: what is shown.
-            source: the directory that it was imported from, if it was made for being shown.
-            verify: run `verify` in the background.
-        """
+        """Begin to count and, if wanted, to check a store; a copy that was made to be shown has a source."""
         assert store.path is not None, "other processes and connections must reach it"
         self.store = store
         self.path = store.path
