@@ -170,22 +170,11 @@ class Directory:
         return found.record
 
     def _settle_again(self, theirs: Record, ours: Record) -> Record | None:
-        """Return what to write where somebody else has written since the key was settled.
-
-        Only conflicts are counted, and what moves to quarantine.
-        """
-        if self._on_conflict != "merge":
-            return ours if self._on_conflict == "replace" else None
-        found = merge(theirs, ours)
-        stays = found.displaced is theirs and self._under_a_daemon
-        if found.is_conflict:
-            kept, other = (theirs, ours) if stays or found.displaced is ours else (ours, theirs)
-            self.conflicts.add(Conflict.between(kept, other, self._base))
-        if stays:
-            return None
-        if found.displaced is not None:
-            self._set_aside(found.displaced)
-        return found.record
+        """Return what to write where somebody else has written since the key was settled; that was counted then."""
+        counted = self.counts.copy()
+        found = self._settle(theirs, ours)
+        self.counts = counted | Counter(quarantined=self.counts["quarantined"])
+        return found
 
     def _set_aside(self, record: Record) -> None:
         """Write an entry to the quarantine; it is on the disk afterwards."""
@@ -207,8 +196,11 @@ class Directory:
 def _has_right_mode(base: str, record: Record) -> bool:
     """Tell whether the file of an entry has the mode that Docker gives it."""
     *segments, name = (record.namespace, *record.key.split("/"))
-    with tree.directory(base, segments) as directory:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    try:
+        with tree.directory(base, segments) as directory:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return True  # somebody has removed it just now
     return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
 
 
