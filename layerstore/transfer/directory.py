@@ -1,4 +1,4 @@
-"""Docker's directory as a target: brought to what a store says, or written as a tar of one.
+"""Docker's directory as a target: brought to what a store says; and the file of an archive of one.
 
 What each key of a directory becomes is decided and counted here; how its files are written is
 `layerstore.transfer.placing`'s.
@@ -15,20 +15,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import IO
 
-from layerstore.collection import View, records, side_by_side
+from layerstore.collection import View, side_by_side
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import scan, tree
 from layerstore.files.store import naming
 from layerstore.files.temporary import whole_file
-from layerstore.formats import compression, tar_members
+from layerstore.formats import compression
 from layerstore.keys import KNOWN_NAMESPACES, MAX_SEGMENT, Record, check_key
 from layerstore.paths import absolute
 from layerstore.records import why_unreadable
 from layerstore.reports import Examples, Skipped
 from layerstore.sql.sqlite.recognition import is_database
-from layerstore.store import Store
 from layerstore.transfer.merging import Conflict, OnConflict, merge
-from layerstore.transfer.place import Progress, opened
+from layerstore.transfer.place import Progress
 from layerstore.transfer.placing import Writer
 
 _MODES: tuple[OnConflict, ...] = ("merge", "replace", "keep")
@@ -202,62 +201,6 @@ def _has_right_mode(base: str, record: Record) -> bool:
     except FileNotFoundError:
         return True  # somebody has removed it just now
     return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
-
-
-def export_tar(
-    store: Store, file: IO[bytes], *, skipped: Examples[Skipped] | None = None, progress: Progress | None = None
-) -> int:
-    """Write a store as a tar archive of one `distribution` directory; return how many entries it has.
-
-    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax). Entries whose key no
-    directory can hold are left out, and added to `skipped`.
-
-    Raises:
-        InvalidKeyError: a key breaks the key rules. Found before anything is written.
-        TransferError: the file cannot be written.
-        StoreError: the store failed.
-    """
-    with opened(store) as source, source.view() as content:
-        unplaceable: dict[tuple[str, str], str] = {}
-        total = check_paths(content, unplaceable) if source.directory is None else None
-        with naming(getattr(file, "name", None) or "the archive"), tar_members.Writer(file) as writer:
-            for record in records(content):
-                if unplaceable and record[:2] in unplaceable:
-                    if skipped is not None:
-                        skipped.add(Skipped("/".join(record[:2]), unplaceable[record[:2]]))
-                    continue
-                writer.add(record)
-                if progress is not None:
-                    progress(writer.written, total)
-        return writer.written
-
-
-def export_archive(
-    store: Store,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    skipped: Examples[Skipped] | None = None,
-    progress: Progress | None = None,
-) -> int:
-    """Write a store as a tar archive with this name; return how many entries it has. Otherwise as `export_tar`.
-
-    Compressed as the name says (`new_file`). The archive is whole or absent.
-
-    Args:
-        store: a `SQLMetadataStore` or `FSMetadataStore`.
-        path: the archive; a device or pipe is written to.
-        overwrite: replace the file that has the name.
-        skipped: takes the entries that no directory can hold.
-        progress: called with the entries done and the entries there are.
-
-    Raises:
-        InvalidKeyError: a key that cannot be a path; found before anything is written.
-        TransferError: there is a file already, or none can be written.
-        StoreError: the store failed.
-    """
-    with new_file(os.fspath(path), overwrite=overwrite) as file:
-        return export_tar(store, file, skipped=skipped, progress=progress)
 
 
 @contextmanager
