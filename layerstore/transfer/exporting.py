@@ -15,8 +15,7 @@ from typing import IO, Literal, cast
 from layerstore.blobs import BlobRecord
 from layerstore.collection import View, records
 from layerstore.digest import Digest
-from layerstore.docker.daemon import running_on
-from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
+from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon, running_on
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import tree
 from layerstore.files.store import naming
