@@ -333,7 +333,8 @@ def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     # What a digest maps to counts most, then whose list has it.
     for table in ("blobs", "v2_metadata", "diff_id_by_digest"):
         query = f"SELECT digest, diff_id FROM {table} WHERE digest BETWEEN :low AND :high ORDER BY digest LIMIT :most"
-        layers.update(store._run(query, {"low": low, "high": high, "most": MOST}))
+        rows = store._run(query, {"low": low, "high": high, "most": MOST})
+        layers.update(row for row in rows if isinstance(row[0], str))
     return [Match("digest", name, layers[name]) for name in sorted(layers)[:MOST]]
 
 
@@ -343,7 +344,8 @@ def _names(store: SQLMetadataStore, table: str, column: str, low: str, high: str
         SELECT DISTINCT {column} FROM {table} WHERE {of_lists}{column} BETWEEN :low AND :high
         ORDER BY {column} LIMIT :most
     """
-    return [name for (name,) in store._run(query, {"low": low, "high": high, "most": MOST})]
+    rows = store._run(query, {"low": low, "high": high, "most": MOST})
+    return [name for (name,) in rows if isinstance(name, str)]  # in a damaged file it may be anything
 
 
 def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:

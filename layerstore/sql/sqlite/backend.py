@@ -84,7 +84,10 @@ class SQLite:
         return self._connections.engine
 
     def get(self, namespace: str, key: str) -> bytes | None:
-        row = self._connections.local.handle.first(statements.GET, (namespace, key))
+        handle = self._connections.local.handle
+        row = handle.first(statements.GET, (namespace, key))
+        if row is not None and row[0] is None:
+            raise handle.damaged()
         return None if row is None else row[0]
 
     def get_record(self, namespace: str, key: str) -> Record | None:
@@ -94,7 +97,7 @@ class SQLite:
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         from layerstore.sql.sqlite.snapshot import fetch_many  # it reads JSON
 
-        return fetch_many(self._connections.local.handle.execute, namespace, keys)
+        return fetch_many(self._connections.local.handle, namespace, keys)
 
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
         from layerstore.records import as_json

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from layerstore.errors import InvalidInputError, StoreError
+from layerstore.errors import InvalidInputError, StoreCorruptError, StoreError
 from layerstore.sql.owner import ROLLED_BACK, inside
-from layerstore.sql.sqlite.errors import mapped
+from layerstore.sql.sqlite.errors import DAMAGED, mapped
 from layerstore.sql.sqlite.file import Connection, File, apart_from_forks, keep_for_ever
 from layerstore.sql.sqlite.place import LogFile, LogKeeper
 from layerstore.sql.sqlite.queue import Queue
@@ -409,6 +409,10 @@ class Handle:
                 self.connection.rollback()
             finally:
                 self._queue.leave(self._ready)
+
+    def damaged(self) -> StoreCorruptError:
+        """Return the error for NULL in a column that is NOT NULL, which SQLite reads from a damaged page silently."""
+        return StoreCorruptError(f"{DAMAGED} (NULL where a value must be)", self._file.path)
 
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, UnicodeEncodeError | OverflowError):
