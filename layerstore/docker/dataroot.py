@@ -109,9 +109,12 @@ def distribution_of(data_root: str, driver: str) -> str:
     """Return the metadata directory of a storage driver, which need not be there yet.
 
     Raises:
-        TransferError: there is a link in the way to it, or its Docker would not look there.
+        TransferError: there is a link in the way to it, its Docker would not look there, or it is such a directory
+            itself.
     """
     path = absolute(data_root)
+    if has_namespaces(path):
+        raise TransferError("it is a metadata directory, and no data root: give it without --data-root", path)
     refuse_containerds(path)
     for segment in ("image", driver, "distribution"):
         path = os.path.join(path, segment)

@@ -16,7 +16,7 @@ from layerstore.blobs import BlobRecord
 from layerstore.collection import View, records
 from layerstore.digest import Digest
 from layerstore.docker.daemon import running_on
-from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
+from layerstore.docker.dataroot import has_namespaces, refuse_above_a_distribution, refuse_under_a_daemon
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import tree
 from layerstore.files.store import naming
@@ -309,8 +309,8 @@ def export_directory(
             directory has, and adds what it has not.
         delete: remove files that the store does not have; only regular files with a valid key, and only in a
             directory that has a namespace of Docker's or of the store. Needs `on_conflict="replace"`.
-        force: replace and delete also under a running daemon, and delete in a directory of unknown namespaces alone. A
-            merge treats a running daemon as none.
+        force: replace and delete also under a running daemon, and delete in a directory of unknown namespaces alone;
+            write also into what looks like something else, such as `/etc`. A merge treats a running daemon as none.
         dry_run: only count.
         assume_compression: `gzip` takes layers whose compression is not known for gzip. If one is not, a push by Docker
             publishes a wrong manifest.
@@ -322,8 +322,8 @@ def export_directory(
             `replace`.
         InvalidKeyError: a key breaks the key rules. Found before anything is written.
         StoreFullError: no space is left; what was renamed stays, nothing is half written.
-        TransferError: the directory cannot be read or written, or is one above a `distribution` directory; or, to
-            replace: a daemon runs on it.
+        TransferError: the directory cannot be read or written, looks like something else, or is one above a
+            `distribution` directory; or, to replace: a daemon runs on it.
         StoreError: the store failed.
 
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
@@ -346,6 +346,8 @@ def export_directory(
     with opened(store) as source, viewed(source) as (content, combined):
         total = check_paths(content, directory.unplaceable) if source.directory is None else None
         with naming(base):
+            if not force:
+                _refuse_elsewhere(base)
             if not dry_run:
                 tree.make_base(base)
             if delete and not force:
@@ -367,6 +369,17 @@ def export_directory(
         left_out=dict(left_out),
         **directory.counts,
     )
+
+
+def _refuse_elsewhere(base: str) -> None:
+    """Refuse a directory that is known to be something else, such as `/etc`.
+
+    Raises:
+        TransferError: it is, and has none of Docker's namespaces.
+    """
+    what = None if has_namespaces(base) or not os.path.isdir(base) else place.looks_like(os.listdir(base))
+    if what is not None:
+        raise TransferError(f"it looks like {what}: give a `distribution` directory, or use --force", base)
 
 
 def _refuse_to_empty(base: str, content: View) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
@@ -405,6 +405,12 @@ def _of_store(store: Store) -> Collection:
     return make()
 
 
+def looks_like(names: Iterable[str]) -> str | None:
+    """Say what a directory with these names is, where that is known and is no place for metadata."""
+    there = set(names)
+    return next((what for marks, what in _LOOKS if marks <= there), None)
+
+
 def _looks_like(path: str, names: list[str]) -> str:
     """Say that a directory with these names is none of metadata, what it may be, and what to give instead."""
     if not names:
@@ -415,7 +421,8 @@ def _looks_like(path: str, names: list[str]) -> str:
         )
     shown_names = [scan.show(name) for name in sorted(map(os.fsencode, names))]
     there = ", ".join(shown_names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    what = next((f"; it looks like {what}" for marks, what in _LOOKS if marks <= set(names)), "")
+    what = looks_like(names)
+    what = f"; it looks like {what}" if what else ""
     return (
         f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {there}{what}:"
         f" {_EXPECTED}; --force imports every file below it as an entry"
