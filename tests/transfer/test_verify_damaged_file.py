@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 from contextlib import closing
@@ -157,6 +158,42 @@ def test_what_has_become_null_is_an_error_and_not_absent(tmp_path: Path, damage)
                 with pytest.raises(StoreCorruptError, match=r"layerstore recover"):
                     use()
     assert not verify(path).ok
+
+
+def test_what_has_become_null_in_quarantine_is_shown_as_empty(tmp_path: Path):
+    path = tmp_path / "layers.db"
+    make(path)
+    with SQLMetadataStore(path) as store:
+        store.quarantine("n", "k", b"v", "why")
+        (whole,) = store.quarantined()
+    # The types of the columns: the number is the row's own; the namespace is lost, and the key has its byte.
+    row, types = b"\x07\x00\x0f\x0f\x0e\x13\x06nkvwhy", b"\x07\x00\x00\x11\x0e\x13\x06nkvwhy"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = path.read_bytes()
+    assert content.count(row) == 1
+    path.write_bytes(content.replace(row, types))
+
+    with SQLMetadataStore(path) as store:
+        (found,) = store.quarantined()
+        assert found == dataclasses.replace(whole, namespace="", key="nk")
+    assert not verify(path).ok
+
+
+def test_a_position_that_is_no_number_is_an_error(tmp_path: Path):
+    """As a damaged page may give it: the column takes text that is none."""
+    path = tmp_path / "layers.db"
+    make(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (layer,) = connection.execute("SELECT max(diff_id) FROM v2_metadata").fetchone()
+        connection.execute("UPDATE v2_metadata SET position = 'x' || position WHERE diff_id = ?", (layer,))
+
+    with SQLMetadataStore(path) as store, pytest.raises(StoreCorruptError, match=r"layerstore recover"):
+        V2MetadataService(store).add(layer, V2Metadata(f"sha256:{'1' * 64}"))
+    report = verify(path)
+    assert finding(report, "stale-rows").examples == (layer,)
+    with SQLMetadataStore(path) as store:
+        assert verify(store, repair=True).ok
 
 
 def test_other_findings_are_there_beside_the_damage(tmp_path: Path):

@@ -288,8 +288,8 @@ def _file_size(path: str | None, suffix: str) -> int:
         return 0
 
 
-def _quarantined(row: tuple[int, bytes, bytes, bytes, bytes, int]) -> Quarantined:
+def _quarantined(row: tuple[int, bytes | None, bytes | None, bytes | None, bytes | None, int | None]) -> Quarantined:
     number, namespace, key, value, reason, at_ns = row
-    # What another program wrote need not be UTF-8.
-    namespace_, key_, reason_ = (text.decode("utf-8", "backslashreplace") for text in (namespace, key, reason))
-    return Quarantined(number, namespace_, key_, value, reason_, at_ns)
+    # What another program wrote need not be UTF-8, and in a damaged file each of them may be NULL.
+    namespace_, key_, reason_ = ((text or b"").decode("utf-8", "backslashreplace") for text in (namespace, key, reason))
+    return Quarantined(number, namespace_, key_, value or b"", reason_, at_ns or 0)

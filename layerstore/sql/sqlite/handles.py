@@ -411,8 +411,8 @@ class Handle:
                 self._queue.leave(self._ready)
 
     def damaged(self) -> StoreCorruptError:
-        """Return the error for NULL in a column that is NOT NULL, which SQLite reads from a damaged page silently."""
-        return StoreCorruptError(f"{DAMAGED} (NULL where a value must be)", self._file.path)
+        """Return the error for what cannot be in a column, as NULL: SQLite reads it from a damaged page silently."""
+        return StoreCorruptError(f"{DAMAGED} (NULL, or a value of another type, where none can be)", self._file.path)
 
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, UnicodeEncodeError | OverflowError):

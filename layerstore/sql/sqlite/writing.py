@@ -157,6 +157,8 @@ def _derive(
         _derive_blob(handle, digest, *blob(key, value))
         return
     there: list[Any] = handle.execute(statements.ASSOCIATIONS, (digest,))
+    if there and type(there[-1][0]) is not int:
+        raise handle.damaged()
     stale, new = difference(there, listed(value) if entries is None else entries)
     for position in stale:
         handle.execute(statements.REMOVE_ASSOCIATION, (digest, position))
