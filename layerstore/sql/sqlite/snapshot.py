@@ -156,7 +156,8 @@ class Snapshot:
                 continue
             found = list(self._rows(statements.ASSOCIATIONS, (diff_id,)))
             matched += len(found)
-            if [tuple(row[1:]) for row in found] != derived.texts(entries):
+            is_numbered = all(type(row[0]) is int for row in found)
+            if not is_numbered or [tuple(row[1:]) for row in found] != derived.texts(entries):
                 yield V2_METADATA, diff_id
         if matched != self._handle.first(statements.COUNT_ASSOCIATIONS)[0]:
             yield from self._without_entry(V2_METADATA, statements.LAYERS_WITH_ROWS)
