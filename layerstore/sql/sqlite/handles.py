@@ -54,6 +54,8 @@ class Handle:
     def __init__(self, file: File, *, read_only: bool = False, syncs_log: bool = False) -> None:
         self._file = file
         self.depth = 0
+        self.is_staging = False
+        """Whether it has temporary tables that are still needed: a fork must not close it."""
         self._begin = "BEGIN" if read_only or file.read_only else "BEGIN IMMEDIATE"
         self._failed_at = 0
         self._streaming_in: int | None = None
@@ -88,7 +90,7 @@ class Handle:
         self._log = None
 
     def let_go(self) -> bool:
-        """Close the connection before a fork, if no thread is in it; the next use makes a new one. Tell whether it is.
+        """Close the connection before a fork, if it is not in use; the next use makes a new one. Tell whether it is.
 
         The caller holds off whoever opens and closes connections.
         """
@@ -98,7 +100,7 @@ class Handle:
                 taken.append(self._idle.pop())
         except IndexError:
             pass
-        if len(taken) == self._cursors and not self.depth:
+        if len(taken) == self._cursors and not self.depth and not self.is_staging:
             self._close()
             self._log = None
             self._cursors = 0

@@ -96,8 +96,10 @@ class Snapshot:
 
     def lists_with(self, digest: str) -> Iterator[Record]:
         for (diff_id,) in self._handle.execute(statements.LAYERS_OF_DIGEST, (digest,)):
-            found = self._handle.execute(statements.GET_RECORD, (V2_METADATA, digest_key(diff_id)))
-            yield from map(Record._make, found)
+            for row in self._handle.execute(statements.GET_RECORD, (V2_METADATA, digest_key(diff_id))):
+                if None in row:
+                    raise self._handle.damaged()
+                yield Record._make(row)
 
     def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
         yield from self._handle.stream(statements.BLOBS_BY_LAYER)
