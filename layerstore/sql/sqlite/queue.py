@@ -54,6 +54,9 @@ _LOOK_AGAIN_S: Final = 1.0
 """How long a waiter sleeps at most before it looks whether it is its turn: nobody has told it where an interrupt came
 between two lines."""
 
+_LAST_TRY_S: Final = 0.25
+"""How long a writer whose turn has not come in time waits for SQLite's lock: others of the line ask just then, too."""
+
 _UNKNOWN, _WITHOUT, _FREE, _AWAITED, _ARRIVED = "unknown", "without", "free", "awaited", "arrived"
 
 
@@ -115,7 +118,7 @@ class Queue:
 
         A person is told after a second, as by `wait`: a program that does not line up may have the lock.
         """
-        left_s = max(0.0, self._timeout_s - by_s)
+        left_s = max(self._timeout_s - by_s, min(self._timeout_s, _LAST_TRY_S))
         first_s = min(left_s, _LOOK_AGAIN_S) if listeners and by_s < _LOOK_AGAIN_S else left_s
         try:
             _wait_at_most(cursor, first_s)
