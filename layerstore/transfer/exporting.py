@@ -25,7 +25,7 @@ from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import tree
 from layerstore.files.store import naming
 from layerstore.formats import containerd_live, containers, tar_members
-from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, V1_IDS
+from layerstore.keys import TEMPORARY_PREFIX, V1_IDS
 from layerstore.paths import absolute
 from layerstore.reports import Examples, Report, Skipped, of_rest, of_skipped
 from layerstore.sql.sqlite.recognition import is_database, resolve
@@ -351,11 +351,9 @@ def export_directory(
         total = check_paths(content, directory.unplaceable) if source.directory is None else None
         with naming(base):
             if not force:
-                _refuse_elsewhere(base)
+                _refuse_elsewhere(base, content, delete=delete)
             if not dry_run:
                 tree.make_base(base)
-            if delete and not force:
-                _refuse_to_empty(base, content)
             wanted = records(content)
             if combined is not None:
                 wanted = for_docker(combined, left_out, assume_gzip=assume_gzip, all_namespaces=all_namespaces)
@@ -375,31 +373,22 @@ def export_directory(
     )
 
 
-def _refuse_elsewhere(base: str) -> None:
-    """Refuse a directory that is known to be something else, such as `/etc`.
+def _refuse_elsewhere(base: str, content: View, *, delete: bool) -> None:
+    """Refuse a directory without a namespace of Docker's that is another one than was meant.
 
     Raises:
-        TransferError: it is, and has none of Docker's namespaces.
-    """
-    what = None if has_namespaces(base) or not os.path.isdir(base) else place.looks_like(os.listdir(base))
-    if what is not None:
-        raise TransferError(f"it looks like {what}: give a `distribution` directory, or use --force", base)
-
-
-def _refuse_to_empty(base: str, content: View) -> None:
-    """Refuse to delete in a directory that has nothing of what it should have: it is another one than was meant.
-
-    Raises:
-        TransferError: it has files, and no namespace of Docker's or of the store.
+        TransferError: it is known to be something else, such as `/etc`; or, to delete, none of the store's is there.
     """
     names = os.listdir(base) if os.path.isdir(base) else ()
     there = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
-    if there and not there & {*KNOWN_NAMESPACES, *(record.namespace for record in records(content))}:
-        raise TransferError(
-            "none of the store's namespaces is there, so that --delete would empty it: give a `distribution` directory,"
-            " or use --force",
-            base,
-        )
+    if not there or has_namespaces(base):
+        return
+    what = place.looks_like(there)
+    what = f"it looks like {what}" if what else None
+    if delete and what is None and not there & {record.namespace for record in records(content)}:
+        what = "none of the store's namespaces is there, so that --delete would empty it"
+    if what is not None:
+        raise TransferError(f"{what}: give a `distribution` directory, or use --force", base)
 
 
 def _assumes_gzip(compression: str | None) -> bool:
