@@ -28,9 +28,9 @@ from layerstore.collection import (
     View,
     in_batches,
 )
-from layerstore.docker.dataroot import distributions, has_namespaces
+from layerstore.docker.dataroot import described, distributions, has_namespaces
 from layerstore.errors import InvalidInputError, LayerstoreError, TransferError
-from layerstore.files import scan, temporary, tree
+from layerstore.files import temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import containerd_live, tar_members
 from layerstore.formats.facts import UNCERTAIN, uncertain
@@ -59,21 +59,6 @@ _LOOKED_AT: Final = 1000
 """What is no entry, at the beginning of a stream, before the look at it ends."""
 _NEW_FILE_SYSTEM: Final = "lost+found"
 """All that a file system has on which nothing was ever written."""
-
-# By names that are all there; the first that fits.
-_LOOKS: Final[tuple[tuple[set[str], str], ...]] = (
-    ({"oci-layout"}, "an OCI image layout: an image, without what an engine remembers about its layers"),
-    ({"manifest.json", "repositories"}, "an unpacked `docker save`: an image, without what Docker remembers about it"),
-    ({"io.containerd.content.v1.content"}, "containerd's data root, which has no such directory"),
-    ({"overlay-images", "overlay-layers"}, "the storage of Podman, Buildah or CRI-O, which has no such directory"),
-    ({"imagedb"}, "the images of a storage driver: its metadata is in `distribution`, which is not here"),
-    ({"overlay2", "image"}, "a Docker data root"),
-    ({"repositories", "blobs"}, "the storage of a registry: it has the blobs themselves"),
-    ({"daemon.json"}, "Docker's configuration: its data root is /var/lib/docker, unless daemon.json names another"),
-    ({"etc", "usr"}, "a whole root file system: the data root in it is var/lib/docker"),
-    ({"passwd", "group"}, "/etc: Docker's data root is /var/lib/docker"),
-    ({"Dockerfile"}, "a build context"),
-)
 
 _SYSTEM: Final = "/var/lib"
 _SOCKETS: Final = (
@@ -413,10 +398,7 @@ def _looks_like(path: str, names: list[str]) -> str:
             f"it is empty: check the path, and that its file system is mounted{mounted}; {_EXPECTED};"
             " --allow-empty accepts an empty directory"
         )
-    shown_names = [scan.show(name) for name in sorted(map(os.fsencode, names))]
-    there = ", ".join(shown_names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    what = next((f"; it looks like {what}" for marks, what in _LOOKS if marks <= set(names)), "")
     return (
-        f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {there}{what}:"
+        f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {described(sorted(names))}:"
         f" {_EXPECTED}; --force imports every file below it as an entry"
     )
