@@ -38,6 +38,7 @@ from layerstore.formats import bbolt
 from layerstore.formats.bbolt import text
 from layerstore.formats.facts import Fact, Facts, Written, opened, uncertain, unreadable, why_no_digest, why_no_location
 from layerstore.paths import PERMISSION_DENIED, kind, status
+from layerstore.reports import Skipped
 
 NAME: Final = "blob-info-cache-v1.sqlite"
 """The cache's name, which has the version of its schema: there is none inside."""
@@ -207,12 +208,7 @@ class _Layer(
 
 
 def _facts(rows: Iterable[_Row], contents: dict[str, str]) -> Facts:
-    """Yield all that is known of a blob at once.
-
-    Args:
-        rows: those of one digest behind each other.
-        contents: of tables of contents, the DiffID of the layer that each is of.
-    """
+    """Yield all that is known of a blob at once: of rows by digest, and the DiffIDs of tables of contents."""
     used = set()
     for digest, some in groupby(rows, itemgetter(0)):
         reason = why_no_digest(digest)
@@ -336,7 +332,7 @@ def _add(connection: sqlite3.Connection, digest: str, record: BlobRecord, writte
     for name, theirs, ours in zip(("DiffID", "Compression"), known, (record.diff_id, compressor), strict=True):
         # Before 2024, the variant stood for the compression, of which it is one.
         if theirs is not None and ours is not None and theirs not in (ours, record.variant):
-            written.differs(digest, f"the target says {name} {theirs}, the store {ours}")
+            written.differences.add(Skipped(digest, f"the target says {name} {theirs}, the store {ours}"))
             return
     if record.locations and compressor is None and known[1] is None:
         written.left_out["the compression, as it is not known: without it, Podman and Skopeo use no location"] += 1

@@ -34,7 +34,7 @@ from layerstore.files import temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import containerd_live, tar_members
 from layerstore.formats.facts import UNCERTAIN, uncertain
-from layerstore.keys import BLOBS, KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record
+from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
@@ -266,21 +266,6 @@ def indexed(collection: Collection) -> Iterator[tuple[IndexedView, list[Odd]]]:
         return
     with unpacked(collection) as copy, copy.indexed() as view:
         yield view, copy.odd
-
-
-@contextmanager
-def viewed(collection: Collection) -> Iterator[tuple[View, IndexedView | None]]:
-    """Open a view; and the same as one that finds lists and blobs by what they hold, if other engines know anything."""
-    own = collection.indexed()
-    with collection.view() if own is None else own as view:
-        if next(view.scan(BLOBS), None) is None:
-            yield view, None
-            return
-        if own is not None:
-            yield view, cast("IndexedView", view)
-            return
-    with unpacked(collection) as copy, copy.indexed() as indexed:
-        yield indexed, indexed
 
 
 class Unpacked(DatabaseCollection):
