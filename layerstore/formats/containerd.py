@@ -116,10 +116,9 @@ def read(file: MetaFile) -> Facts:
         FileNotFoundError: it is not there.
     """
     metadata = bbolt.read(file.base, *file.file)
-    names = [name for name, _ in metadata.root.items()]
-    if not names:
+    if not (metadata.root.buckets or metadata.root.values):
         return  # BuildKit has made it, and built nothing yet
-    if b"v1" not in names:
+    if b"v1" not in metadata.root.buckets:
         raise TransferError("not containerd's metadata: it has no bucket v1", metadata.name)
     with ExitStack() as stack:
         try:
@@ -141,8 +140,8 @@ def facts_of(file: bbolt.File, head: Callable[[str], bytes | None]) -> Facts:
     Raises:
         TransferError: it is damaged.
     """
-    for namespace, bucket in file.root.below(b"v1").buckets():
-        names = [text(name) for name, _ in bucket.below(b"images").buckets()]
+    for namespace, bucket in file.root.below(b"v1").buckets.items():
+        names = map(text, bucket.below(b"images").buckets)
         yield from facts(text(namespace), names, _blobs(file, bucket), head)
 
 
@@ -281,17 +280,12 @@ def _compression(head: bytes | None, *, is_plain: bool) -> str | None:
 
 
 def _blobs(file: bbolt.File, namespace: bbolt.Bucket) -> Iterator[Blob]:
-    for digest, blob in namespace.below(b"content", b"blob").buckets():
+    for digest, blob in namespace.below(b"content", b"blob").buckets.items():
         reason = why_no_digest(text(digest))
         if reason is not None:
             raise file.damaged(reason)
-        updated_at_ns, labels = None, {}
-        for key, value in blob.items():
-            if key == b"updatedat" and isinstance(value, bytes):
-                updated_at_ns = bbolt.time_ns(value)
-            elif key == b"labels" and isinstance(value, bbolt.Bucket):
-                labels = {text(name): text(label) for name, label in value.values().items()}
-        yield Blob(text(digest), labels, updated_at_ns)
+        labels = {text(name): text(label) for name, label in blob.below(b"labels").values.items()}
+        yield Blob(text(digest), labels, bbolt.time_ns(blob.values.get(b"updatedat", b"")))
 
 
 def _head(blobs: int, digest: str) -> bytes | None:

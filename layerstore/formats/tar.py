@@ -404,11 +404,11 @@ class _Memories:
     def _read_bolt(self, path: str, *, is_named: bool) -> Facts | None:
         try:
             file = bbolt.read(path)
-            buckets = dict(file.root.buckets())
         except TransferError:
             if is_named:
                 raise
             return None
+        buckets = file.root.buckets
         if b"v1" in buckets:
             return containerd.facts_of(file, self._heads.get)
         if buckets.keys() & containers.BUCKETS:

@@ -196,6 +196,6 @@ def _is_cache(path: str) -> bool:
 def _read_bolt(base: str, *below: str) -> Facts:
     """Read a bbolt file of which only the content says whose it is, found as by `bbolt.read`."""
     file = bbolt.read(base, *below, wait_s=_LOCK_WAIT_S)
-    if b"v1" in dict(file.root.buckets()):
+    if b"v1" in file.root.buckets:
         return containerd.read(containerd.file_at(file.name))
     return containers.read_bolt(file)
