@@ -328,6 +328,8 @@ def export_directory(
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
     """
     base = absolute(path)
+    if on_conflict not in ("merge", "replace", "keep"):
+        raise InvalidInputError(f"on_conflict is one of merge, replace, keep, not {on_conflict!r}")
     if delete and on_conflict != "replace":
         raise InvalidInputError(f'delete needs on_conflict="replace", not {on_conflict!r}')
     assume_gzip = _assumes_gzip(assume_compression)
