@@ -78,8 +78,8 @@ class MetaFile(NamedTuple):
         return os.path.join(self.base, *self.file)
 
 
-def files_below(root: str) -> list[MetaFile]:
-    """Return the files of metadata of containerd and BuildKit in a directory that is a root of theirs, or Docker's."""
+def files_below(root: str, names: Iterable[str]) -> list[MetaFile]:
+    """Return the files of metadata of containerd and BuildKit in a root of theirs or Docker's with these names."""
     containerd = "containerd:SOCKET, such as containerd:/run/containerd/containerd.sock"
     docker = (
         "containerd:SOCKET?namespace=moby, such as containerd:/run/docker/containerd/containerd.sock?namespace=moby"
@@ -87,13 +87,7 @@ def files_below(root: str) -> list[MetaFile]:
     places: list[tuple[tuple[str, ...], _Layout, str]]
     places = [((), _CONTAINERD, containerd), (("containerd", "daemon"), _CONTAINERD, docker)]
     places += [((), _BUILDKIT, ""), (("buildkit",), _BUILDKIT, "")]
-    try:
-        workers = sorted(name for name in os.listdir(root) if name.startswith("runc-"))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise TransferError(tree.why_unreadable(error), root) from error
-    places += [((worker,), _BUILDKIT, "") for worker in workers]
+    places += [((worker,), _BUILDKIT, "") for worker in names if worker.startswith("runc-")]
     found = [MetaFile(root, (*below, *file), (*below, *blobs), socket) for below, (file, blobs), socket in places]
     return [file for file in found if os.path.lexists(file.path)]
 

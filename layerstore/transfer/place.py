@@ -171,25 +171,17 @@ def sources_here() -> list[Source]:
 
 def _places_here() -> Iterator[str]:
     for path, directory in _SOCKETS:
-        if _is(path, stat.S_ISSOCK):
+        if os.path.exists(path):
             yield f"{containerd_live.SCHEME}{path}"
-        elif directory is not None and _is(os.path.join(_SYSTEM, directory), stat.S_ISDIR):
+        elif directory is not None and os.path.isdir(os.path.join(_SYSTEM, directory)):
             yield os.path.join(_SYSTEM, directory)
     for base in dict.fromkeys((_SYSTEM, _own())):
-        yield from (path for name in _DIRECTORIES if _is(path := os.path.join(base, name), stat.S_ISDIR))
+        yield from filter(os.path.isdir, (os.path.join(base, name) for name in _DIRECTORIES))
 
 
 def _own() -> str:
     """Return where engines keep what is the caller's own. Source: the XDG Base Directory Specification."""
     return os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-
-
-def _is(path: str, is_kind: Callable[[int], bool]) -> bool:
-    try:
-        there = status(path)
-    except OSError:
-        return False  # it is below a directory of root's alone
-    return there is not None and is_kind(there.st_mode)
 
 
 @contextmanager
@@ -342,16 +334,15 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
 
     A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
     """
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise TransferError(f"cannot be read: {PERMISSION_DENIED}", path)
-    if has_namespaces(path):
-        return [FSMetadataStore(path)._collection()], True
-    memories = memories_in(path)
     try:
-        found = distributions(path, may_be_none=bool(memories))
-        names = os.listdir(path)
+        names = sorted(os.listdir(path))
     except OSError as error:
         raise TransferError(tree.why_unreadable(error), path) from error
+    if has_namespaces(path):
+        return [FSMetadataStore(path)._collection()], True
+    memories = memories_in(path, names)
+    try:
+        found = distributions(path, may_be_none=bool(memories))
     except TransferError:
         if allow_empty and os.path.isdir(os.path.join(path, "image")):
             return [], True  # it has recorded nothing yet
@@ -384,6 +375,6 @@ def _looks_like(path: str, names: list[str]) -> str:
             " --allow-empty accepts an empty directory"
         )
     return (
-        f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {described(sorted(names))}:"
+        f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {described(names)}:"
         f" {_EXPECTED}; --force imports every file below it as an entry"
     )
