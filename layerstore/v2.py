@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from typing import NoReturn, cast
 
 import msgspec
 
 from layerstore.arguments import a_store, instance, several, tuples
-from layerstore.digest import DiffID, Digest, are_sha256, is_sha256, match_digest
+from layerstore.digest import DiffID, Digest, is_sha256, match_digest
 from layerstore.errors import (
     CorruptRecordError,
     InvalidInputError,
@@ -41,7 +42,7 @@ class V2MetadataService:
     def __init__(self, store: Store | None) -> None:
         if store is not None:
             a_store(store)
-        self._store = _NoStore() if store is None else store
+        self._store = cast("Store", _NoStore()) if store is None else store
         self._change = None if store is None else changing(store)
 
     def get_metadata(self, diff_id: str) -> list[V2Metadata]:
@@ -96,9 +97,6 @@ class V2MetadataService:
         """
         keys = _keys(digests, Digest)
         values = get_many(self._store, DIFF_IDS, keys)
-        texts = b"\n".join(values.values()).decode("utf-8", "backslashreplace").split("\n")
-        if len(texts) == len(values) and are_sha256(texts):
-            return dict(zip(map(keys.__getitem__, values), map(DiffID, texts), strict=True))
         return {keys[key]: _read_diff_id(key, value) for key, value in values.items()}
 
     def layers(self) -> Iterator[DiffID]:
@@ -331,18 +329,8 @@ def _warn_of_another_layer(digest: str, known: bytes, diff_id: str) -> None:
 class _NoStore:
     """What `V2MetadataService(None)` looks up in."""
 
-    def entries(self, _namespace: str) -> Iterator[tuple[str, str, bytes]]:
-        self.get("", "")
-        return iter(())
-
-    def get(self, _namespace: str, _key: str, /) -> bytes:
+    def __getattr__(self, _name: str) -> NoReturn:
         raise LayerstoreError("this V2MetadataService has no store")
-
-    def set(self, _namespace: str, _key: str, _value: bytes, /) -> None:
-        self.get(_namespace, _key)
-
-    def delete(self, _namespace: str, _key: str, /) -> None:
-        self.get(_namespace, _key)
 
 
 def _tagged(metadata: V2Metadata, hmac_key: bytes | None) -> V2Metadata:
@@ -389,10 +377,9 @@ def _keys(digests: Iterable[str], kind: type[Digest]) -> dict[str, str]:
         InvalidDigestError: one of them is none.
     """
     texts = list(several(digests, f"{kind.__name__}s"))
-    if not (all(isinstance(text, str) for text in texts) and are_sha256(texts)):
-        for text in texts:
-            kind.check(text)
-    return dict(zip("\n".join(texts).replace(":", "/").split("\n"), texts, strict=True)) if texts else {}
+    for text in texts:
+        kind.check(text)
+    return {digest_key(text): text for text in texts}
 
 
 def _read_list(key: str, value: bytes) -> list[V2Metadata]:
