@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import Final
 
@@ -25,6 +26,8 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
+_begins_as_url = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://").match
+
 PERMISSION_DENIED: Final = "permission denied: run it as the owner, or as root (`sudo`)"
 
 
@@ -34,8 +37,9 @@ def absolute(path: str | os.PathLike[str]) -> str:
     Bytes that are not UTF-8 stand in it as `os.fsdecode` gives them.
 
     Raises:
-        InvalidInputError: it is empty, no text, too long, begins with a `~` that no directory here has, or holds a NUL
-            character or one that no path can hold; or it is relative, and the working directory was removed.
+        InvalidInputError: it is empty, no text, too long, begins with a `~` or as a URL (`http://`) without such a
+            directory here, or holds a NUL character or one that no path can hold; or it is relative, and the working
+            directory was removed.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
@@ -46,6 +50,12 @@ def absolute(path: str | os.PathLike[str]) -> str:
     if first.startswith("~") and not os.path.lexists(first):
         raise InvalidInputError(
             f"{text!r}: `~` stands for a home directory in a shell only: use os.path.expanduser in Python, or $HOME"
+        )
+    if _begins_as_url(text) and not os.path.lexists(first):
+        # Not the rest, which may hold a password.
+        raise InvalidInputError(
+            f"{first}// is no URL that can be opened here: a store on a server is postgresql://HOST/DATABASE, one in a"
+            " file sqlite:///FILE, and containerd is containerd:SOCKET; a path of such a name begins with ./"
         )
     if "\0" in text:
         raise InvalidInputError(f"a path cannot hold a NUL character: {text!r}")

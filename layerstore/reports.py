@@ -47,12 +47,12 @@ class Report:
         return json.dumps(document(self), ensure_ascii=False, default=str)
 
 
+@dataclasses.dataclass(slots=True)
 class Examples(Generic[Found]):
     """The first of what may be a million, and how many there were."""
 
-    def __init__(self) -> None:
-        self.first: list[Found] = []
-        self.count = 0
+    first: list[Found] = dataclasses.field(default_factory=list)
+    count: int = 0
 
     def add(self, found: Found) -> None:
         """Count one, and keep it if it is one of the first 1,000."""

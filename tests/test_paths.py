@@ -86,6 +86,28 @@ def test_bytes_and_other_things_are_no_path(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+def test_a_url_of_another_kind_is_no_path_and_its_password_is_not_shown(
+    use: Callable[[Any], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    for url in ("postgres://user:secret@localhost/layers", "http://user:secret@localhost/a.tar", "s3://secret/x"):
+        with pytest.raises((InvalidInputError, StoreOpenError), match=r"postgresql://HOST/DATABASE") as caught:
+            use(url)
+        assert "secret@" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_whose_name_is_a_scheme_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "http:").mkdir()
+
+    for path in ("http://files", "./ftp://files", Path("s3://files")):
+        with FSMetadataStore(path) as files:
+            files.set("v1id", "k", b"v")
+
+
 def test_path_of_nothing_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 

@@ -110,7 +110,9 @@ Examples:
 @click.option("--delete", is_flag=True, help="Remove files that the store does not have. Needs --on-conflict replace.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only print what would be done.")
 @click.option("--new-driver", is_flag=True, help="Accept a --driver that the data root does not have yet.")
-@click.option("--force", is_flag=True, help="Also replace and delete files of a running daemon.")
+@click.option(
+    "--force", is_flag=True, help="Also write into what is no metadata directory, and replace files of a daemon."
+)
 @click.option(
     "--assume-compression",
     type=click.Choice(["gzip"]),

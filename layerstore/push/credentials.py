@@ -29,6 +29,7 @@ _NOT_FOUND = "credentials not found in native keychain"
 _TOKEN = "<token>"  # noqa: S105  # the user name that says that the secret is a token
 
 _JSON_SPACE = b" \t\r\n"
+_is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?").fullmatch
 # What Go's url.Parse takes, as far as a registry's host may be in it; control characters are nowhere.
 _url = re.compile(
     r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#\x00-\x20\x7f]*@)?"
@@ -154,12 +155,8 @@ def _auth_config(auth: _Auth, path: str) -> AuthConfig:
     """Source: docker/cli's `LoadFromReader`, which clears `auth` after it has taken it apart."""
     username, password = auth["username"], auth["password"]
     if auth["auth"]:
-        try:
-            # Line breaks do not count, and what the last digit has too much does not. Source: Go's `StdEncoding`.
-            decoded = base64.b64decode(auth["auth"].replace("\r", "").replace("\n", ""), validate=True)
-        except ValueError:
-            decoded = b""
-        username, colon, password = decoded.decode("utf-8", gojson.REPLACE).partition(":")
+        decoded = _base64(auth["auth"])
+        username, colon, password = (decoded or b"").decode("utf-8", gojson.REPLACE).partition(":")
         if not username or not colon:
             raise TransferError("an `auth` in it is not the base64 of user:password", path)
         password = password.strip("\0")
@@ -169,6 +166,16 @@ def _auth_config(auth: _Auth, path: str) -> AuthConfig:
         identity_token=auth["identitytoken"],
         registry_token=auth["registrytoken"],
     )
+
+
+def _base64(text: str) -> bytes | None:
+    """Decode base64, `None` if it is none.
+
+    Source: Go's `base64.StdEncoding`. Line breaks do not count, padding does, and what the last digit has too much does
+    not.
+    """
+    joined = text.translate({ord("\r"): None, ord("\n"): None})
+    return base64.b64decode(joined) if _is_base64(joined) else None
 
 
 def _host(address: str) -> str:

@@ -15,12 +15,18 @@ from typing import IO, Literal, cast
 from layerstore.blobs import BlobRecord
 from layerstore.collection import View, records
 from layerstore.digest import Digest
-from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon, running_on
-from layerstore.errors import InvalidInputError, TransferError
+from layerstore.docker.dataroot import (
+    has_namespaces,
+    looks_like,
+    refuse_above_a_distribution,
+    refuse_under_a_daemon,
+    running_on,
+)
+from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.files import tree
 from layerstore.files.store import naming
 from layerstore.formats import containerd_live, containers, tar_members
-from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, V1_IDS
+from layerstore.keys import TEMPORARY_PREFIX, V1_IDS
 from layerstore.paths import absolute
 from layerstore.reports import Examples, Report, Skipped, of_rest, of_skipped
 from layerstore.sql.sqlite.recognition import is_database, resolve
@@ -32,7 +38,7 @@ from layerstore.transfer.combining import facts, for_docker
 from layerstore.transfer.directory import Directory, check_paths, new_file
 from layerstore.transfer.importing import ImportReport, import_layers
 from layerstore.transfer.merging import Conflict, OnConflict
-from layerstore.transfer.place import Place, Progress, indexed, opened, viewed
+from layerstore.transfer.place import Place, Progress, indexed, opened
 from layerstore.words import counted
 
 
@@ -206,8 +212,8 @@ def export_layers(
         added=written.added,
         merged=written.updated,
         unchanged=written.unchanged,
-        skipped=tuple(Skipped(*one) for one in written.differences),
-        skipped_count=written.difference_count,
+        skipped=tuple(written.differences.first),
+        skipped_count=written.differences.count,
         left_out={reason: count for reason, count in written.left_out.items() if count},
         dry_run=dry_run,
     )
@@ -308,8 +314,8 @@ def export_directory(
             directory has, and adds what it has not.
         delete: remove files that the store does not have; only regular files with a valid key, and only in a
             directory that has a namespace of Docker's or of the store. Needs `on_conflict="replace"`.
-        force: replace and delete also under a running daemon, and delete in a directory of unknown namespaces alone. A
-            merge treats a running daemon as none.
+        force: replace and delete also under a running daemon, and delete in a directory of unknown namespaces alone;
+            write also into what looks like something else, such as `/etc`. A merge treats a running daemon as none.
         dry_run: only count.
         assume_compression: `gzip` takes layers whose compression is not known for gzip. If one is not, a push by Docker
             publishes a wrong manifest.
@@ -321,13 +327,15 @@ def export_directory(
             `replace`.
         InvalidKeyError: a key breaks the key rules. Found before anything is written.
         StoreFullError: no space is left; what was renamed stays, nothing is half written.
-        TransferError: the directory cannot be read or written, or is one above a `distribution` directory; or, to
-            replace: a daemon runs on it.
+        TransferError: the directory cannot be read or written, looks like something else, or is one above a
+            `distribution` directory; or, to replace: a daemon runs on it.
         StoreError: the store failed.
 
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
     """
     base = absolute(path)
+    if on_conflict not in ("merge", "replace", "keep"):
+        raise InvalidInputError(f"on_conflict is one of merge, replace, keep, not {on_conflict!r}")
     if delete and on_conflict != "replace":
         raise InvalidInputError(f'delete needs on_conflict="replace", not {on_conflict!r}')
     assume_gzip = _assumes_gzip(assume_compression)
@@ -342,16 +350,16 @@ def export_directory(
         dry_run=dry_run,
     )
     left_out: Counter[str] = Counter()
-    with opened(store) as source, viewed(source) as (content, combined):
-        total = check_paths(content, directory.unplaceable) if source.directory is None else None
+    with opened(store) as source, indexed(source) as (content, odd):
+        for unreadable in (found for found in odd if found.kind == "unreadable"):
+            raise StoreError(unreadable.reason, unreadable.path)
+        total = check_paths(content, directory.unplaceable)
         with naming(base):
+            if not force:
+                _refuse_elsewhere(base, content, delete=delete)
             if not dry_run:
                 tree.make_base(base)
-            if delete and not force:
-                _refuse_to_empty(base, content)
-            wanted = records(content)
-            if combined is not None:
-                wanted = for_docker(combined, left_out, assume_gzip=assume_gzip, all_namespaces=all_namespaces)
+            wanted = for_docker(content, left_out, assume_gzip=assume_gzip, all_namespaces=all_namespaces)
             directory.fill(wanted, progress, total)
     return ExportReport(
         path=base,
@@ -368,20 +376,22 @@ def export_directory(
     )
 
 
-def _refuse_to_empty(base: str, content: View) -> None:
-    """Refuse to delete in a directory that has nothing of what it should have: it is another one than was meant.
+def _refuse_elsewhere(base: str, content: View, *, delete: bool) -> None:
+    """Refuse a directory without a namespace of Docker's that is another one than was meant.
 
     Raises:
-        TransferError: it has files, and no namespace of Docker's or of the store.
+        TransferError: it is known to be something else, such as `/etc`; or, to delete, none of the store's is there.
     """
     names = os.listdir(base) if os.path.isdir(base) else ()
     there = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
-    if there and not there & {*KNOWN_NAMESPACES, *(record.namespace for record in records(content))}:
-        raise TransferError(
-            "none of the store's namespaces is there, so that --delete would empty it: give a `distribution` directory,"
-            " or use --force",
-            base,
-        )
+    if not there or has_namespaces(base):
+        return
+    what = looks_like(there)
+    what = f"it looks like {what}" if what else None
+    if delete and what is None and not there & {record.namespace for record in records(content)}:
+        what = "none of the store's namespaces is there, so that --delete would empty it"
+    if what is not None:
+        raise TransferError(f"{what}: give a `distribution` directory, or use --force", base)
 
 
 def _assumes_gzip(compression: str | None) -> bool:

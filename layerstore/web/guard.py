@@ -95,6 +95,8 @@ class Guard:
             return 405, f"the store is read only here: {' and '.join(METHODS)} are all that is answered"
         # As Datasette finds its routes: by the path as it was sent.
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
+        if "\\" in path:  # Datasette would lead to it without `/` at its end, and a browser from `/\\host` to that host
+            return 400, "a path has no backslash here"
         if path in TOOLS:
             return (
                 403,

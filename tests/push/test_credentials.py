@@ -114,6 +114,7 @@ def test_the_default_place_is_the_clients_and_may_be_empty(
         b'"s3cr"',
         b'{"credsStore":5}',
         b'{"credHelpers":{"host":[]}}',
+        b'{"auths":{"host":{"auth":"dTpzM2Ny="}}}',
         b'{"auths":{"host":{"auth":"dTpzM2N"}}}',
         b'{"auths":{"host":{"auth":"dTp=M2Ny"}}}',
         b'{"auths":{"host":{"auth":"dTp zM2Ny"}}}',
@@ -121,7 +122,7 @@ def test_the_default_place_is_the_clients_and_may_be_empty(
         b'{"auths":{"host":{"auth":"dT-_M2Ny"}}}',
         b'{"auths":{"host":{"auth":"dTpz\xd9\xa3M2N"}}}',
     ],
-    ids=range(24),
+    ids=range(25),
 )
 def test_a_configuration_that_cannot_be_one_is_an_error_that_shows_no_secret(config: Path, content: bytes):
     config.write_bytes(content)

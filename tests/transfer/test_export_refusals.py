@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from layerstore import (
 )
 from layerstore.keys import Record
 from tests.conftest import OpenSQL
-from tests.support.command import FOUND, Run
+from tests.support.command import BAD, FOUND, Run
 from tests.support.entries import AT, GOLDEN_FILES, MAPPINGS, File, files_of, layer_key, write_file
 
 
@@ -105,6 +106,32 @@ def test_a_key_that_no_directory_can_hold_is_skipped_and_reported_and_the_rest_i
         assert set(files_of(target)) == {*files_of(golden), *("/".join(name) for name in others)}
         again = export_directory(sql_file, target)
         assert (again.written, again.skipped) == (0, report.skipped)
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["real", "dry-run"])
+def test_a_directory_that_is_known_to_be_something_else_is_refused(
+    sql_file: SQLMetadataStore, golden: Path, tmp_path: Path, dry_run: bool
+):
+    """As an import refuses it: `export /etc` would leave 178 files there."""
+    import_directory(sql_file, golden)
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    for name in ("passwd", "group"):
+        (etc / name).write_bytes(b"")
+
+    with pytest.raises(TransferError, match=r"it looks like /etc.*or use --force"):
+        export_directory(sql_file, etc, dry_run=dry_run)
+    assert sorted(os.listdir(etc)) == ["group", "passwd"]
+
+    assert export_directory(sql_file, etc, force=True).written == GOLDEN_FILES
+    assert export_directory(sql_file, etc).unchanged == GOLDEN_FILES
+
+
+def test_a_metadata_directory_is_no_data_root(golden: Path, run: Run):
+    done = run("export", "--data-root", golden, "--driver", "overlay2")
+
+    assert (done.code, "give it without --data-root" in done.err) == (BAD, True)
+    assert not (golden / "image").exists()
 
 
 def test_a_tar_leaves_out_and_names_what_no_directory_can_hold(

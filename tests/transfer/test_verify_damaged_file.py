@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 from contextlib import closing
@@ -9,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import LayerstoreError, SQLMetadataStore, StoreCorruptError, import_directory, verify
+from layerstore import (
+    LayerstoreError,
+    SQLMetadataStore,
+    StoreCorruptError,
+    V2Metadata,
+    V2MetadataService,
+    diff,
+    import_directory,
+    verify,
+)
 from tests.support.command import FOUND, Run
 from tests.support.entries import GOLDEN, GOLDEN_FILES
 from tests.transfer.test_verify import finding, kinds
@@ -62,7 +72,31 @@ def lose_rows_of_an_index(path: Path) -> None:
     spoil(path, page, b"\x0a" + bytes(4) + b"\x10\x00" + bytes(PAGE - 7))
 
 
-DAMAGES = [spoil_table, spoil_derived, spoil_index, spoil_leaves, lose_rows_of_an_index]
+# How a row of `diffid-by-digest` begins: the length of its header, and the types of namespace, key, value and time.
+ROW = b"\x07\x2d\x81\x1b\x81\x1a\x06"
+
+
+def put_null(path: Path, types: bytes) -> None:
+    """Say in the first mapping's row that a column is NULL. SQLite gives it out, though the column is NOT NULL."""
+    content = path.read_bytes()
+    assert ROW in content
+    path.write_bytes(content.replace(ROW, types, 1))
+
+
+def lose_namespace(path: Path) -> None:
+    put_null(path, b"\x07\x00\x81\x1b\x81\x1a\x06")
+
+
+def lose_key(path: Path) -> None:
+    put_null(path, b"\x07\x2d\x80\x00\x81\x1a\x06")
+
+
+def lose_value(path: Path) -> None:
+    put_null(path, b"\x07\x2d\x81\x1b\x80\x00\x06")
+
+
+NULLS = [lose_namespace, lose_key, lose_value]
+DAMAGES = [spoil_table, spoil_derived, spoil_index, spoil_leaves, lose_rows_of_an_index, *NULLS]
 
 
 @pytest.mark.parametrize("repair", [False, True])
@@ -97,6 +131,69 @@ def test_what_can_still_be_read_is_checked(tmp_path: Path):
     assert verify(tmp_path / "index.db").checked == GOLDEN_FILES
     assert 0 < verify(tmp_path / "leaves.db").checked < GOLDEN_FILES
     assert verify(tmp_path / "table.db").checked == 0
+
+
+@pytest.mark.parametrize("damage", NULLS, ids=lambda damage: damage.__name__)
+def test_what_has_become_null_is_an_error_and_not_absent(tmp_path: Path, damage):
+    path = tmp_path / "layers.db"
+    make(path)
+    key = path.read_bytes().partition(ROW + b"diffid-by-digest")[2][:71].decode()
+    damage(path)
+
+    with SQLMetadataStore(path) as store, SQLMetadataStore(":memory:") as other:
+        for read in (lambda: list(store.entries()), lambda: import_directory(other, path), lambda: diff(path, GOLDEN)):
+            with pytest.raises(StoreCorruptError, match=r"layerstore recover"):
+                read()
+        assert len(other) == 0
+        if damage is lose_value:
+            v2 = V2MetadataService(store)
+            blob = key.replace("/", ":")
+            for use in (
+                lambda: store.get("diffid-by-digest", key),
+                lambda: store.get_many("diffid-by-digest", [key]),
+                lambda: v2.get_diff_id(blob),
+                lambda: v2.add(blob, V2Metadata(blob)),
+                lambda: v2.remove(V2Metadata(blob)),
+            ):
+                with pytest.raises(StoreCorruptError, match=r"layerstore recover"):
+                    use()
+    assert not verify(path).ok
+
+
+def test_what_has_become_null_in_quarantine_is_shown_as_empty(tmp_path: Path):
+    path = tmp_path / "layers.db"
+    make(path)
+    with SQLMetadataStore(path) as store:
+        store.quarantine("n", "k", b"v", "why")
+        (whole,) = store.quarantined()
+    # The types of the columns: the number is the row's own; the namespace is lost, and the key has its byte.
+    row, types = b"\x07\x00\x0f\x0f\x0e\x13\x06nkvwhy", b"\x07\x00\x00\x11\x0e\x13\x06nkvwhy"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = path.read_bytes()
+    assert content.count(row) == 1
+    path.write_bytes(content.replace(row, types))
+
+    with SQLMetadataStore(path) as store:
+        (found,) = store.quarantined()
+        assert found == dataclasses.replace(whole, namespace="", key="nk")
+    assert not verify(path).ok
+
+
+def test_a_position_that_is_no_number_is_an_error(tmp_path: Path):
+    """As a damaged page may give it: the column takes text that is none."""
+    path = tmp_path / "layers.db"
+    make(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (layer,) = connection.execute("SELECT max(diff_id) FROM v2_metadata").fetchone()
+        connection.execute("UPDATE v2_metadata SET position = 'x' || position WHERE diff_id = ?", (layer,))
+
+    with SQLMetadataStore(path) as store, pytest.raises(StoreCorruptError, match=r"layerstore recover"):
+        V2MetadataService(store).add(layer, V2Metadata(f"sha256:{'1' * 64}"))
+    report = verify(path)
+    assert finding(report, "stale-rows").examples == (layer,)
+    with SQLMetadataStore(path) as store:
+        assert verify(store, repair=True).ok
 
 
 def test_other_findings_are_there_beside_the_damage(tmp_path: Path):

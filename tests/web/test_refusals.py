@@ -134,6 +134,15 @@ def test_sql_that_reads_is_answered_by_the_same_connections(sample: Path, show: 
     assert site.json("/store.json?" + urlencode({"sql": "SELECT * FROM json_each('[1,2]')"}))["ok"]
 
 
+@pytest.mark.parametrize("path", ["/\\evil.example/", "/\\/evil.example/", "/x\\/", "/%5cevil.example/"])
+def test_no_address_leads_to_another_host(sample: Path, show: Show, path: str):
+    """A browser takes a backslash for a slash, so that `Location: /\\evil.example` would lead there."""
+    answer = show(sample).request("GET", path)
+
+    assert answer.status_code in (302, 400, 404)
+    assert re.match(r"/[^/\\]", answer.headers.get("location", "/x"))
+
+
 def test_what_other_plugins_there_are_is_not_asked(sample: Path, show: Show):
     show(sample)
 

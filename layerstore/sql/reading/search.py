@@ -304,7 +304,8 @@ def _layers(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
             f"SELECT DISTINCT diff_id FROM {table} WHERE diff_id BETWEEN :low AND :high ORDER BY diff_id LIMIT :most",
             values,
         )
-    names = sorted({name for (name,) in rows if is_digest(name)})
+    # In a damaged file it may be anything.
+    names = sorted({name for (name,) in rows if isinstance(name, str) and is_digest(name)})
     return [Match("layer", name, name) for name in names[:MOST]]
 
 
@@ -313,7 +314,8 @@ def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
     # What a digest maps to counts most, then whose list has it.
     for table in ("blobs", "v2_metadata", "diff_id_by_digest"):
         query = f"SELECT digest, diff_id FROM {table} WHERE digest BETWEEN :low AND :high ORDER BY digest LIMIT :most"
-        layers.update(store._run(query, {"low": low, "high": high, "most": MOST}))
+        rows = store._run(query, {"low": low, "high": high, "most": MOST})
+        layers.update(row for row in rows if isinstance(row[0], str))
     return [Match("digest", name, layers[name]) for name in sorted(layers)[:MOST]]
 
 

@@ -48,10 +48,11 @@ _TIMES: Final = (
     f"SELECT CAST((SELECT min(modified_at_ns) {_LISTS}) AS BIGINT),"
     f" CAST((SELECT max(modified_at_ns) {_LISTS}) AS BIGINT)"
 )
-# The index has the rows of a repository together, so that its layers are counted as they come.
+# The index has the rows of a repository together, so that its layers are counted as they come. In a damaged file a
+# name may be NULL, or a number.
 _REPOSITORIES: Final = (
-    "SELECT source_repository, count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository > ''"
-    " GROUP BY source_repository"
+    "SELECT CAST(coalesce(source_repository, '') AS TEXT), count(DISTINCT diff_id) FROM v2_metadata"
+    " WHERE source_repository > '' GROUP BY source_repository"
 )
 # '0' is the character after '/'.
 _LAYERS: Final = """
@@ -223,11 +224,12 @@ def _timeline(store: SQLMetadataStore, counted: Stats) -> Timeline | None:
     first = oldest // width
     # Times before 1970 are rounded down, as Python does and databases do not.
     earlier = "CASE WHEN modified_at_ns % :width < 0 THEN 1 ELSE 0 END"
-    rows = store._run(
-        f"SELECT bin, count(*) FROM (SELECT modified_at_ns / :width - {earlier} AS bin {_LISTS}) b GROUP BY bin",
-        {"width": width},
-    )
     counts = [0] * (newest // width - first + 1)
+    rows = store._run(
+        f"SELECT bin, count(*) FROM (SELECT modified_at_ns / :width - {earlier} AS bin {_LISTS}) b"
+        " WHERE bin BETWEEN :first AND :last GROUP BY bin",
+        {"width": width, "first": first, "last": first + len(counts) - 1},
+    )
     for number, count in rows:
         counts[number - first] = count
     return Timeline(first * width, width, tuple(counts))
@@ -242,8 +244,8 @@ _FILES: Final = f"""
 """
 # A key without its last segment. The long way round, which costs ten times as much, only for keys of three and more.
 _FOLDERS: Final = """
-    SELECT DISTINCT namespace || '/' || CASE WHEN instr(substr(key, instr(key, '/') + 1), '/') = 0
-      THEN substr(key, 1, instr(key, '/')) ELSE rtrim(key, replace(key, '/', '')) END
+    SELECT DISTINCT coalesce(namespace || '/' || CASE WHEN instr(substr(key, instr(key, '/') + 1), '/') = 0
+      THEN substr(key, 1, instr(key, '/')) ELSE rtrim(key, replace(key, '/', '')) END, '')
     FROM metadata
 """
 

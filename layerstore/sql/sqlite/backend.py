@@ -84,7 +84,10 @@ class SQLite:
         return self._connections.engine
 
     def get(self, namespace: str, key: str) -> bytes | None:
-        row = self._connections.local.handle.first(statements.GET, (namespace, key))
+        handle = self._connections.local.handle
+        row = handle.first(statements.GET, (namespace, key))
+        if row is not None and row[0] is None:
+            raise handle.damaged()
         return None if row is None else row[0]
 
     def get_record(self, namespace: str, key: str) -> Record | None:
@@ -94,7 +97,7 @@ class SQLite:
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         from layerstore.sql.sqlite.snapshot import fetch_many  # it reads JSON
 
-        return fetch_many(self._connections.local.handle.execute, namespace, keys)
+        return fetch_many(self._connections.local.handle, namespace, keys)
 
     def known_layers(self, diff_ids: Iterable[DiffID]) -> Known:
         from layerstore.records import as_json
@@ -285,8 +288,8 @@ def _file_size(path: str | None, suffix: str) -> int:
         return 0
 
 
-def _quarantined(row: tuple[int, bytes, bytes, bytes, bytes, int]) -> Quarantined:
+def _quarantined(row: tuple[int, bytes | None, bytes | None, bytes | None, bytes | None, int | None]) -> Quarantined:
     number, namespace, key, value, reason, at_ns = row
-    # What another program wrote need not be UTF-8.
-    namespace_, key_, reason_ = (text.decode("utf-8", "backslashreplace") for text in (namespace, key, reason))
-    return Quarantined(number, namespace_, key_, value, reason_, at_ns)
+    # What another program wrote need not be UTF-8, and in a damaged file each of them may be NULL.
+    namespace_, key_, reason_ = ((text or b"").decode("utf-8", "backslashreplace") for text in (namespace, key, reason))
+    return Quarantined(number, namespace_, key_, value or b"", reason_, at_ns or 0)

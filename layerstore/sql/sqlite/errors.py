@@ -31,7 +31,7 @@ from layerstore.errors import (
 from layerstore.words import no_temporary
 
 _NO_MORE_SPACE = "no space is left: free some, then write again; nothing of this write was kept"
-_DAMAGED = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
+DAMAGED: Final = "the database is damaged: copy it and its -wal away, then `layerstore recover FILE NEW`"
 
 # By primary result code, the low 8 bits of the extended one.
 _BY_CODE: dict[int, tuple[type[StoreError], str]] = {
@@ -46,8 +46,8 @@ _BY_CODE: dict[int, tuple[type[StoreError], str]] = {
         StoreOpenError,
         "not a layerstore database: it is not an SQLite file, or its first page is damaged (then `layerstore recover`)",
     ),
-    sqlite3.SQLITE_CORRUPT: (StoreCorruptError, _DAMAGED),
-    sqlite3.SQLITE_FORMAT: (StoreCorruptError, _DAMAGED),
+    sqlite3.SQLITE_CORRUPT: (StoreCorruptError, DAMAGED),
+    sqlite3.SQLITE_FORMAT: (StoreCorruptError, DAMAGED),
     sqlite3.SQLITE_IOERR: (StoreError, "reading or writing the file failed: check the disk, then `layerstore verify`"),
     sqlite3.SQLITE_NOMEM: (StoreError, "SQLite ran out of memory"),
     sqlite3.SQLITE_INTERRUPT: (StoreError, "interrupted"),

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from layerstore.errors import InvalidInputError, StoreError
+from layerstore.errors import InvalidInputError, StoreCorruptError, StoreError
 from layerstore.sql.owner import ROLLED_BACK, inside
-from layerstore.sql.sqlite.errors import mapped
+from layerstore.sql.sqlite.errors import DAMAGED, mapped
 from layerstore.sql.sqlite.file import Connection, File, apart_from_forks, keep_for_ever
 from layerstore.sql.sqlite.place import LogFile, LogKeeper
 from layerstore.sql.sqlite.queue import Queue
@@ -54,6 +54,8 @@ class Handle:
     def __init__(self, file: File, *, read_only: bool = False, syncs_log: bool = False) -> None:
         self._file = file
         self.depth = 0
+        self.is_staging = False
+        """Whether it has temporary tables that are still needed: a fork must not close it."""
         self._begin = "BEGIN" if read_only or file.read_only else "BEGIN IMMEDIATE"
         self._failed_at = 0
         self._streaming_in: int | None = None
@@ -88,7 +90,7 @@ class Handle:
         self._log = None
 
     def let_go(self) -> bool:
-        """Close the connection before a fork, if no thread is in it; the next use makes a new one. Tell whether it is.
+        """Close the connection before a fork, if it is not in use; the next use makes a new one. Tell whether it is.
 
         The caller holds off whoever opens and closes connections.
         """
@@ -98,7 +100,7 @@ class Handle:
                 taken.append(self._idle.pop())
         except IndexError:
             pass
-        if len(taken) == self._cursors and not self.depth:
+        if len(taken) == self._cursors and not self.depth and not self.is_staging:
             self._close()
             self._log = None
             self._cursors = 0
@@ -409,6 +411,10 @@ class Handle:
                 self.connection.rollback()
             finally:
                 self._queue.leave(self._ready)
+
+    def damaged(self) -> StoreCorruptError:
+        """Return the error for what cannot be in a column, as NULL: SQLite reads it from a damaged page silently."""
+        return StoreCorruptError(f"{DAMAGED} (NULL, or a value of another type, where none can be)", self._file.path)
 
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, UnicodeEncodeError | OverflowError):

@@ -171,9 +171,11 @@ def _settings(handle: Handle) -> Iterator[None]:
     values = [handle.first(f"PRAGMA {name}")[0] for name, _ in before]
     for _, setting in before:
         handle.execute(f"PRAGMA {setting}")
+    handle.is_staging = True
     try:
         yield
     finally:
+        handle.is_staging = False
         for (name, _), value in zip(before, values, strict=True):
             handle.execute(f"PRAGMA {name}={value}")
 

@@ -72,7 +72,7 @@ def _database_of(url_text: str) -> str:
         raise StoreOpenError(f"not a database URL: {url_text!r}") from error
     shown = url.render_as_string(hide_password=True)
     if url.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise StoreOpenError(f"only SQLite files can be opened so far: use sqlite:///FILE or a path, not {shown}")
+        raise StoreOpenError(f"give a path, sqlite:///FILE or postgresql://HOST/DATABASE, not {shown}")
     if url.host or url.username or url.port:
         raise StoreOpenError(f"a file has no host: sqlite:///FILE has three slashes, not {shown}")
     if url.query:

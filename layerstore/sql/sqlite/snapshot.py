@@ -5,7 +5,7 @@ It is a read transaction on a connection of its own; writers go on meanwhile and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,13 +21,17 @@ from layerstore.sql.sqlite.handles import Handle
 from layerstore.sql.sqlite.recognition import OBJECTS, ours
 
 
-def fetch_many(execute: Callable[..., list[Any]], namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
+def fetch_many(handle: Handle, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
     """Return the values of the keys that are there, by one statement. No key may be there twice."""
     wanted = as_json(keys).decode()
     statement = statements.GET_MANY_OF.get(namespace)
     if statement is None:
-        return dict(execute(statements.GET_MANY, (wanted, namespace)))
-    return dict(execute(statement, (wanted,)))
+        found: dict[str, bytes] = dict(handle.execute(statements.GET_MANY, (wanted, namespace)))
+    else:
+        found = dict(handle.execute(statement, (wanted,)))
+    if None in found.values():
+        raise handle.damaged()
+    return found
 
 
 class Snapshot:
@@ -49,6 +53,8 @@ class Snapshot:
 
     def names(self) -> Iterator[tuple[str, str]]:
         for namespace, key in self._rows(statements.KEYS):
+            if namespace is None or key is None:
+                raise self._handle.damaged()
             if not (self._is_strict or (_is_utf8(namespace) and _is_utf8(key))):
                 raise CorruptRecordError(_shown(namespace), _shown(key), NOT_UTF8)
             yield namespace, key
@@ -60,7 +66,12 @@ class Snapshot:
     def _entries(self, namespace: str | None) -> Iterator[Record | Odd]:
         found = self._rows(statements.RECORDS) if namespace is None else self._rows(statements.RECORDS_OF, (namespace,))
         for row in found:
-            yield Record._make(row) if self._is_strict else _found(row)
+            if None not in row:
+                yield Record._make(row) if self._is_strict else _found(row)
+            elif self._note is None:
+                raise self._handle.damaged()
+            else:
+                self._note(f"NULL in the entry {_shown(row[0])}/{_shown(row[1])}")
 
     def _rows(self, statement: str, parameters: tuple[object, ...] = ()) -> Iterator[Any]:
         """Yield the rows of a statement. The driver decodes text strictly until it cannot, which is a third faster."""
@@ -80,13 +91,15 @@ class Snapshot:
     def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         with self._noting():
-            found = fetch_many(self._handle.execute, namespace, keys)
+            found = fetch_many(self._handle, namespace, keys)
         return found  # noqa: RET504  # damage ends the block above
 
     def lists_with(self, digest: str) -> Iterator[Record]:
         for (diff_id,) in self._handle.execute(statements.LAYERS_OF_DIGEST, (digest,)):
-            found = self._handle.execute(statements.GET_RECORD, (V2_METADATA, digest_key(diff_id)))
-            yield from map(Record._make, found)
+            for row in self._handle.execute(statements.GET_RECORD, (V2_METADATA, digest_key(diff_id))):
+                if None in row:
+                    raise self._handle.damaged()
+                yield Record._make(row)
 
     def blobs_by_layer(self) -> Iterator[tuple[str, str, bytes, bytes | None]]:
         yield from self._handle.stream(statements.BLOBS_BY_LAYER)
@@ -145,7 +158,8 @@ class Snapshot:
                 continue
             found = list(self._rows(statements.ASSOCIATIONS, (diff_id,)))
             matched += len(found)
-            if [tuple(row[1:]) for row in found] != derived.texts(entries):
+            is_numbered = all(type(row[0]) is int for row in found)
+            if not is_numbered or [tuple(row[1:]) for row in found] != derived.texts(entries):
                 yield V2_METADATA, diff_id
         if matched != self._handle.first(statements.COUNT_ASSOCIATIONS)[0]:
             yield from self._without_entry(V2_METADATA, statements.LAYERS_WITH_ROWS)
@@ -186,11 +200,11 @@ def _is_utf8(text: object) -> bool:
     return isinstance(text, str) and is_utf8(text)
 
 
-def _encoded(text: str | bytes) -> bytes:
-    """Return the bytes that another program wrote."""
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+def _encoded(text: object) -> bytes:
+    """Return the bytes that another program wrote, or damage made: of NULL or a number, its text."""
+    return text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogateescape")
 
 
-def _shown(text: str | bytes) -> str:
+def _shown(text: object) -> str:
     """Return text as messages have it: bytes that are not UTF-8 as `\\xff`."""
     return _encoded(text).decode("utf-8", "backslashreplace")

@@ -65,11 +65,13 @@ def _read(handle: Handle, addresses: Sequence[Address], found: dict[Address, byt
     if len(addresses) == _TWO:  # as of an `add`
         for number, value in handle.execute(statements.GET_TWO, (*addresses[0], *addresses[1])):
             found[addresses[number]] = value
-        return
-    for address in addresses:
-        row = handle.first(statements.GET, address)
-        if row is not None:
-            found[address] = row[0]
+    else:
+        for address in addresses:
+            row = handle.first(statements.GET, address)
+            if row is not None:
+                found[address] = row[0]
+    if None in found.values():
+        raise handle.damaged()
 
 
 def write(handle: Handle, record: tuple[str, str, bytes, int | None]) -> None:
@@ -155,6 +157,8 @@ def _derive(
         _derive_blob(handle, digest, *blob(key, value))
         return
     there: list[Any] = handle.execute(statements.ASSOCIATIONS, (digest,))
+    if there and type(there[-1][0]) is not int:
+        raise handle.damaged()
     stale, new = difference(there, listed(value) if entries is None else entries)
     for position in stale:
         handle.execute(statements.REMOVE_ASSOCIATION, (digest, position))

@@ -207,6 +207,17 @@ def child():
 assert fork(child) == 0
 assert keys(store) == ["child", "grandchild"]
 """,
+    "many entries are taken in beside forks, and the child is told that the file is in use": """
+store = SQLMetadataStore(path)
+def entries():
+    for number in range(3000):
+        if number in (1500, 2500):
+            assert fork(lambda: refused(lambda: store.get("n", "0"))) == 0
+        yield "n", str(number), b"v"
+store.set_many(entries())
+assert len(store) == 3000
+assert fork(lambda: store.get("n", "0")) == 0
+""",
     "a store in memory is shared with the child, and stays the parent's": """
 store = SQLMetadataStore(":memory:")
 store.set("n", "parent", b"")

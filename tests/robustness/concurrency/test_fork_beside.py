@@ -18,7 +18,7 @@ LOGGING_IMPORTED_BESIDE_A_FORK = re.compile(
     r"Exception ignored in: <function _releaseLock.*?\nRuntimeError: cannot release un-acquired lock\n", re.DOTALL
 )
 """What the standard library says where a thread imports it while another one forks; SQLAlchemy needs it."""
-MODES = ["open", "add", "memory", "transaction", "read", "engine"]
+MODES = ["open", "add", "memory", "transaction", "read", "engine", "load"]
 PROGRAM = """
 import os, random, sys, threading, time
 from layerstore import SQLMetadataStore, StoreError, V2Metadata, V2MetadataService
@@ -47,6 +47,9 @@ def work(number):
                 shared.set("n", key, b"v")
             elif mode == "memory":
                 memory.set_many([("n", f"{key}-{at}", b"v") for at in range(30)])
+                shared.set("n", key, b"v")
+            elif mode == "load":
+                shared.set_many([("n", f"{key}-{at}", b"v") for at in range(1100)])
                 shared.set("n", key, b"v")
             elif mode == "transaction":
                 with shared.transaction():
