@@ -6,7 +6,7 @@ import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,18 +199,17 @@ def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def schemas(postgresql_server: postgresql.Server) -> postgresql.Schemas:
-    return postgresql.Schemas(postgresql_server)
+def schemas(postgresql_server: postgresql.Server) -> Iterator[postgresql.Schemas]:
+    with closing(postgresql.Schemas(postgresql_server)) as made:
+        yield made
 
 
 @pytest.fixture
 def sql_postgresql(postgresql_server: postgresql.Server, schemas: postgresql.Schemas) -> Iterator[SQLMetadataStore]:
     name = schemas.take()
-    url = postgresql_server.url(name)
-    with SQLMetadataStore(url) as store:
+    with SQLMetadataStore(postgresql_server.url(name)) as store:
         yield store
-    with SQLMetadataStore(url) as again:
-        assert_sound(again)
+    assert_sound(schemas.look(name))
     schemas.give_back(name)
 
 
