@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -237,8 +238,8 @@ STORES = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files", 
 
 
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Run one test more than there are processors, as tests wait for syncs and for processes; or what xdist finds."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 1
+    """Run two tests more than there are processors, as tests wait for syncs and for processes; or what xdist finds."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -264,6 +265,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStore:
     module, _, factory = request.param.partition(":")
     own: AnyStore = getattr(importlib.import_module(module), factory)(tmp_path)
     return own
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector of garbage from going through all tests, again and again, and a fork from copying them."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
