@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import large
 from layerstore import SQLMetadataStore, import_directory
-from layerstore.transfer.directory import export_tar
+from layerstore.transfer.exporting import export_tar
 
 _BATCH = 1000
 

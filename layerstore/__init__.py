@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from layerstore import errors
+
 if TYPE_CHECKING:
     from layerstore.blobs import BlobRecord as BlobRecord
     from layerstore.collection import Odd as Odd
@@ -129,29 +131,7 @@ _MODULES = {
     "collection": ("Odd", "Source"),
     "digest": ("DiffID", "Digest"),
     "docker.images": ("Image", "find_image", "layer_sizes"),
-    "errors": (
-        "CorruptRecordError",
-        "ImageNotFoundError",
-        "InvalidDigestError",
-        "InvalidInputError",
-        "InvalidKeyError",
-        "InvalidRepositoryError",
-        "InvalidV1IDError",
-        "LayerstoreError",
-        "NotFoundError",
-        "QueryError",
-        "QueryStoppedError",
-        "SchemaVersionError",
-        "StoreBusyError",
-        "StoreClosedError",
-        "StoreConnectionError",
-        "StoreCorruptError",
-        "StoreError",
-        "StoreFullError",
-        "StoreOpenError",
-        "StoreReadOnlyError",
-        "TransferError",
-    ),
+    "errors": errors.__all__,
     "files.store": ("FSMetadataStore",),
     "hmac": ("AuthConfig", "check_hmac", "compute_hmac", "compute_hmac_key"),
     "keys": ("Record",),

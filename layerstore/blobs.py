@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Container, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Self
 
 import msgspec
@@ -27,6 +27,7 @@ from layerstore.digest import is_digest
 from layerstore.errors import CorruptRecordError
 from layerstore.keys import BLOBS
 from layerstore.repository import why_not_canonical
+from layerstore.words import time_text
 
 COMPRESSIONS: Final = ("bzip2", "gzip", "uncompressed", "xz", "zstd")
 
@@ -118,27 +119,20 @@ def encode(record: BlobRecord) -> bytes:
 
     Nothing is checked, as the constructor's caller has.
     """
-    document = _Document(
-        DiffID=record.diff_id or UNSET,
-        Compression=record.compression or UNSET,
-        Variant=record.variant or UNSET,
-        Annotations=dict(sorted(record.annotations.items())) or UNSET,
-        TOC=record.toc or UNSET,
-        Locations=[
+    document: dict[str, Any] = {
+        "DiffID": record.diff_id,
+        "Compression": record.compression,
+        "Variant": record.variant,
+        "Annotations": dict(sorted(record.annotations.items())),
+        "TOC": record.toc,
+        "Locations": [
             _Location(name, UNSET if seen is None else time_text(seen))
             for name, seen in sorted(record.locations.items())
-        ]
-        or UNSET,
-        Conflicts=_Conflicts(**{name: tuple(sorted(values)) for name, values in record.conflicts.items()})
-        if record.conflicts
-        else UNSET,
-    )
-    value = _encode(document)
-    if not record.extra:
-        return value
-    known = [value[1:-1]] if len(value) > 2 else []
-    unknown = [b"%s:%s" % (_encode(name), raw) for name, raw in sorted(record.extra.items())]
-    return b"{%s}" % b",".join(known + unknown)
+        ],
+        "Conflicts": {name: sorted(record.conflicts[name]) for name in _EXCLUSIVE if name in record.conflicts},
+    }
+    document = {name: value for name, value in document.items() if value}
+    return _encode(document | {name: msgspec.Raw(raw) for name, raw in sorted(record.extra.items())})
 
 
 def decode(value: bytes, key: str) -> BlobRecord:
@@ -156,18 +150,9 @@ def decode(value: bytes, key: str) -> BlobRecord:
         CorruptRecordError: the value is no such record; the reason says why.
     """
     try:
-        return _record(value)
+        return read(value)
     except ValueError as error:
         raise CorruptRecordError(BLOBS, key, str(error)) from error
-
-
-def why_no_record(value: bytes) -> str | None:
-    """Say why a value cannot be read as a record, or return `None` when it can."""
-    try:
-        _record(value)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def merge(one: BlobRecord, other: BlobRecord) -> BlobRecord:
@@ -210,13 +195,6 @@ def _greater(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
     return {name: max(side[name] for side in (one, other) if name in side) for name in one.keys() | other.keys()}
 
 
-def time_text(time_ns: int) -> str:
-    """Return a Unix time in nanoseconds as records have it: `2026-11-26T21:43:11.02529397Z`, trailing zeros cut."""
-    seconds, rest = divmod(time_ns, _NS)
-    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()
-    return f"{text}.{f'{rest:09}'.rstrip('0')}Z" if rest else f"{text}Z"
-
-
 def time_ns(text: str) -> int:
     """Return Unix time in nanoseconds; a ValueError if it is no such time, or not between the years 1677 and 2262."""
     if _is_time(text) is None:
@@ -228,8 +206,8 @@ def time_ns(text: str) -> int:
     return time_ns
 
 
-def _record(value: bytes) -> BlobRecord:
-    """Read a record, or raise a ValueError that says why not."""
+def read(value: bytes) -> BlobRecord:
+    """Do the same as `decode`, or raise a ValueError that says why not."""
     extra: dict[str, bytes] = {}
     try:
         document = _decode(value)

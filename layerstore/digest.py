@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from layerstore.errors import InvalidDigestError
 
@@ -52,6 +52,7 @@ class Digest(str):
     """
 
     __slots__ = ()
+    _noun: ClassVar = "digest"
 
     @property
     def algorithm(self) -> str:
@@ -91,11 +92,7 @@ class Digest(str):
             InvalidDigestError: as `parse`.
         """
         if not isinstance(text, str) or match_digest(text) is None:
-            raise InvalidDigestError(f"not a valid {cls._noun()}: {text!r}: {_why_not(text)}")
-
-    @classmethod
-    def _noun(cls) -> str:
-        return "digest"
+            raise InvalidDigestError(f"not a valid {cls._noun}: {text!r}: {_why_not(text)}")
 
 
 class DiffID(Digest):
@@ -105,10 +102,7 @@ class DiffID(Digest):
     """
 
     __slots__ = ()
-
-    @classmethod
-    def _noun(cls) -> str:
-        return "DiffID"
+    _noun: ClassVar = "DiffID"
 
 
 def _why_not(text: object) -> str:

@@ -212,14 +212,14 @@ def why_unreadable(namespace: str, key: str, value: bytes) -> str | None:
     elif namespace in (V2_METADATA, DIFF_IDS, BLOBS):
         if key_digest(key) is None:
             return NO_DIGEST
-        if namespace == BLOBS:
-            from layerstore.blobs import why_no_record
-
-            return why_no_record(value)
     else:
         return None
     try:
-        if namespace == V2_METADATA:
+        if namespace == BLOBS:
+            from layerstore import blobs
+
+            blobs.read(value)
+        elif namespace == V2_METADATA:
             decode_list(value)
         else:
             decode_diff_id(value)

@@ -9,10 +9,9 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from layerstore.words import counted
+from layerstore.words import time_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -74,24 +73,16 @@ class Skipped:
 
 
 def of_skipped(count: int, named: Sequence[Skipped]) -> Iterator[str]:
-    """Yield what was not imported: the first files of each reason, and how many more; macOS's own files as a number."""
-    others = [one for one in named if not _is_macos(one.path)]
-    if len(others) < len(named):
-        yield f"skipped: {counted(len(named) - len(others), 'file')} that macOS adds (._*, .DS_Store)"
-    reasons = Counter(one.reason for one in others)
+    """Yield what was not imported: the first files of each reason, and how many more."""
+    reasons = Counter(one.reason for one in named)
     told: Counter[str] = Counter()
-    for one in others:
+    for one in named:
         told[one.reason] += 1
         if told[one.reason] <= _NAMED:
             yield f"skipped: {one.path}: {one.reason}"
             if told[one.reason] == _NAMED and reasons[one.reason] > _NAMED:
                 yield f"skipped: {reasons[one.reason] - _NAMED:,} more: {one.reason}"
     yield from of_rest(count, named, "skipped")
-
-
-def _is_macos(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.startswith("._") or name == ".DS_Store"
 
 
 def of_rest(count: int, named: Sized, what: str) -> Iterator[str]:
@@ -119,20 +110,8 @@ def with_iso_times(value: Any) -> Any:
         for name, inner in value.items():
             found[name] = with_iso_times(inner)
             if isinstance(name, str) and name.endswith(_NS) and isinstance(inner, int | None):
-                found.setdefault(name.removesuffix(_NS), iso(inner))
+                found.setdefault(name.removesuffix(_NS), None if inner is None else time_text(inner))
         return found
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [with_iso_times(inner) for inner in value]
     return value
-
-
-def iso(time_ns: int | None) -> str | None:
-    """Return a time as ISO 8601 text in UTC; `None` for none, and for one that a calendar cannot hold."""
-    if time_ns is None:
-        return None
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    try:
-        text = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
-    except (OverflowError, ValueError, OSError):
-        return None
-    return f"{text}.{rest:09d}".rstrip("0").rstrip(".") + "Z"

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+_EPOCH = datetime(1970, 1, 1)
 _SHOWN = 12
 _has_controls = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
 
 
+def time_text(time_ns: int) -> str:
+    """Return a Unix time in nanoseconds as ISO 8601 text in UTC: `2026-11-26T21:43:11.02529397Z`, zeros cut."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()
+    return f"{text}.{f'{rest:09}'.rstrip('0')}Z" if rest else f"{text}Z"
+
+
 def utc(time_ns: int | None) -> str:
-    """Return a time as UTC text, to the second."""
+    """Return a time for people, to the second."""
     if time_ns is None:
         return "-"
-    try:
-        return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ns} ns"
+    text = time_text(time_ns)
+    return f"{text[:10]} {text[11:19]} UTC"
 
 
 def size(count: int) -> str:

@@ -264,13 +264,10 @@ def _of_named(settings: Settings, values: Mapping[str, Any], defaults: Mapping[s
         if isinstance(defaults.get(name), int) and not isinstance(value, int):
             raise InvalidInputError(f"{name} must be a whole number, not {value!r}")
         if name in kinds and re.fullmatch(r"(?:sha256:)?[0-9a-f]{6,63}", str(value)):
-            from layerstore.sql.reading.search import by_digits
+            from layerstore.sql.reading.search import full_name
 
             with settings.reading() as store:
-                found = [one.name for one in by_digits(store, str(value)) if one.kind == kinds[name]]
-            if len(found) > 1:
-                raise InvalidInputError(f"several begin with {value!r}: {', '.join(found[:5])}: give more digits")
-            full[name] = found[0] if found else str(value)
+                full[name] = full_name(store, str(value), kinds[name]) or str(value)
     return full
 
 

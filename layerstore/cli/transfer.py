@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from layerstore.cli.options import DIRECTORY, PATH, Settings, offer_drivers, shared
-from layerstore.cli.output import is_typed, print_json, print_report, printable, progress, say
-from layerstore.paths import absolute
-
-if TYPE_CHECKING:
-    from layerstore.reports import Skipped
+from layerstore.cli.output import is_typed, print_report, printable, progress, say
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -192,32 +187,19 @@ def _target(path: str | None, data_root: str | None, driver: str | None, *, is_n
 
 
 def _export_tar(settings: Settings, target: str, *, overwrite: bool, quiet: bool, as_json: bool) -> int:
-    from layerstore.reports import Examples, of_skipped
-    from layerstore.transfer.directory import export_archive, export_tar
+    from layerstore.transfer.exporting import export_archive, export_tar
 
     if target == "-" and is_typed(sys.stdout):
         raise click.UsageError("an archive is not written to a terminal: give a file, or use a pipe")
-    skipped: Examples[Skipped] = Examples()
     with settings.reading() as store, progress("exporting", quiet=quiet) as bar:
-        if target == "-":
-            export_tar(store, sys.stdout.buffer, skipped=skipped, progress=bar)
-            sys.stdout.buffer.flush()
-            for one in skipped.first:
-                click.echo(f"layerstore: skipped: {printable(one.path)}: {one.reason}", err=True)
-            return 1 if skipped.count else 0
-        written = export_archive(store, target, overwrite=overwrite, skipped=skipped, progress=bar)
-    if as_json:
-        report = {"path": absolute(target), "written": written, "ok": not skipped.count}
-        if skipped.count:
-            report["skipped"] = [dataclasses.asdict(one) for one in skipped.first]
-            report["skipped_count"] = skipped.count
-        print_json(report)
-    else:
-        for line in of_skipped(skipped.count, skipped.first):
-            say(line)
-        if not quiet:
-            say(f"exported {settings.shown} to {absolute(target)}: {written} written")
-    return 1 if skipped.count else 0
+        if target != "-":
+            report = export_archive(store, target, overwrite=overwrite, progress=bar)
+            return print_report(report, as_json=as_json, quiet=quiet, store=settings.shown)
+        report = export_tar(store, sys.stdout.buffer, progress=bar)
+        sys.stdout.buffer.flush()
+    for line in report.lines(quiet=True):
+        click.echo(f"layerstore: {printable(line)}", err=True)
+    return 0 if report.ok else 1
 
 
 @click.command(

@@ -1,4 +1,4 @@
-"""The layout of a Docker data root: its storage drivers, and their directories of metadata. Only this module knows it.
+"""The layout of a Docker data root: its storage drivers, their metadata, and whether a daemon runs on it.
 
     <data root>[/<uid>.<gid>]/image/<driver>/distribution       metadata
                                              repositories.json  names
@@ -6,18 +6,23 @@
 
 `<uid>.<gid>` is there with remapped users. One policy for links: the path that a person gives may be one; nothing below
 a data root is reached through one, and one that is in the way is an error.
-Source: Docker's daemon/daemon.go, image/fs.go, layer/filestore.go.
+
+Nothing may be removed or mended under a daemon. One shows, also in a container of its own, by its lock on one of the
+databases that it keeps open in its data root.
+
+Source: Docker's daemon/daemon.go, image/fs.go, layer/filestore.go; volume/service/store.go, whose database is bbolt's,
+which locks itself with flock(2).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import stat
 from typing import NamedTuple
 
-from layerstore.docker.daemon import running_on
 from layerstore.errors import TransferError
 from layerstore.files import tree
 from layerstore.keys import KNOWN_NAMESPACES
@@ -26,6 +31,7 @@ from layerstore.warnings import warn
 from layerstore.words import near
 
 _PRIOR_DRIVERS = ("btrfs", "fuse-overlayfs", "overlay2", "zfs")
+_LOCKED = (("volumes", "metadata.db"), ("network", "files", "local-kv.db"), ("buildkit", "cache.db"))
 _remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
 
 
@@ -231,15 +237,58 @@ def refuse_above_a_distribution(directory: str) -> None:
         raise TransferError("it is a part of a Docker data root: give its image/<driver>/distribution", directory)
 
 
+def running_on(directory: str) -> str | None:
+    """Say what shows that a daemon runs on a data root that holds `directory`, or return `None` when none does.
+
+    The data root may be up to four directories above, as `<uid>.<gid>/image/<driver>/distribution` is below it. A
+    lock counts on a file of root, the caller, or the owner of the directory: no other user can forge one.
+    """
+    roots = [os.path.realpath(directory)]
+    while len(roots) < 5:
+        roots.append(os.path.dirname(roots[-1]))
+    there = next(filter(os.path.exists, roots), "/")  # the directory itself need not be there yet
+    trusted = {0, os.geteuid(), os.stat(there).st_uid}
+    for root in roots:
+        for place in _LOCKED:
+            if _is_locked(root, place, trusted):
+                return os.path.join(root, *place)
+    return None
+
+
+def _is_locked(root: str, place: tuple[str, ...], trusted: set[int]) -> bool:
+    *folders, name = place
+    try:
+        with tree.directory(root, folders) as here:
+            # Without O_NONBLOCK, opening a FIFO that lies there would wait for a writer.
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in trusted:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def refuse_under_a_daemon(directory: str) -> None:
     """Raise if a daemon runs on a directory.
 
     Raises:
         TransferError: one does.
     """
-    daemon = running_on(directory)
-    if daemon is not None:
-        raise TransferError(f"a Docker daemon runs on it ({daemon}): stop it first, or use --force", directory)
+    locked = running_on(directory)
+    if locked is not None:
+        raise TransferError(
+            f"a Docker daemon runs on it, as {locked} is locked: stop it first, or use --force", directory
+        )
 
 
 def _names(directory: str) -> list[str]:

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -22,7 +22,7 @@ from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record, is_utf8,
 from layerstore.records import storable_time
 
 # Docker's own keys: they break no rule, which then need not be asked one by one.
-_are_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199}(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199})*").fullmatch
+_is_plain = re.compile(rb"[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199}(?:/[0-9A-Za-z][0-9A-Za-z.,:_-]{0,199})*").fullmatch
 
 _TEMPORARY: Final = TEMPORARY_PREFIX.encode()
 _LEFT: Final = "left by a write that did not end"
@@ -31,8 +31,6 @@ _OPEN_DATABASE: Final = "a database that is open here"
 _VANISHED: Final = "removed while it was read"
 _NOT_UTF8: Final = "the name is not UTF-8"
 _NAMES: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
-_RUN: Final = 1000
-"""How many files are given together at most."""
 
 
 class Found(NamedTuple):
@@ -45,15 +43,6 @@ class Found(NamedTuple):
     """`file`, `temporary`, `special` (a link, device, socket, pipe or open database), or `unreadable` (a directory)."""
     reason: str = ""
     """Why it is no entry."""
-
-
-class Files(NamedTuple):
-    """Files that a walk came upon. `directory` is open until the walk goes on."""
-
-    directory: int
-    prefix: bytes
-    """The directory's path below the top, with a slash at its end; empty at the top."""
-    names: list[bytes]
 
 
 def scan(base: str, namespace: str | None = None) -> Iterator[Record | Odd]:
@@ -83,7 +72,7 @@ def count(base: str) -> int:
     Raises: as `scan`.
     """
     with _opened(base) as top:
-        return sum(len(found.names) for found in _walk_in_runs(top) if isinstance(found, Files))
+        return sum(found.kind == "file" for found in walk(top))
 
 
 def walk(top: int) -> Iterator[Found]:
@@ -91,12 +80,41 @@ def walk(top: int) -> Iterator[Found]:
 
     What begins with `.tmp-` is `temporary`, files and directories alike. What the system raises comes as it is.
     """
-    for found in _walk_in_runs(top):
-        if isinstance(found, Found):
-            yield found
-        else:
-            for name in found.names:
-                yield Found(found.directory, name, found.prefix + name, "file")
+    levels = [_level(top, b"")]
+    try:
+        while levels:
+            here, prefix, rest = levels[-1]
+            for typed in rest:
+                name = typed.rstrip(b"/\0")
+                path = prefix + name
+                if name.startswith(_TEMPORARY):
+                    yield Found(here, name, path, "temporary", _LEFT)
+                elif name == typed:
+                    yield Found(here, name, path, "file")
+                elif typed.endswith(b"\0"):
+                    yield Found(here, name, path, "special", _why_special(here, name))
+                else:
+                    try:
+                        levels.append(_level(here, path + b"/", os.fsdecode(name)))
+                    except OSError as error:
+                        _raise_exhausted(error)
+                        yield Found(here, name, path, "unreadable", tree.why_unreadable(error))
+                        continue
+                    break
+            else:
+                os.close(levels.pop()[0])
+    finally:
+        for here, _, _ in levels:
+            os.close(here)
+
+
+def _level(above: int, prefix: bytes, *below: str) -> tuple[int, bytes, Iterator[bytes]]:
+    here = tree.open_below(above, below)
+    try:
+        return here, prefix, iter(names(here))
+    except OSError:
+        os.close(here)
+        raise
 
 
 def names(directory: int) -> list[bytes]:
@@ -164,29 +182,23 @@ def _scan_namespace(top: int, namespace: str) -> Iterator[Record | Odd]:
         yield Odd(namespace, "unreadable", tree.why_unreadable(error))
         return
     try:
-        for found in _walk_in_runs(here):
-            if isinstance(found, Files):
-                yield from _read_files(namespace, found)
-            else:
-                yield _odd(namespace, found.path, found.kind, found.reason)
+        for found in walk(here):
+            yield _read(namespace, found)
     finally:
         os.close(here)
 
 
-def _read_files(namespace: str, files: Files) -> Iterator[Record | Odd]:
-    directory, prefix, file_names = files
-    are_plain = _are_plain(prefix + b"/".join(file_names)) is not None
-    for name in file_names:
-        path = prefix + name
-        if not are_plain and (reason := _why_not_a_key(path)) is not None:
-            yield _odd(namespace, path, "name", reason)
-            continue
-        try:
-            value, status = tree.read_regular(directory, name)
-        except OSError as error:
-            yield _unreadable(namespace, path, error)
-        else:
-            yield Record(namespace, path.decode(), value, storable_time(status.st_mtime_ns))
+def _read(namespace: str, found: Found) -> Record | Odd:
+    directory, name, path, kind, reason = found
+    if kind != "file":
+        return _odd(namespace, path, kind, reason)
+    if _is_plain(path) is None and (why_no_key := _why_not_a_key(path)) is not None:
+        return _odd(namespace, path, "name", why_no_key)
+    try:
+        value, status = tree.read_regular(directory, name)
+    except OSError as error:
+        return _unreadable(namespace, path, error)
+    return Record(namespace, path.decode(), value, storable_time(status.st_mtime_ns))
 
 
 def _why_not_a_key(path: bytes) -> str | None:
@@ -218,58 +230,3 @@ def _odd(namespace: str, path: bytes, kind: str, reason: str) -> Odd:
 
 def _is_utf8(name: bytes) -> bool:
     return is_utf8(name.decode(*_NAMES))
-
-
-def _walk_in_runs(top: int) -> Iterator[Found | Files]:
-    """`walk`, with files that lie in one directory, and in the order one behind the other, together."""
-    levels = [(os.dup(top), b"", _runs(names(top)))]
-    try:
-        while levels:
-            here, prefix, rest = levels[-1]
-            for run in rest:
-                if isinstance(run, list):
-                    yield Files(here, prefix, run)
-                    continue
-                name = run.rstrip(b"/\0")
-                if name.startswith(_TEMPORARY):
-                    yield Found(here, name, prefix + name, "temporary", _LEFT)
-                elif run.endswith(b"\0"):
-                    yield Found(here, name, prefix + name, "special", _why_special(here, name))
-                else:
-                    try:
-                        levels.append(_level(here, name, prefix))
-                    except OSError as error:
-                        _raise_exhausted(error)
-                        yield Found(here, name, prefix + name, "unreadable", tree.why_unreadable(error))
-                        continue
-                    break
-            else:
-                os.close(levels.pop()[0])
-    finally:
-        for here, _, _ in levels:
-            os.close(here)
-
-
-def _runs(typed_names: Iterable[bytes]) -> Iterator[list[bytes] | bytes]:
-    """Yield files that follow one another as a list, and what is none by itself."""
-    files: list[bytes] = []
-    for typed in typed_names:
-        is_file = typed[-1:] not in (b"/", b"\0") and not typed.startswith(_TEMPORARY)
-        if is_file:
-            files.append(typed)
-        if files and (not is_file or len(files) == _RUN):
-            yield files
-            files = []
-        if not is_file:
-            yield typed
-    if files:
-        yield files
-
-
-def _level(above: int, name: bytes, prefix: bytes) -> tuple[int, bytes, Iterator[list[bytes] | bytes]]:
-    here = tree.open_below(above, (os.fsdecode(name),))
-    try:
-        return here, prefix + name + b"/", _runs(names(here))
-    except OSError:
-        os.close(here)
-        raise

@@ -28,9 +28,8 @@ from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import replace
 
-from layerstore.blobs import BlobRecord, time_ns, time_text
+from layerstore.blobs import BlobRecord, time_ns
 from layerstore.digest import Digest
 from layerstore.errors import TransferError
 from layerstore.files import tree
@@ -38,6 +37,7 @@ from layerstore.formats import bbolt
 from layerstore.formats.bbolt import text
 from layerstore.formats.facts import Fact, Facts, Written, opened, uncertain, unreadable, why_no_digest, why_no_location
 from layerstore.paths import PERMISSION_DENIED, kind, status
+from layerstore.words import time_text
 
 NAME: Final = "blob-info-cache-v1.sqlite"
 """The cache's name, which has the version of its schema: there is none inside."""
@@ -227,7 +227,7 @@ def _facts(rows: Iterable[_Row], contents: dict[str, str]) -> Facts:
         toc = next((toc for toc in named if record.diff_id is not None and contents.get(toc) == record.diff_id), None)
         used.add(toc)
         if record != BlobRecord():
-            yield Digest(digest), replace(record, toc=toc if why_no_digest(toc) is None else None)
+            yield Digest(digest), msgspec.structs.replace(record, toc=toc if why_no_digest(toc) is None else None)
     if left := len(contents.keys() - used):
         yield uncertain("tables of contents", f"left out, as they are of no blob that is known: {left}")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from layerstore.blobs import decode, time_text
+from layerstore.blobs import decode
 from layerstore.collection import records, side_by_side
 from layerstore.errors import CorruptRecordError
 from layerstore.keys import BLOBS, V2_METADATA, Record, digest_key, key_digest
 from layerstore.records import V2Metadata, decode_list
 from layerstore.reports import Report
 from layerstore.transfer.place import Place, name, opened
-from layerstore.words import counted
+from layerstore.words import counted, time_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Docker's directory as a target: brought to what a store says, or written as a tar of one.
+"""Docker's directory as a target: brought to what a store says; and the file of an archive of one.
 
 What each key of a directory becomes is decided and counted here; how its files are written is
 `layerstore.transfer.placing`'s.
@@ -15,20 +15,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import IO
 
-from layerstore.collection import View, records, side_by_side
+from layerstore.collection import View, side_by_side
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import scan, tree
 from layerstore.files.store import naming
 from layerstore.files.temporary import whole_file
-from layerstore.formats import compression, tar_members
+from layerstore.formats import compression
 from layerstore.keys import KNOWN_NAMESPACES, MAX_SEGMENT, Record, check_key
 from layerstore.paths import absolute
 from layerstore.records import why_unreadable
 from layerstore.reports import Examples, Skipped
 from layerstore.sql.sqlite.recognition import is_database
-from layerstore.store import Store
 from layerstore.transfer.merging import Conflict, OnConflict, merge
-from layerstore.transfer.place import Progress, opened
+from layerstore.transfer.place import Progress
 from layerstore.transfer.placing import Writer
 
 _MODES: tuple[OnConflict, ...] = ("merge", "replace", "keep")
@@ -170,22 +169,11 @@ class Directory:
         return found.record
 
     def _settle_again(self, theirs: Record, ours: Record) -> Record | None:
-        """Return what to write where somebody else has written since the key was settled.
-
-        Only conflicts are counted, and what moves to quarantine.
-        """
-        if self._on_conflict != "merge":
-            return ours if self._on_conflict == "replace" else None
-        found = merge(theirs, ours)
-        stays = found.displaced is theirs and self._under_a_daemon
-        if found.is_conflict:
-            kept, other = (theirs, ours) if stays or found.displaced is ours else (ours, theirs)
-            self.conflicts.add(Conflict.between(kept, other, self._base))
-        if stays:
-            return None
-        if found.displaced is not None:
-            self._set_aside(found.displaced)
-        return found.record
+        """Return what to write where somebody else has written since the key was settled; that was counted then."""
+        counted = self.counts.copy()
+        found = self._settle(theirs, ours)
+        self.counts = counted | Counter(quarantined=self.counts["quarantined"])
+        return found
 
     def _set_aside(self, record: Record) -> None:
         """Write an entry to the quarantine; it is on the disk afterwards."""
@@ -207,65 +195,12 @@ class Directory:
 def _has_right_mode(base: str, record: Record) -> bool:
     """Tell whether the file of an entry has the mode that Docker gives it."""
     *segments, name = (record.namespace, *record.key.split("/"))
-    with tree.directory(base, segments) as directory:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    try:
+        with tree.directory(base, segments) as directory:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return True  # somebody has removed it just now
     return stat.S_IMODE(status.st_mode) == tree.FILE_MODE
-
-
-def export_tar(
-    store: Store, file: IO[bytes], *, skipped: Examples[Skipped] | None = None, progress: Progress | None = None
-) -> int:
-    """Write a store as a tar archive of one `distribution` directory; return how many entries it has.
-
-    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax). Entries whose key no
-    directory can hold are left out, and added to `skipped`.
-
-    Raises:
-        InvalidKeyError: a key breaks the key rules. Found before anything is written.
-        TransferError: the file cannot be written.
-        StoreError: the store failed.
-    """
-    with opened(store) as source, source.view() as content:
-        unplaceable: dict[tuple[str, str], str] = {}
-        total = check_paths(content, unplaceable) if source.directory is None else None
-        with naming(getattr(file, "name", None) or "the archive"), tar_members.Writer(file) as writer:
-            for record in records(content):
-                if unplaceable and record[:2] in unplaceable:
-                    if skipped is not None:
-                        skipped.add(Skipped("/".join(record[:2]), unplaceable[record[:2]]))
-                    continue
-                writer.add(record)
-                if progress is not None:
-                    progress(writer.written, total)
-        return writer.written
-
-
-def export_archive(
-    store: Store,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    skipped: Examples[Skipped] | None = None,
-    progress: Progress | None = None,
-) -> int:
-    """Write a store as a tar archive with this name; return how many entries it has. Otherwise as `export_tar`.
-
-    Compressed as the name says (`new_file`). The archive is whole or absent.
-
-    Args:
-        store: a `SQLMetadataStore` or `FSMetadataStore`.
-        path: the archive; a device or pipe is written to.
-        overwrite: replace the file that has the name.
-        skipped: takes the entries that no directory can hold.
-        progress: called with the entries done and the entries there are.
-
-    Raises:
-        InvalidKeyError: a key that cannot be a path; found before anything is written.
-        TransferError: there is a file already, or none can be written.
-        StoreError: the store failed.
-    """
-    with new_file(os.fspath(path), overwrite=overwrite) as file:
-        return export_tar(store, file, skipped=skipped, progress=progress)
 
 
 @contextmanager

@@ -9,28 +9,27 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, cast
+from dataclasses import dataclass, field, replace
+from typing import IO, Literal, cast
 
 from layerstore.blobs import BlobRecord
 from layerstore.collection import View, records
 from layerstore.digest import Digest
-from layerstore.docker.daemon import running_on
-from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon
+from layerstore.docker.dataroot import refuse_above_a_distribution, refuse_under_a_daemon, running_on
 from layerstore.errors import InvalidInputError, TransferError
 from layerstore.files import tree
 from layerstore.files.store import naming
-from layerstore.formats import containerd_live, containers
+from layerstore.formats import containerd_live, containers, tar_members
 from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, V1_IDS
 from layerstore.paths import absolute
-from layerstore.reports import Report, Skipped, of_rest, of_skipped
+from layerstore.reports import Examples, Report, Skipped, of_rest, of_skipped
 from layerstore.sql.sqlite.recognition import is_database, resolve
 from layerstore.sql.store import SQLMetadataStore
 from layerstore.sql.url import is_url, names_a_database
 from layerstore.store import Store
 from layerstore.transfer import place
 from layerstore.transfer.combining import facts, for_docker
-from layerstore.transfer.directory import Directory, check_paths
+from layerstore.transfer.directory import Directory, check_paths, new_file
 from layerstore.transfer.importing import ImportReport, import_layers
 from layerstore.transfer.merging import Conflict, OnConflict
 from layerstore.transfer.place import Place, Progress, indexed, opened, viewed
@@ -42,7 +41,7 @@ class ExportReport(Report):
     """What an export did, or with `dry_run` would do. Counts are files.
 
     Attributes:
-        path: the directory.
+        path: the directory, or what else was written.
         added: number of files that were not there.
         merged: number of files that were there otherwise, and now have what both sides know; or a later time, or
             Docker's mode.
@@ -394,3 +393,47 @@ def _assumes_gzip(compression: str | None) -> bool:
     if compression not in (None, "gzip"):
         raise InvalidInputError(f'assume_compression is "gzip" or None, not {compression!r}')
     return compression is not None
+
+
+def export_tar(store: Store, file: IO[bytes], *, progress: Progress | None = None) -> ExportReport:
+    """Write a store as a tar archive of one `distribution` directory.
+
+    Modes and times are as `export_directory` writes them; the times keep their nanoseconds (pax). Entries whose key no
+    directory can hold are skipped.
+
+    Raises:
+        InvalidKeyError: a key breaks the key rules. Found before anything is written.
+        TransferError: the file cannot be written.
+        StoreError: the store failed.
+    """
+    path = getattr(file, "name", None) or "the archive"
+    skipped: Examples[Skipped] = Examples()
+    with opened(store) as source, source.view() as content:
+        unplaceable: dict[tuple[str, str], str] = {}
+        total = check_paths(content, unplaceable) if source.directory is None else None
+        with naming(path), tar_members.Writer(file) as writer:
+            for record in records(content):
+                if unplaceable and record[:2] in unplaceable:
+                    skipped.add(Skipped("/".join(record[:2]), unplaceable[record[:2]]))
+                    continue
+                writer.add(record)
+                if progress is not None:
+                    progress(writer.written, total)
+    return ExportReport(path, added=writer.written, skipped=tuple(skipped.first), skipped_count=skipped.count)
+
+
+def export_archive(
+    store: Store, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+) -> ExportReport:
+    """`export_tar` to a file of this name, compressed as the name says (`new_file`). It is whole or absent.
+
+    Args:
+        store: a `SQLMetadataStore` or `FSMetadataStore`.
+        path: the archive; a device or pipe is written to.
+        overwrite: replace the file that has the name.
+        progress: called with the entries done and the entries there are.
+
+    Raises: as `export_tar`; TransferError also where there is a file already.
+    """
+    with new_file(os.fspath(path), overwrite=overwrite) as file:
+        return replace(export_tar(store, file, progress=progress), path=absolute(path))

@@ -6,7 +6,8 @@ power cut:
 - In a namespace that is there already, files are written beside their names (`.tmp-…`), then the file system is
   synced, then they get their names.
 - Namespaces that are not there are written into a directory of another name, and get their own when all is synced:
-  their files need no second name each. Where somebody makes the namespace meanwhile, they get their names one by one.
+  their files need no second name each. One export at a time does so. Where somebody else makes the namespace meanwhile,
+  they get their names one by one.
 
 A rename is atomic, and a second sync makes it last. Source: rename(2), syncfs(2).
 
@@ -22,7 +23,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable
@@ -30,7 +30,6 @@ from contextlib import suppress
 from typing import NamedTuple, Self
 
 from layerstore.files import scan, tree
-from layerstore.files.temporary import Spool
 from layerstore.files.tree import sync_file_system
 from layerstore.keys import TEMPORARY_PREFIX, Record
 from layerstore.records import storable_time
@@ -38,10 +37,8 @@ from layerstore.records import storable_time
 _BATCH = 20_000
 """Files that get their names after one sync. A sync costs as much for one file as for many."""
 
-_UNFINISHED = f"{TEMPORARY_PREFIX}layerstore-"
-"""Begins the name of a directory of namespaces that are not there yet. Whoever fills it has it locked."""
-_TRIES = 100
-"""To make one: another export may take it for an abandoned one before it is locked, and remove it."""
+_UNFINISHED = f"{TEMPORARY_PREFIX}layerstore"
+"""The directory of namespaces that are not there yet. Whoever fills it has the base locked."""
 
 Look = bytes
 """What tells one state of a file from another."""
@@ -59,12 +56,6 @@ class _Renaming(NamedTuple):
     expected: Look
 
 
-class _Unfinished(NamedTuple):
-    name: str
-    lock: int
-    namespaces: list[str]
-
-
 class Writer:
     """Write and remove files, in the order of the keys; as a context manager, which ends it.
 
@@ -78,15 +69,17 @@ class Writer:
         self._base = base
         self._settle_again = settle_again
         self._suffix = tree.random_suffix()
-        self._unfinished: _Unfinished | None = None
         self._there: set[str] = set()
+        self._new: list[str] = []
+        """Namespaces that are written below `_UNFINISHED`."""
         self._renaming: list[_Renaming] = []
-        self._doomed = Spool()
+        self._has_removed = False
 
     def __enter__(self) -> Self:
         self._top = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._folder = _Folder(self._top)
-        _clear(self._top)
+        if _is_there(self._top, _UNFINISHED):
+            self._begin_namespaces()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -94,7 +87,6 @@ class Writer:
             if kind is None:
                 self._finish()
         finally:
-            self._doomed.close()
             self._folder.close()
             self._discard()
             os.close(self._top)
@@ -105,27 +97,12 @@ class Writer:
         Raises:
             OSError: it, or one before it, cannot be written. Its `filename` is below the base.
         """
-        try:
-            self._write(record, there)
-        except NotADirectoryError:
-            if not len(self._doomed):
-                raise
-            self._remove_doomed()  # one of them may be where a directory must be
-            self._write(record, there)
-
-    def remove(self, record: Record) -> None:
-        """Remove an entry, if possible last, when all that should be there is."""
-        self._doomed.add(record.namespace, *record.key.split("/"))
-
-    def _write(self, record: Record, there: Record | None) -> None:
         namespace, key, value, modified_at_ns = record
         *below, name = key.split("/")
         segments = (namespace, *below)
-        if namespace not in self._there:
-            unfinished = self._unfinished_with(namespace)
-            if unfinished is not None:
-                self._folder.write((unfinished, *segments), name, value, modified_at_ns)
-                return
+        if self._is_new(namespace):
+            self._folder.write((_UNFINISHED, *segments), name, value, modified_at_ns)
+            return
         self._folder.open(segments)
         temporary = tree.temporary_name(name, self._suffix)
         # Noted before it is there, so that an interrupt leaves none behind.
@@ -134,37 +111,47 @@ class Writer:
         if len(self._renaming) >= _BATCH:
             self._rename()
 
-    def _unfinished_with(self, namespace: str) -> str | None:
-        """Return the directory in which a namespace is written; `None`, and note that, where the namespace is there."""
-        if self._unfinished is None or namespace not in self._unfinished.namespaces:
-            with suppress(FileNotFoundError):
-                os.stat(namespace, dir_fd=self._top, follow_symlinks=False)
+    def remove(self, record: Record) -> None:
+        """Remove an entry. Raises OSError as `write`."""
+        *segments, name = (record.namespace, *record.key.split("/"))
+        tree.remove(self._folder.open(tuple(segments)), name)
+        self._has_removed = True
+
+    def _is_new(self, namespace: str) -> bool:
+        """Tell whether a namespace was not there yet, so that it gets its name as a whole."""
+        if namespace not in self._there and namespace not in self._new:
+            if not (self._new or _is_there(self._top, namespace)):
+                self._begin_namespaces()
+            if _is_there(self._top, namespace):
                 self._there.add(namespace)
-                return None
-            if self._unfinished is None:
-                self._unfinished = _make_unfinished(self._top)
-            self._unfinished.namespaces.append(namespace)
-        return self._unfinished.name
+            else:
+                self._new.append(namespace)
+        return namespace in self._new
+
+    def _begin_namespaces(self) -> None:
+        """Wait for another export that makes namespaces, and remove what one that was killed has left of them."""
+        with suppress(OSError):  # NFS locks no directory: of two exports that make namespaces there, one fails
+            fcntl.flock(self._top, fcntl.LOCK_EX)
+        _clear(self._top)
 
     def _finish(self) -> None:
         self._rename()
-        if self._unfinished is not None:
+        if self._new:
             sync_file_system(self._top)
-            for namespace in self._unfinished.namespaces:
-                self._adopt(namespace, self._unfinished.lock)
+            for namespace in self._new:
+                self._adopt(namespace)
             self._rename()
+        if self._new or self._has_removed:
             sync_file_system(self._top)
-        self._remove_doomed()
-        _clear(self._top)  # what an export that was killed had not left yet at the beginning
 
-    def _adopt(self, namespace: str, unfinished: int) -> None:
+    def _adopt(self, namespace: str) -> None:
         """Put a namespace in its place; where there is one by now, move its files there one by one."""
         try:
-            os.rename(namespace, namespace, src_dir_fd=unfinished, dst_dir_fd=self._top)
+            os.rename(f"{_UNFINISHED}/{namespace}", namespace, src_dir_fd=self._top, dst_dir_fd=self._top)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            here = tree.open_below(unfinished, (namespace,))
+            here = tree.open_below(self._top, (_UNFINISHED, namespace))
             try:
                 for found in scan.walk(here):
                     *below, last = os.fsdecode(found.path).split("/")
@@ -217,21 +204,8 @@ class Writer:
         for segments, temporary, *_ in self._renaming:
             with suppress(FileNotFoundError), tree.directory(self._base, segments) as directory:
                 os.unlink(temporary, dir_fd=directory)
-        if self._unfinished is not None:
-            shutil.rmtree(self._unfinished.name, dir_fd=self._top)
-            os.close(self._unfinished.lock)
-
-    def _remove_doomed(self) -> None:
-        """Remove files; a power cut brings none of them back."""
-        if not len(self._doomed):
-            return
-        self._folder.close()
-        for *segments, name in self._doomed:
-            with tree.directory(self._base, segments) as directory:
-                tree.remove(directory, name)
-        self._doomed.close()
-        self._doomed = Spool()
-        sync_file_system(self._top)
+        if self._new:
+            _clear(self._top)
 
 
 class _Folder:
@@ -353,39 +327,15 @@ def _inode(directory: int, name: str) -> int | None:
     return None
 
 
-def _make_unfinished(top: int) -> _Unfinished:
-    """Make a directory for namespaces that are not there yet, locked, so that nobody takes it for an abandoned one."""
-    left = _TRIES
-    while True:
-        left -= 1
-        name = f"{_UNFINISHED}{secrets.token_hex(8)}"
-        # Whoever clears up may have found it before it is locked.
-        try:
-            held = tree.open_below(top, (name,), create=True)
-            try:
-                fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                os.stat(name, dir_fd=top, follow_symlinks=False)
-            except OSError:
-                os.close(held)
-                raise
-        except (BlockingIOError, FileNotFoundError):
-            if not left:
-                raise
-        else:
-            return _Unfinished(name, held, [])
+def _is_there(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _clear(top: int) -> None:
-    """Remove what exports that were killed have left of namespaces; one that goes on has its directory locked."""
-    for typed in scan.names(top):
-        name = os.fsdecode(typed.rstrip(b"/"))
-        if not (typed.endswith(b"/") and name.startswith(_UNFINISHED)):
-            continue
-        # One that gets its name meanwhile, or is locked, was not abandoned.
-        with suppress(BlockingIOError, FileNotFoundError):
-            lock = tree.open_below(top, (name,))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(name, dir_fd=top)
-            finally:
-                os.close(lock)
+    """Remove what has been written of namespaces, and has not got its name."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(_UNFINISHED, dir_fd=top)

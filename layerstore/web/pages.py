@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -19,13 +19,13 @@ from layerstore.sql.reading import search as finding
 from layerstore.sql.reading.layers import Key
 from layerstore.sql.reading.totals import LARGEST, Timeline
 from layerstore.web.site import Site
+from layerstore.words import utc
 
 Arguments = Mapping[str, str]
 
 _LARGEST: Final = 200
 """How many repositories are shown by their number of layers."""
 _LEAST_BARS: Final = 13
-_TICKS: Final = 4
 _MINUTE_NS: Final = 60 * 1_000_000_000
 _DAY_NS: Final = 1440 * _MINUTE_NS
 _is_size = re.compile("[0-9]{1,18}").fullmatch
@@ -99,15 +99,13 @@ class Plot:
     """Layers over time, as the template draws them in SVG: no page has a script.
 
     Attributes:
-        bars: for each span of time, also of none, what it is in words, and how many layers.
+        bars: for each span of time, also of none, when it begins and ends in words, and how many layers.
         top: what the height stands for.
-        ticks: the times along the axis, the first at its beginning, the last at its end.
         span: how long a bar's time is, in words.
     """
 
-    bars: tuple[tuple[str, int], ...]
+    bars: tuple[tuple[str, str, int], ...]
     top: int
-    ticks: tuple[str, ...]
     span: str
 
 
@@ -117,31 +115,15 @@ def plot(timeline: Timeline) -> Plot:
     counts = (*[0] * (missing // 2), *timeline.counts, *[0] * (missing - missing // 2))
     start_ns, width_ns = timeline.start_ns - missing // 2 * timeline.width_ns, timeline.width_ns
     edges = [_moment(start_ns + number * width_ns, width_ns) for number in range(len(counts) + 1)]
-    whole_ns = width_ns * len(counts)
-    return Plot(
-        tuple((f"{edges[number]} – {edges[number + 1]}", layers) for number, layers in enumerate(counts)),
-        _round_up(max(counts)),
-        tuple(_moment(start_ns + whole_ns * number // (_TICKS - 1), whole_ns // _TICKS) for number in range(_TICKS)),
-        _span(width_ns // 1_000_000_000),
-    )
-
-
-def _round_up(count: int) -> int:
-    """Return the next number that is one digit and zeros, and can be halved if it is more than one."""
-    power: int = 10 ** (len(str(count)) - 1)
-    digits = [1, 2, 4, 6, 8, 10] if power == 1 else list(range(1, 11))
-    return next(digit * power for digit in digits if digit * power >= count)
+    return Plot(tuple(zip(edges, edges[1:], counts, strict=False)), max(counts), _span(width_ns // 1_000_000_000))
 
 
 def _moment(time_ns: int, step_ns: int) -> str:
     """Return a time as fine as the steps that it is shown in."""
-    try:
-        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ns} ns"
+    text = utc(time_ns)
     if step_ns >= _DAY_NS:
-        return f"{moment:%Y-%m-%d}"
-    return f"{moment:%m-%d %H:%M}" if step_ns >= _MINUTE_NS else f"{moment:%H:%M:%S}"
+        return text[:10]
+    return text[5:16] if step_ns >= _MINUTE_NS else text[11:19]
 
 
 def _span(seconds: int) -> str:
@@ -154,7 +136,7 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
     """The layers in order of time, all of them, or those of a registry or that contain a text."""
     registry = arguments.get("registry") or None
     part, sort = _chosen(arguments, "newest")
-    found = await site.ask(
+    found = await to_thread(
         reading.newest_layers,
         site.store,
         registry=registry,
@@ -191,7 +173,7 @@ async def _some_repositories(
 ) -> tuple[finding.Repositories, dict[str, Any]]:
     """Return a page of repositories as it was asked for, and what the template needs for the form."""
     part, sort = _chosen(arguments, "name")
-    found = await site.ask(
+    found = await to_thread(
         finding.repositories,
         site.store,
         registry=registry,
@@ -223,7 +205,7 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
     """A repository, and its layers."""
     name = arguments.get("name", "")
     part, sort = _chosen(arguments, "newest")
-    found = await site.ask(
+    found = await to_thread(
         finding.repository,
         site.store,
         name,
@@ -239,7 +221,7 @@ async def repository(site: Site, arguments: Arguments) -> Answer:
 async def layer(site: Site, arguments: Arguments) -> Answer:
     """A layer: its digests, the repositories that have it, and from which of them a push would mount it."""
     diff_id = arguments["diff_id"]
-    found = await site.ask(reading.layer, site.store, diff_id)
+    found = await to_thread(reading.layer, site.store, diff_id)
     if found is None:
         return _unknown("layer", diff_id)
     target, size = (arguments.get(name, "").strip() for name in ("target", "size"))
@@ -247,7 +229,7 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
     push, refused = None, None
     if target and found.unreadable is None and size_refused is None:
         try:
-            push = await site.ask(_candidates, site, diff_id, target, int(size) if size else None)
+            push = await to_thread(_candidates, site, diff_id, target, int(size) if size else None)
         except InvalidInputError as error:
             refused = str(error)
     data = asdict(found)
@@ -266,7 +248,7 @@ def _candidates(site: Site, diff_id: str, target: str, size: int | None) -> Laye
 async def find(site: Site, arguments: Arguments) -> Answer:
     """What is called, or begins with, what was typed; the one thing at once if it is one."""
     term = arguments.get("q", "").strip()
-    found = await site.ask(finding.search, site.store, term)
+    found = await to_thread(finding.search, site.store, term)
     if len({_place(match) for match in found}) == 1 and (url := _place(found[0])) is not None:
         return Elsewhere(url)
     data = {"q": term, "matches": [asdict(match) for match in found]}

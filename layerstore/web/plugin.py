@@ -45,7 +45,6 @@ SETTINGS: Final = {
 
 _WRAPPED_FROM = 40
 _FOLDED_FROM = 200
-_SHOWN_HEX = 64
 _LONGEST = 20_000  # characters of one value in a page, more than a list at the cap has
 _is_time = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").fullmatch
 _hmac_in_json = re.compile(r'("hmac"\s*:\s*")([^"\\…]{9,})(?=["…])', re.IGNORECASE)
@@ -264,7 +263,7 @@ def _json_url(path: str, request: Any) -> str:
 def cell(value: Any, column: str) -> Markup | None:
     """Return how a value is shown, or `None` to leave it to Datasette."""
     if isinstance(value, bytes):
-        return _text(_readable(value))
+        return _text(words.readable(value), f"{len(value):,} bytes")
     if not isinstance(value, str) or not value:
         return None
     if column.endswith("_at") and _is_time(value):
@@ -273,7 +272,7 @@ def cell(value: Any, column: str) -> Markup | None:
         return Markup('<span class="mono">{}</span>').format(words.short_hmac(value))
     url = _url(value, column)
     if url is None:
-        return _text(value if len(value) <= _LONGEST else f"{value[:_LONGEST]}… ({len(value):,} characters)")
+        return _text(value, f"{len(value):,} characters")
     return Markup('<a class="mono" href="{}" title="{}">{}</a>').format(
         url, value, words.short(value) if is_digest(value) else value
     )
@@ -290,16 +289,10 @@ def _url(value: str, column: str) -> str | None:
     return None
 
 
-def _readable(value: bytes) -> str:
-    """Return bytes as their text, or in hex where they are none; the beginning of what is long."""
-    text = words.text_of(value)
-    if text is not None:
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(value):,} bytes)"
-    shown = value[: _SHOWN_HEX // 2].hex()
-    return f"x'{shown}'" if len(value) <= _SHOWN_HEX // 2 else f"x'{shown}…' ({len(value):,} bytes)"
-
-
-def _text(text: str) -> Markup:
+def _text(text: str, length: str) -> Markup:
+    """Show text: what is long is folded, and of what is longer still the beginning is there, with its length."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}… ({length})"
     text = _hmac_in_json.sub(lambda match: match[1] + words.short_hmac(match[2]), text)
     if len(text) <= _WRAPPED_FROM:
         return escape(text)

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from layerstore.errors import LayerstoreError
 from layerstore.sql.reading.totals import Overview, overview, version
 from layerstore.sql.store import SQLMetadataStore
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 WAIT_S: Final = 0.15
@@ -188,10 +187,6 @@ class Site:
         # In one thread: what tells whether the store has changed is a connection's own.
         self._watch = ThreadPoolExecutor(1)
         self._watch.submit(self._look)  # where it fails, the first page will say so
-
-    async def ask(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run what reads the store in a thread."""
-        return await asyncio.to_thread(function, *args, **kwargs)
 
     async def glance(self) -> tuple[Counted, CheckState]:
         """Return the counts, fresh ones if they take no longer than a page may wait, and what `verify` found last."""

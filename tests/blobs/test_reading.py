@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, V2Metadata, diff, known_layers, layer_candidates
-from layerstore.blobs import BlobRecord, encode, time_text
+from layerstore.blobs import BlobRecord, encode
 from layerstore.keys import BLOBS, Record
 from layerstore.sql.reading.layers import Location
 from layerstore.sql.reading.search import look_up, search
 from layerstore.sql.reading.totals import stats
 from layerstore.transfer.diffing import BlobDifference
+from layerstore.words import time_text
 from tests.blobs.test_export import gzip, known
 from tests.conftest import AnyStore
 from tests.support.command import DONE, Run, lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore
-from layerstore.reports import iso
+from layerstore.words import time_text
 from tests.support.command import BAD, DONE, FOUND, USAGE, Run, assert_one_line_error
 from tests.support.entries import LISTS, entries, layer_key, whole
 
@@ -57,7 +57,7 @@ def test_list_as_json_has_every_field(with_quarantine: Path, run: Run):
             "value": "[",
             "reason": "the JSON ends too early",
             "quarantined_at_ns": times[1],
-            "quarantined_at": iso(times[1]),
+            "quarantined_at": time_text(times[1]),
         },
         {
             "number": 3,
@@ -66,7 +66,7 @@ def test_list_as_json_has_every_field(with_quarantine: Path, run: Run):
             "value": "\x00\\xff\x1b",
             "reason": "a reason\nof two lines",
             "quarantined_at_ns": times[2],
-            "quarantined_at": iso(times[2]),
+            "quarantined_at": time_text(times[2]),
         },
     ]
 

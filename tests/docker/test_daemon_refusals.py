@@ -8,21 +8,16 @@ import pytest
 
 from layerstore import SQLMetadataStore, TransferError, export_directory, verify
 from tests.support.command import BAD, DONE, FOUND, Run, assert_one_line_error
-from tests.support.daemons import Lock, Start
+from tests.support.daemons import Lock
 from tests.support.entries import LISTS, entries, files_of, layer_key, write_file
 
 MIRROR = ("--on-conflict", "replace", "--delete")
 
 
-@pytest.fixture(params=["pid file", "command line", "lock"])
-def busy(request: pytest.FixtureRequest, root: Path, start: Start, lock: Lock) -> Path:
+@pytest.fixture
+def busy(root: Path, lock: Lock) -> Path:
     """A metadata directory under a daemon, with an entry that no store has and one that cannot be read."""
-    if request.param == "pid file":
-        (root / "docker.pid").write_text(str(start("dockerd")))
-    elif request.param == "command line":
-        start("dockerd", f"--data-root={root}")
-    else:
-        lock(root / "volumes" / "metadata.db")
+    lock(root / "volumes" / "metadata.db")
     base = root / "image" / "overlay2" / "distribution"
     write_file(base, LISTS, layer_key(1), b"")
     write_file(base, "n", "extra", b"extra")

@@ -56,7 +56,7 @@ def test_every_file_comes_in_the_order_of_the_keys_bytes(golden: Path):
 
 
 def test_files_between_directories_keep_the_order(directory: Path):
-    """A directory's files are read in runs, which what lies between them ends."""
+    """What lies between them is gone through where its name stands."""
     for number in range(50):
         write_file(directory, "n", f"{number:02}", b"")
         write_file(directory, "n", f"{number:02}.d/one", b"1")

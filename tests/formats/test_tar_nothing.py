@@ -114,10 +114,10 @@ def test_an_empty_directory_of_metadata_is_a_fresh_hosts(names: list[str], sql_m
 def test_an_export_of_an_empty_store_can_be_imported(
     sql_file: SQLMetadataStore, sql_memory: SQLMetadataStore, save: Save
 ):
-    from layerstore.transfer.directory import export_tar
+    from layerstore.transfer.exporting import export_tar
 
     file = io.BytesIO()
-    assert export_tar(sql_file, file) == 0
+    assert export_tar(sql_file, file).written == 0
 
     assert import_directory(sql_memory, save(file.getvalue())).ok
 

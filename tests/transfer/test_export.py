@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -309,18 +310,32 @@ def test_a_namespace_that_somebody_makes_meanwhile_is_written_into(
     assert [name for name in os.listdir(target) if name.startswith(".tmp-")] == []
 
 
-def test_what_a_killed_export_left_is_removed_and_what_one_writes_that_goes_on_is_not(
-    sql_file: SQLMetadataStore, golden: Path, target: Path
-):
+def test_what_a_killed_export_left_is_removed(sql_file: SQLMetadataStore, golden: Path, target: Path):
     import_directory(sql_file, golden)
-    abandoned, at_work = target / ".tmp-layerstore-1", target / ".tmp-layerstore-2"
-    for folder in (abandoned, at_work):
-        write_file(folder, "n", "k", b"")
-    lock = os.open(at_work, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        export_directory(sql_file, target)
-    finally:
-        os.close(lock)
+    export_directory(sql_file, target)
+    write_file(target / ".tmp-layerstore", "n", "k", b"")
 
-    assert (abandoned.exists(), at_work.exists()) == (False, True)
+    export_directory(sql_file, target)
+
+    assert not (target / ".tmp-layerstore").exists()
+
+
+def test_what_an_export_that_goes_on_has_written_is_not_removed(
+    sql_file: SQLMetadataStore, golden: Path, target: Path, tmp_path: Path
+):
+    """The second one waits for it: it begins while the first is told of the last key."""
+    import_directory(sql_file, golden)
+    exports = "import sys, layerstore as l; l.export_directory(l.SQLMetadataStore(sys.argv[1]), sys.argv[2])"
+    others: list[subprocess.Popen[bytes]] = []
+
+    def begin_another(done: int, _total: int | None) -> None:
+        if done == GOLDEN_FILES:
+            others.append(subprocess.Popen([sys.executable, "-c", exports, str(sql_file.path), str(target)]))
+            with pytest.raises(subprocess.TimeoutExpired):
+                others[0].wait(2)
+
+    export_directory(sql_file, target, progress=begin_another)
+
+    assert others[0].wait() == 0
+    assert files_of(target) == files_of(golden)
+    assert not (target / ".tmp-layerstore").exists()

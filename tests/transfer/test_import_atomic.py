@@ -50,7 +50,6 @@ def temporary_tables(store: SQLMetadataStore) -> list[str]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage ten entries at a time, so that an import of the golden directory stages many times."""
     monkeypatch.setattr("layerstore.collection.RECORDS", 10)
-    monkeypatch.setattr("layerstore.files.scan._RUN", 10)
 
 
 def in_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:

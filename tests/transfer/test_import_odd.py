@@ -168,7 +168,6 @@ def test_lists_that_docker_can_read_are_taken_byte_for_byte(sql_file: SQLMetadat
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take in each file before the next one is read."""
     monkeypatch.setattr("layerstore.collection.RECORDS", 1)
-    monkeypatch.setattr("layerstore.files.scan._RUN", 1)
 
 
 @pytest.mark.usefixtures("one_at_a_time")

@@ -20,7 +20,7 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.transfer.directory import export_tar
+from layerstore.transfer.exporting import export_tar
 from tests.conftest import OpenSQL, assert_sound
 from tests.support.command import BAD, FOUND, Run, assert_one_line_error
 from tests.support.entries import MAPPINGS, quarantine_of, rows_of

@@ -17,7 +17,7 @@ from layerstore import (
     recover,
     verify,
 )
-from layerstore.reports import iso, with_iso_times
+from layerstore.reports import with_iso_times
 from tests.support.command import GOLDEN, Run
 
 
@@ -62,9 +62,7 @@ def test_a_report_says_what_the_command_prints(run: Run, database: Path, tmp_pat
         (-1, "1969-12-31T23:59:59.999999999Z"),
         (None, None),
         (2**63 - 1, "2262-04-11T23:47:16.854775807Z"),
-        (10**30, None),
     ],
 )
 def test_a_time_stands_in_json_as_text_too(time_ns: int | None, text: str | None):
-    assert iso(time_ns) == text
     assert with_iso_times([{"seen_at_ns": time_ns}]) == [{"seen_at_ns": time_ns, "seen_at": text}]

@@ -55,8 +55,8 @@ def test_without_a_layer_there_is_no_timeline(sql_file: SQLMetadataStore):
 def test_a_plot_has_all_bars_and_they_are_inside_it(counts: list[int], width: int, start: int):
     drawn = plot(Timeline(start, width, tuple(counts)))
 
-    assert [layers for _, layers in drawn.bars if layers] == [count for count in counts if count]
-    assert max(counts) <= drawn.top < 10 * max(counts)
+    assert [layers for *_, layers in drawn.bars if layers] == [count for count in counts if count]
+    assert max(counts) == drawn.top
     assert len(drawn.bars) >= 13
 
 
@@ -80,7 +80,6 @@ def test_registries_have_their_repositories_and_v1_images(sql_file: SQLMetadataS
     ("said", "expected"),
     [
         (words.utc(None), "-"),
-        (words.utc(1 << 70), f"{1 << 70} ns"),
         (words.utc(1_714_564_800 * SECOND), "2024-05-01 12:00:00 UTC"),
         (words.size(3), "3 bytes"),
         (words.size(5 << 20), "5.0 MiB"),

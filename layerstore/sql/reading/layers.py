@@ -307,14 +307,11 @@ def _associations(store: SQLMetadataStore, column: str, value: str) -> tuple[Ass
 
 def _list_of(store: SQLMetadataStore, diff_id: str) -> tuple[int | None, str | None]:
     """Return when a layer's list was written, and why it cannot be read if it cannot."""
-    rows = store._run(
-        f"SELECT CAST(modified_at_ns AS BIGINT), CAST(value AS BLOB) {_LISTS} AND key = :key",
-        {"key": digest_key(diff_id)},
-    )
-    for modified_at_ns, value in rows:
-        try:
-            decode_list(value)
-        except ValueError as error:
-            return modified_at_ns, str(error)
-        return modified_at_ns, None
-    return None, None
+    found = store._backend.get_record(V2_METADATA, digest_key(diff_id))
+    if found is None:
+        return None, None
+    try:
+        decode_list(found.value)
+    except ValueError as error:
+        return found.modified_at_ns, str(error)
+    return found.modified_at_ns, None

@@ -8,7 +8,7 @@ repositories are read once: 0.1 s for 50,000 of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -230,14 +230,20 @@ def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
     if not term or not is_utf8(term) or "\0" in term:
         return ()
     with store.transaction(deferred=True):
-        found = _by_digits(store, term)
-        return (*found, *(() if is_digest(term) else _repositories(store, term)))
+        return (*_by_digits(store, term), *(() if is_digest(term) else _repositories(store, term)))
 
 
-def by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
-    """Return the layers, digests and V1 images that a text is the name or the first digits of, as `search` does."""
-    with store.transaction(deferred=True):
-        return _by_digits(store, term)
+def full_name(store: SQLMetadataStore, digits: str, kind: Kind | None = None) -> str | None:
+    """Return the layer, digest or V1 image that digits are, or begin; `None` if there is none.
+
+    Raises:
+        InvalidInputError: several begin with them.
+        StoreError: the store failed.
+    """
+    names = sorted({one.name for one in _by_digits(store, digits) if kind in (None, one.kind)})
+    if len(names) > 1:
+        raise InvalidInputError(f"several begin with {digits!r}: {', '.join(names[:5])}: give more digits")
+    return names[0] if names else None
 
 
 Found = Layer | Blob | V1Image | Repository | ListedRepository
@@ -264,36 +270,24 @@ def look_up(store: SQLMetadataStore, term: str) -> list[Found]:
         return []
     match = _hexadecimal(term.lower())
     too_short = match is not None and len(match[2]) < _LOOKED_UP_FROM
-    names = []
-    if not too_short and (match is not None or is_digest(term)):
-        names = sorted({one.name for one in by_digits(store, term)})
-    if len(names) > 1:
-        raise InvalidInputError(f"several begin with {term!r}: {', '.join(names[:5])}: give more digits")
-    if names:
-        found: list[Found | None] = [
-            layer(store, names[0], most=None),
-            blob(store, names[0]),
-            v1_image(store, names[0]),
-        ]
-    elif (one := repository(store, term, size=None)) is not None:
-        found = [one]
+    found: Sequence[Found | None]
+    name = None if too_short else full_name(store, term)
+    if name is not None:
+        found = [layer(store, name, most=None), blob(store, name), v1_image(store, name)]
     else:
-        found = list(_named_like(store, term))
+        found = _named(store, term)
     if too_short and not found:
         raise InvalidInputError(f"{term!r} is too short to look up: give {_LOOKED_UP_FROM} hex digits or more")
     return [one for one in found if one is not None]
 
 
-def _named_like(store: SQLMetadataStore, term: str) -> Iterator[Repository | ListedRepository | None]:
-    """Yield the repository whose name contains a text; of several, each with the number of its layers."""
-    with store.transaction(deferred=True):
-        names = [one.name for one in _repositories(store, term)]
-        if len(names) > 1:
-            query = "SELECT count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name"
-            yield from [ListedRepository(name, store._run(query, {"name": name})[0][0]) for name in names]
-            return
-    for name in names:
-        yield repository(store, name, size=None)
+def _named(store: SQLMetadataStore, term: str) -> Sequence[Found | None]:
+    """Return the repository of a name, or whose name contains it; of several, each with the number of its layers."""
+    names = [one.name for one in _repositories(store, term)]
+    if len(names) == 1:
+        return [repository(store, names[0], size=None)]
+    query = "SELECT count(DISTINCT diff_id) FROM v2_metadata WHERE source_repository = :name"
+    return [ListedRepository(name, store._run(query, {"name": name})[0][0]) for name in names]
 
 
 def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:

@@ -85,7 +85,7 @@ ON_FILES = {
     "add to files": 40,
     "set files": 25,
     "new directory": 15,
-    "export": 65,
+    "export": 55,
     "export, merging": 65,
     "export, new directory": 90,
     "export --tar": 50,

@@ -27,7 +27,7 @@ from layerstore import (
     mount_candidates,
     verify,
 )
-from layerstore.transfer.directory import export_tar
+from layerstore.transfer.exporting import export_tar
 from tests.support.command import Run, database, run
 from tests.support.counting import Counted
 from tests.support.strategies import sha256

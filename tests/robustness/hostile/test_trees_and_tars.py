@@ -32,7 +32,7 @@ from layerstore import (
     import_directory,
     verify,
 )
-from layerstore.transfer.directory import export_tar
+from layerstore.transfer.exporting import export_tar
 from tests.conftest import assert_sound
 from tests.robustness.hostile.conftest import everything
 from tests.support.archives import Member, archive, member

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import SQLMetadataStore, import_directory
-from layerstore.transfer.directory import export_tar, new_file
+from layerstore.transfer.directory import new_file
+from layerstore.transfer.exporting import export_tar
 from tests.conftest import OpenSQL
 from tests.support.command import GOLDEN, Run, database, run, run_process
 from tests.support.counting import Counted
