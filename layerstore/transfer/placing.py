@@ -78,8 +78,12 @@ class Writer:
     def __enter__(self) -> Self:
         self._top = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._folder = _Folder(self._top)
-        if _is_there(self._top, _UNFINISHED):
-            self._begin_namespaces()
+        try:
+            if _is_there(self._top, _UNFINISHED):
+                self._begin_namespaces()
+        except BaseException:
+            os.close(self._top)  # with its lock, for which this process itself would wait the next time
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -87,9 +91,11 @@ class Writer:
             if kind is None:
                 self._finish()
         finally:
-            self._folder.close()
-            self._discard()
-            os.close(self._top)
+            try:
+                self._folder.close()
+                self._discard()
+            finally:
+                os.close(self._top)
 
     def write(self, record: Record, there: Record | None) -> None:
         """Write an entry where `there` was found.

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService, export_directory
+from layerstore import SQLMetadataStore, TransferError, V2Metadata, V2MetadataService, export_directory
 from layerstore.files import tree
 from layerstore.keys import Record
 from layerstore.transfer import placing
 from layerstore.transfer.placing import NO_FILE, NOTHING, look, look_of, take_name
+from tests.conftest import OpenSQL
 from tests.support.entries import AT, LISTS, MAPPINGS, entries, files_of, layer_key, numbers_of, write_file
 from tests.support.strategies import sha256
 
@@ -287,3 +288,16 @@ def test_without_room_for_a_second_merge_what_somebody_else_has_written_is_there
         export_directory(sql_file, target, progress=push)
 
     assert contents(target) == {f"{LISTS}/{layer_key(0)}": entries(2)}
+
+
+def test_an_export_that_fails_keeps_no_lock_that_the_next_one_waits_for(tmp_path: Path, open_sql: OpenSQL):
+    """What a killed export would have left is a link here, which is not removed."""
+    store, target = open_sql(), tmp_path / "target"
+    store.set("n", "k", b"v")
+    target.mkdir()
+    (target / ".tmp-layerstore").symlink_to(tmp_path)
+    for _ in range(2):
+        with pytest.raises(TransferError, match="symbolic link"):
+            export_directory(store, target, force=True)
+    (target / ".tmp-layerstore").unlink()
+    assert export_directory(store, target, force=True).written == 1
