@@ -134,9 +134,7 @@ def test_sql_that_reads_is_answered_by_the_same_connections(sample: Path, show: 
     assert site.json("/store.json?" + urlencode({"sql": "SELECT * FROM json_each('[1,2]')"}))["ok"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/\\evil.example/", "/\\/evil.example/", "/x\\/", "/%5cevil.example/"]
-)
+@pytest.mark.parametrize("path", ["/\\evil.example/", "/\\/evil.example/", "/x\\/", "/%5cevil.example/"])
 def test_no_address_leads_to_another_host(sample: Path, show: Show, path: str):
     """A browser takes a backslash for a slash, so that `Location: /\\evil.example` would lead there."""
     answer = show(sample).request("GET", path)
