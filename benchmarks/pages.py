@@ -60,7 +60,7 @@ def pages(layers: int, chance: random.Random) -> dict[str, str]:
         "layers of a registry": f"/-/layers?{urlencode({'registry': registry})}",
         "layers of a registry that there is not": "/-/layers?registry=nowhere",
         "repositories": "/-/repositories",
-        "a registry": f"/-/registry?{urlencode({'name': registry})}",
+        "a registry": f"/-/repositories?{urlencode({'registry': registry})}",
         "a repository": f"/-/repository?{urlencode({'name': there['source_repository']})}",
         "the largest repository": f"/-/repository?{urlencode({'name': common})}",
         "a layer": f"/-/layer/{layer}",

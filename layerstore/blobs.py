@@ -86,14 +86,7 @@ class _Location(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     SeenAt: str | UnsetType = UNSET
 
 
-class _Conflicts(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    DiffID: tuple[str, ...] | UnsetType = UNSET
-    Compression: tuple[str, ...] | UnsetType = UNSET
-    Variant: tuple[str, ...] | UnsetType = UNSET
-    TOC: tuple[str, ...] | UnsetType = UNSET
-
-
-class _Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class _Document(msgspec.Struct, omit_defaults=True):
     """The value as JSON has it. The order of the fields is that in which they are written."""
 
     DiffID: str | UnsetType = UNSET
@@ -102,7 +95,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     Annotations: dict[str, str] | UnsetType = UNSET
     TOC: str | UnsetType = UNSET
     Locations: list[_Location] | UnsetType = UNSET
-    Conflicts: _Conflicts | UnsetType = UNSET
+    Conflicts: dict[str, tuple[str, ...]] | UnsetType = UNSET
 
 
 _decode = msgspec.json.Decoder(_Document).decode
@@ -111,7 +104,6 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _FIELDS = frozenset(_Document.__struct_fields__)
 # The fields of which two values cannot both be true, and the attributes that they are.
 _EXCLUSIVE = {"DiffID": "diff_id", "Compression": "compression", "Variant": "variant", "TOC": "toc"}
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(record: BlobRecord) -> bytes:
@@ -208,15 +200,16 @@ def time_ns(text: str) -> int:
 
 def read(value: bytes) -> BlobRecord:
     """Do the same as `decode`, or raise a ValueError that says why not."""
-    extra: dict[str, bytes] = {}
     try:
         document = _decode(value)
-        # Nothing is repeated in what is written like this again. Whatever else is read with care.
-        is_plain = _encode(document) == value
-    except _UNREADABLE:
-        is_plain = False
-    if not is_plain:
-        document, extra = _read_with_care(value)
+        # Nothing is repeated or unknown in what is written like this again.
+        extra = {} if _encode(document) == value else _unknown_fields(value)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        raise ValueError(str(error) if value else "it is empty") from error
     return BlobRecord(
         diff_id=_checked("DiffID", document.DiffID),
         compression=_checked("Compression", document.Compression),
@@ -224,42 +217,23 @@ def read(value: bytes) -> BlobRecord:
         annotations=document.Annotations or {},
         toc=_checked("TOC", document.TOC),
         locations=_locations(document.Locations or ()),
-        conflicts=_conflicts(document) if document.Conflicts else {},
+        conflicts=_conflicts(document),
         extra=extra,
     )
 
 
-def _read_with_care(value: bytes) -> tuple[_Document, dict[str, bytes]]:
-    try:
-        # The whole grammar, as what is skipped is looked at by nobody else; a number may have any size.
-        json.loads(
-            value.decode(),
-            object_pairs_hook=_refuse_repeated,
-            parse_constant=_refuse_constant,
-            parse_int=str,
-            parse_float=str,
-        )
-        fields = _decode_fields(value)
-        known = b",".join(b"%s:%s" % (_encode(name), bytes(raw)) for name, raw in fields.items() if name in _FIELDS)
-        document = _decode(b"{%s}" % known)
-        unknown = {name: bytes(raw) for name, raw in fields.items() if name not in _FIELDS}
-        return document, {name: msgspec.json.format(raw, indent=-1) for name, raw in unknown.items()}
-    except RecursionError:
-        raise ValueError("the JSON is nested too deep") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from error
-    except ValueError as error:
-        raise ValueError(str(error) if value else "it is empty") from error
+def _unknown_fields(value: bytes) -> dict[str, bytes]:
+    """Return the fields of a record that this version does not know, by name, as JSON."""
+    # A number may have any size.
+    json.loads(value.decode(), object_pairs_hook=_refuse_repeated, parse_int=str, parse_float=str)
+    fields = _decode_fields(value)
+    return {name: msgspec.json.format(bytes(raw), indent=-1) for name, raw in fields.items() if name not in _FIELDS}
 
 
 def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
     if len({name for name, _ in pairs}) != len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is repeated")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _locations(found: list[_Location] | tuple[()]) -> dict[str, int | None]:
@@ -276,19 +250,17 @@ def _locations(found: list[_Location] | tuple[()]) -> dict[str, int | None]:
 
 
 def _conflicts(document: _Document) -> dict[str, tuple[str, ...]]:
-    conflicts: dict[str, tuple[str, ...]] = {}
-    for name in _EXCLUSIVE:
-        values = getattr(document.Conflicts, name)
-        if values is UNSET:
-            continue
+    found = document.Conflicts or {}
+    for name, values in found.items():
+        if name not in _EXCLUSIVE:
+            raise ValueError(f"there is no conflict of {name}")
         if len(values) < 2 or list(values) != sorted(set(values)):
             raise ValueError(f"a conflict of {name} has two values or more, sorted")
         if getattr(document, name) is not UNSET:
             raise ValueError(f"{name} is there beside a conflict of {name}")
         for value in values:
             _checked(name, value)
-        conflicts[name] = values
-    return conflicts
+    return found
 
 
 def _checked(name: str, value: str | UnsetType) -> str | None:

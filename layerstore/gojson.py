@@ -35,12 +35,6 @@ class Object(list[Any]):
         return list(zip(self[::2], self[1::2], strict=True))
 
 
-class Number(float):
-    """A JSON number. No field of ours is one, so its value is never looked at, only that it is no text."""
-
-    __slots__ = ()
-
-
 def quote(text: str) -> str:
     r"""Write `text` as a JSON string. A lone surrogate, which valid UTF-8 cannot hold, becomes `\ufffd` as in Go."""
     return '"' + _ESCAPED.sub(_escape, text) + '"'
@@ -72,7 +66,7 @@ def parse(data: bytes) -> Any:
     interpreter's stack, so that 10,000 levels are read on every Python.
 
     Returns:
-        `None`, `bool`, `Number`, `str`, `list`, or `Object`.
+        `None`, `bool`, `float`, `str`, `list`, or `Object`.
 
     Raises:
         ValueError: it is not JSON; the message says where.
@@ -174,7 +168,7 @@ def _scalar(text: str, at: int, container: list[Any]) -> int:
     match = _SCALAR.match(text, at)
     if match is None:
         raise _unexpected(text, at)
-    container.append(_WORDS[match[0]] if match[1] is None else Number(match[0]))
+    container.append(_WORDS[match[0]] if match[1] is None else float(match[0]))
     return match.end()
 
 

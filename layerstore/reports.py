@@ -9,12 +9,9 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from layerstore.words import time_text
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 _NS = "_ns"
 _MAX_EXAMPLES = 1000
@@ -50,12 +47,12 @@ class Report:
         return json.dumps(document(self), ensure_ascii=False, default=str)
 
 
+@dataclasses.dataclass(slots=True)
 class Examples(Generic[Found]):
     """The first of what may be a million, and how many there were."""
 
-    def __init__(self) -> None:
-        self.first: list[Found] = []
-        self.count = 0
+    first: list[Found] = dataclasses.field(default_factory=list)
+    count: int = 0
 
     def add(self, found: Found) -> None:
         """Count one, and keep it if it is one of the first 1,000."""
@@ -94,13 +91,8 @@ def of_rest(count: int, named: Sized, what: str) -> Iterator[str]:
 def document(report: Report) -> dict[str, Any]:
     """Return a report's fields for JSON, with what follows from them: `ok`, and of an export `written`."""
     derived = [name for name, value in vars(type(report)).items() if isinstance(value, property)]
-    return {**fields(report), **{name: getattr(report, name) for name in derived}}  # type: ignore[arg-type]  # they are
-
-
-def fields(found: DataclassInstance) -> dict[str, Any]:
-    """Return a dataclass as a mapping for JSON, with ISO times."""
-    with_times: dict[str, Any] = with_iso_times(dataclasses.asdict(found))
-    return with_times
+    found = with_iso_times(dataclasses.asdict(report))  # type: ignore[call-overload]  # each report is one
+    return {**found, **{name: getattr(report, name) for name in derived}}
 
 
 def with_iso_times(value: Any) -> Any:

@@ -101,12 +101,6 @@ def parse_normalized(name: str) -> Repository:
     without one the host is `docker.io`. There a name of one component is under `library/`. A name that is canonical
     already is taken as it is.
 
-    Args:
-        name: such as `busybox`, `team/app`, `localhost:5000/team/app`; without tag and digest.
-
-    Returns:
-        The repository, in canonical form.
-
     Raises:
         InvalidRepositoryError: the name is not text, breaks the grammar, has a path of more than 255 characters, has
             a tag or digest, or is 64 hex digits, which would be an image's ID. The message says which.
@@ -183,15 +177,10 @@ def warn_if_not_canonical(name: str) -> None:
 
 
 def canonical_domain(name: str) -> str | None:
-    """Return the registry host of a name that is canonical, as the metadata's source repositories are.
+    """Return the registry host of a name that is canonical, as the metadata's source repositories are; or `None`.
 
-    Args:
-        name: such as `docker.io/library/busybox`. A tag or digest behind it is allowed, as by Docker, which never
-            writes one.
-
-    Returns:
-        The host as in `Repository.domain`; `None` when the name is not canonical (`busybox`, `docker.io/busybox`),
-        breaks the grammar, or is empty.
+    Not canonical are `busybox`, `docker.io/busybox`, what breaks the grammar, and an empty name. A tag or digest behind
+    it is allowed, as by Docker, which never writes one.
 
     Source: distribution's `reference.ParseNamed` and `reference.Domain`.
     """

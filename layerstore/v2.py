@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from typing import NoReturn, cast
 
 import msgspec
 
@@ -41,7 +42,7 @@ class V2MetadataService:
     def __init__(self, store: Store | None) -> None:
         if store is not None:
             a_store(store)
-        self._store = _NoStore() if store is None else store
+        self._store = cast("Store", _NoStore()) if store is None else store
         self._change = None if store is None else changing(store)
 
     def get_metadata(self, diff_id: str) -> list[V2Metadata]:
@@ -331,18 +332,8 @@ def _warn_of_another_layer(digest: str, known: bytes, diff_id: str) -> None:
 class _NoStore:
     """What `V2MetadataService(None)` looks up in."""
 
-    def entries(self, _namespace: str) -> Iterator[tuple[str, str, bytes]]:
-        self.get("", "")
-        return iter(())
-
-    def get(self, _namespace: str, _key: str, /) -> bytes:
+    def __getattr__(self, _name: str) -> NoReturn:
         raise LayerstoreError("this V2MetadataService has no store")
-
-    def set(self, _namespace: str, _key: str, _value: bytes, /) -> None:
-        self.get(_namespace, _key)
-
-    def delete(self, _namespace: str, _key: str, /) -> None:
-        self.get(_namespace, _key)
 
 
 def _tagged(metadata: V2Metadata, hmac_key: bytes | None) -> V2Metadata:

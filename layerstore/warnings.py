@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 listeners: list[Callable[[str], None]] = []
 """Who is told what the body of `told_to` warns of; a program has none."""
+phases: list[Callable[[str], None]] = []
+"""Who is told which part of long work begins: the command's line of progress."""
 
 
 @contextmanager
@@ -26,7 +28,10 @@ def tell(text: str, *values: object) -> None:
 
 
 def inform(phase: str) -> None:
-    """Log, as information, which part of long work begins: the command shows it before how much is done."""
+    """Tell which part of long work begins; a program finds it in its log, as information."""
+    if phases:
+        phases[-1](phase)
+        return
     import logging  # noqa: PLC0415  # takes as long as a lookup; most processes log nothing
 
     logging.getLogger("layerstore").info(phase)

@@ -11,11 +11,10 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from layerstore.warnings import phases
 from layerstore.words import duration
 
 if TYPE_CHECKING:
-    import logging
-
     from layerstore.reports import Report
 
 _ZEROS = re.compile("\0{8,}")
@@ -167,12 +166,10 @@ class _Line:
         self._done = 0
         self._total: int | None = None
 
-    def begin(self, record: logging.LogRecord) -> bool:
-        """Begin a phase, whose name the library logs as information: a filter that lets all pass."""
-        if record.levelname == "INFO":
-            self._phase, self._began, self._done, self._total = record.getMessage(), time.monotonic(), 0, None
-            self._draw()
-        return True
+    def begin(self, phase: str) -> None:
+        """Begin a phase."""
+        self._phase, self._began, self._done, self._total = phase, time.monotonic(), 0, None
+        self._draw()
 
     def show(self, done: int, total: int | None) -> None:
         """Say how far it is: the callback of the library."""
@@ -182,26 +179,19 @@ class _Line:
             self._drawn = now
             self._draw()
 
-    def clear(self) -> None:
-        """Leave the line to what is printed next."""
-        click.echo("\r\033[K", nl=False, err=True)
-
     def _draw(self) -> None:
         import shutil
 
         text = self._phase
-        if self._total is not None:
-            text += f": {self._done:,} of {self._total:,}{self._left()}"
-        elif self._done:
-            text += f": {self._done:,}"
+        if self._total is None:
+            text += f": {self._done:,}" if self._done else ""
+        else:
+            text += f": {self._done:,} of {self._total:,}"
+            elapsed = time.monotonic() - self._began
+            is_steady = elapsed >= _STEADY_S and self._done * _STEADY_PART >= self._total
+            if is_steady and self._done < self._total:
+                text += f", {duration(elapsed * (self._total - self._done) / self._done)} left"
         click.echo(f"\r{printable(text)[: shutil.get_terminal_size().columns - 1]}\033[K", nl=False, err=True)
-
-    def _left(self) -> str:
-        assert self._total is not None
-        elapsed = time.monotonic() - self._began
-        if elapsed < _STEADY_S or self._done * _STEADY_PART < self._total or self._done >= self._total:
-            return ""
-        return f", {duration(elapsed * (self._total - self._done) / self._done)} left"
 
 
 @contextmanager
@@ -210,16 +200,10 @@ def progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int | None],
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    import logging
-
     line = _Line(label)
-    logger = logging.getLogger("layerstore")
-    before = logger.level
-    logger.addFilter(line.begin)
-    logger.setLevel(logging.INFO)
+    phases.append(line.begin)
     try:
         yield line.show
     finally:
-        logger.removeFilter(line.begin)
-        logger.setLevel(before)
-        line.clear()
+        phases.remove(line.begin)
+        click.echo("\r\033[K", nl=False, err=True)  # leave the line to what is printed next

@@ -21,10 +21,12 @@ import fcntl
 import os
 import re
 import stat
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Final, NamedTuple
 
 from layerstore.errors import TransferError
 from layerstore.files import tree
+from layerstore.files.scan import show
 from layerstore.keys import KNOWN_NAMESPACES
 from layerstore.paths import absolute
 from layerstore.warnings import warn
@@ -33,6 +35,21 @@ from layerstore.words import near
 _PRIOR_DRIVERS = ("btrfs", "fuse-overlayfs", "overlay2", "zfs")
 _LOCKED = (("volumes", "metadata.db"), ("network", "files", "local-kv.db"), ("buildkit", "cache.db"))
 _remapped = re.compile(r"\d+\.\d+", re.ASCII).fullmatch
+
+# By names that are all there; the first that fits.
+_LOOKS: Final[tuple[tuple[set[str], str], ...]] = (
+    ({"manifest.json"}, "an unpacked `docker save`: an image, without what Docker remembers about it"),
+    ({"oci-layout"}, "an OCI image layout: an image, without what an engine remembers about its layers"),
+    ({"io.containerd.content.v1.content"}, "containerd's data root, which has no such directory"),
+    ({"overlay-images", "overlay-layers"}, "the storage of Podman, Buildah or CRI-O, which has no such directory"),
+    ({"imagedb"}, "the images of a storage driver: its metadata is in `distribution`, which is not here"),
+    ({"overlay2", "image"}, "a Docker data root"),
+    ({"repositories", "blobs"}, "the storage of a registry: it has the blobs themselves"),
+    ({"daemon.json"}, "Docker's configuration: its data root is /var/lib/docker, unless daemon.json names another"),
+    ({"etc", "usr"}, "the file system of an image or host: the data root of a host is var/lib/docker in it"),
+    ({"passwd", "group"}, "/etc: Docker's data root is /var/lib/docker"),
+    ({"Dockerfile"}, "a build context"),
+)
 
 
 class Driver(NamedTuple):
@@ -219,6 +236,19 @@ def chosen_driver(data_root: str, name: str | None, *, is_new: bool) -> str:
 def has_namespaces(directory: str) -> bool:
     """Tell whether a directory has one of Docker's namespaces."""
     return any(os.path.isdir(os.path.join(directory, namespace)) for namespace in KNOWN_NAMESPACES)
+
+
+def described(names: Collection[str]) -> str:
+    """Name the first of what a directory or archive without metadata has, and say what it looks like."""
+    there = ", ".join(show(os.fsencode(name)) for name in list(names)[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    what = looks_like(names)
+    return f"{there}{more}{f'; it looks like {what}' if what else ''}"
+
+
+def looks_like(names: Collection[str]) -> str | None:
+    """Say what a directory or archive with these names is, where that is known and is no place for metadata."""
+    return next((what for marks, what in _LOOKS if marks <= set(names)), None)
 
 
 def refuse_above_a_distribution(directory: str) -> None:

@@ -105,7 +105,8 @@ def find_image(data_root: str | os.PathLike[str], name: str, *, driver: str | No
     found = [(one, image_id) for one in every if (image_id := _resolve(one, name)) is not None]
     if not found:
         _check_name(name)
-        raise ImageNotFoundError(root, name, near(name, [one for driver in every for one in _names(driver)]))
+        names = [one for of in every for known in _repositories(of).values() for one in known if "@" not in one]
+        raise ImageNotFoundError(root, name, near(name, names))
     if len(found) > 1:
         where = ", ".join(os.path.join(*one.segments) for one, _ in found)
         raise InvalidInputError(
@@ -239,25 +240,22 @@ def _by_name(driver: Driver, name: str) -> str | None:
         repository = parse_normalized(reference.name)
     except InvalidRepositoryError:
         return None
-    content = driver.read("repositories.json", limit_bytes=MAX_JSON_BYTES)
-    if content is None:
-        return None
-    path = driver.path("repositories.json")
-    known = _decode(content, _Repositories, path).Repositories or {}
     familiar = repository.familiar_name
     # As Docker: the digest decides where there are both, as a tag may be another image by now.
     key = f"{familiar}@{reference.digest}" if reference.digest else f"{familiar}:{reference.tag or 'latest'}"
-    image_id = known.get(familiar, {}).get(key)
+    image_id = _repositories(driver).get(familiar, {}).get(key)
     if image_id is not None and _image_id(image_id) is None:
+        path = driver.path("repositories.json")
         raise TransferError(f"the image of {key} has the ID {image_id[:80]!r}, which is none", path)
     return image_id
 
 
-def _names(driver: Driver) -> list[str]:
-    """Return the names of a driver's images. Raises TransferError."""
+def _repositories(driver: Driver) -> dict[str, dict[str, str]]:
+    """Return the names of a driver's images by repository, each with the image's ID. Raises TransferError."""
     content = driver.read("repositories.json", limit_bytes=MAX_JSON_BYTES)
-    known = _decode(content, _Repositories, driver.path("repositories.json")).Repositories if content else None
-    return [name for names in (known or {}).values() for name in names if "@" not in name]
+    if content is None:
+        return {}
+    return _decode(content, _Repositories, driver.path("repositories.json")).Repositories or {}
 
 
 def _diff_ids(driver: Driver, image_id: str) -> tuple[str, ...]:

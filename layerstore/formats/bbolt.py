@@ -1,8 +1,8 @@
 """bbolt files, read only: what containerd, BuildKit and older Podman and Skopeo keep their memory in.
 
-A file is read into memory under its lock, and the lock is released before anything is decoded, so that its engine never
-waits for what is done with the content. Only the two meta pages have a checksum. Therefore every page must have its
-own number, be used once, and hold its keys in order. The reader of the values checks those as well.
+A file is read into memory under its lock, which is released before it is decoded. Only the two meta pages have a
+checksum. Therefore every page must have its own number, be used once, and hold its keys in order. The reader of the
+values checks those as well.
 Source: go.etcd.io/bbolt: internal/common/page.go, meta.go, inode.go; node.go, bucket.go; `cmd/bbolt`'s check.
 """
 
@@ -12,7 +12,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from layerstore.errors import TransferError
@@ -30,55 +30,25 @@ _METADATA = struct.Struct("<IIIIQQQQQQ")
 _ELEMENT = struct.Struct("<IIII")  # of a leaf: flags, position, size of the key, size of the value
 _CHILD = struct.Struct("<IIQ")  # of a branch: position, size of the key, page number
 _BUCKET = struct.Struct("<QQ")  # root page, 0 if the bucket's only page follows here; sequence
-_ROOT_META: Final = 1 << 64
-"""Stands for what refers to the root page, where no page has this number."""
+_DEEPEST: Final = 20
+"""Buckets that lie in one another. containerd has eight."""
 
 _GO_TIME = struct.Struct(">BqI")  # version, seconds since the year 1, nanoseconds; a time zone follows
 _YEAR_1: Final = 62_135_596_800
 _LATEST: Final = 2**63 - 1
 
-_EMPTY_PAGE: Final = _HEADER.pack(0, _LEAF, 0, 0)
-
-_Referrer = tuple[int, int]
-"""Which page, and which element of it, leads to a page."""
-
 
 class Bucket(NamedTuple):
-    """A bucket of a file: its keys, in order, with a value or a bucket each."""
+    """A bucket of a file: its keys, in order, those with a value and those with a bucket."""
 
-    file: File
-    page: int
-    """Root page; 0 for a bucket that is kept in the page of its parent."""
-    referrer: _Referrer
-    inline: bytes
-
-    def items(self) -> Iterator[tuple[bytes, bytes | Bucket]]:
-        """Yield the keys in order, each with its value or bucket.
-
-        Raises:
-            TransferError: the file is damaged; what was yielded before that need not be right either.
-        """
-        previous = None
-        for key, value in self.file.elements(self):
-            if previous is not None and key <= previous:
-                raise self.file.damaged("the keys of a bucket are not in order", self.page)
-            previous = key
-            yield key, value
-
-    def values(self) -> dict[bytes, bytes]:
-        """Return the keys that have a value, with it. Raises TransferError as `items`."""
-        return {key: value for key, value in self.items() if isinstance(value, bytes)}
-
-    def buckets(self) -> Iterator[tuple[bytes, Bucket]]:
-        """Yield the keys that have a bucket, with it. Raises TransferError as `items`."""
-        return ((key, value) for key, value in self.items() if isinstance(value, Bucket))
+    values: dict[bytes, bytes]
+    buckets: dict[bytes, Bucket]
 
     def below(self, *path: bytes) -> Bucket:
-        """Return the bucket under a path of keys, an empty one if there is none. Raises TransferError as `items`."""
+        """Return the bucket under a path of keys, an empty one if there is none."""
         here = self
         for name in path:
-            found = (bucket for key, bucket in here.buckets() if key == name)
-            here = next(found, Bucket(self.file, 0, (0, 0), _EMPTY_PAGE))
+            here = here.buckets.get(name, Bucket({}, {}))
         return here
 
 
@@ -90,15 +60,15 @@ class File:
         name: what errors call it.
 
     Raises:
-        TransferError: neither of the two meta pages is whole, or they want more pages than there are.
+        TransferError: it is damaged.
     """
 
     def __init__(self, content: bytes, name: str) -> None:
         self.name, self._content = name, content
         self._page_size, root, self._end = self._meta()
         self._pages = len(content) // self._page_size
-        self._used: dict[int, _Referrer] = {}
-        self.root = Bucket(self, root, (_ROOT_META, 0), b"")
+        self._used: set[int] = set()
+        self.root = self._bucket(self._leaves(root), 0)
 
     def damaged(self, why: str, page: int | None = None) -> TransferError:
         """Return the error for something in the file that cannot be."""
@@ -108,20 +78,40 @@ class File:
             self.name,
         )
 
-    def elements(self, bucket: Bucket) -> Iterator[tuple[bytes, bytes | Bucket]]:
-        """Yield what the leaves of a bucket hold, in their order, which is not checked."""
-        if not bucket.page:
-            yield from self._leaf(bucket.inline, 0, is_inline=True)
-            return
+    def _bucket(self, leaves: Iterable[tuple[int, bytes]], depth: int) -> Bucket:
+        """Decode a bucket, given its leaves in order, each with the number of the page that it is in."""
+        found = Bucket({}, {})
+        previous = None
+        for number, page in leaves:
+            for is_bucket, key, value in self._elements(page, number):
+                if previous is not None and key <= previous:
+                    raise self.damaged("the keys of a bucket are not in order", number)
+                previous = key
+                if is_bucket:
+                    found.buckets[key] = self._below(value, number, depth)
+                else:
+                    found.values[key] = value
+        return found
+
+    def _below(self, value: bytes, number: int, depth: int) -> Bucket:
+        if len(value) < _BUCKET.size or depth >= _DEEPEST:
+            raise self.damaged("a bucket in it is cut off, or where none can be", number)
+        root, _ = _BUCKET.unpack_from(value)
+        if root:
+            return self._bucket(self._leaves(root), depth + 1)
+        # bbolt keeps a bucket in its parent's page only if it has no buckets itself.
+        return self._bucket([(number, value[_BUCKET.size :])], _DEEPEST)
+
+    def _leaves(self, root: int) -> Iterator[tuple[int, bytes]]:
         # No recursion: each page is used once, but a chain of them may be as long as the file.
-        todo = [(bucket.page, bucket.referrer)]
+        todo = [root]
         while todo:
-            number, referrer = todo.pop()
-            page = self._page(number, referrer)
+            number = todo.pop()
+            page = self._page(number)
             if _HEADER.unpack_from(page)[1] == _BRANCH:
-                todo += reversed([(child, (number, at)) for at, child in enumerate(self._branch(page, number))])
+                todo += reversed(self._branch(page, number))
             else:
-                yield from self._leaf(page, number)
+                yield number, page
 
     def _meta(self) -> tuple[int, int, int]:
         """Return page size, root page and the number of pages by the newer of the two meta pages that are whole."""
@@ -150,8 +140,8 @@ class File:
             return None
         return size, root, end, transaction
 
-    def _page(self, number: int, referrer: _Referrer) -> bytes:
-        """Return a page with what belongs to it, after a check of its header and that only `referrer` leads to it."""
+    def _page(self, number: int) -> bytes:
+        """Return a page with what belongs to it, after a check of its header, and that nothing else leads to it."""
         if not 2 <= number < min(self._end, self._pages):
             raise self.damaged(f"it is not in the file, which has {min(self._end, self._pages)} pages", number)
         start = number * self._page_size
@@ -159,11 +149,9 @@ class File:
         after = number + 1 + overflow
         if own != number or flags not in (_BRANCH, _LEAF) or after > self._pages:
             raise self.damaged("its header is wrong", number)
-        if self._used.get(number) != referrer:
-            if any(used in self._used for used in range(number, after)):
-                raise self.damaged("it is used twice", number)
-            self._used |= dict.fromkeys(range(number, after), (number, -1))
-            self._used[number] = referrer
+        if any(used in self._used for used in range(number, after)):
+            raise self.damaged("it is used twice", number)
+        self._used.update(range(number, after))
         return self._content[start : after * self._page_size]
 
     def _branch(self, page: bytes, number: int) -> list[int]:
@@ -173,13 +161,14 @@ class File:
             raise self.damaged("its table of children does not fit into it", number)
         return [child for _, _, child in _CHILD.iter_unpack(page[_HEADER.size : end])]
 
-    def _leaf(self, page: bytes, number: int, *, is_inline: bool = False) -> Iterator[tuple[bytes, bytes | Bucket]]:
+    def _elements(self, page: bytes, number: int) -> Iterator[tuple[bool, bytes, bytes]]:
+        """Yield the elements of a leaf: whether it is a bucket, key and value."""
         if len(page) < _HEADER.size:
-            raise self.damaged("a bucket in it is cut off", number or None)
+            raise self.damaged("a bucket in it is cut off", number)
         _, flags, count, _ = _HEADER.unpack_from(page)
         table = _HEADER.size + count * _ELEMENT.size
         if flags != _LEAF or table > len(page):
-            raise self.damaged("its table of elements does not fit into it", number or None)
+            raise self.damaged("its table of elements does not fit into it", number)
         last = table
         for at in range(count):
             place = _HEADER.size + at * _ELEMENT.size
@@ -188,17 +177,9 @@ class File:
             middle, end = start + key_size, start + key_size + value_size
             # One behind the other, as bbolt writes them: so no byte is read twice, however wrong the table is.
             if start < last or end > len(page) or flags not in (0, _IS_BUCKET):
-                raise self.damaged("an element does not fit into it", number or None)
+                raise self.damaged("an element does not fit into it", number)
             last = end
-            key, value = page[start:middle], page[middle:end]
-            yield key, self._bucket(value, (number, at), is_inline=is_inline) if flags else value
-
-    def _bucket(self, value: bytes, referrer: _Referrer, *, is_inline: bool) -> Bucket:
-        # bbolt keeps a bucket in its parent's page only if it has no buckets itself.
-        if len(value) < _BUCKET.size or is_inline:
-            raise self.damaged("a bucket in it is cut off, or where none can be", referrer[0] or None)
-        root, _ = _BUCKET.unpack_from(value)
-        return Bucket(self, root, referrer, b"" if root else value[_BUCKET.size :])
+            yield bool(flags), page[start:middle], page[middle:end]
 
 
 def read(base: str, *below: str, wait_s: float = 0.0) -> File:
@@ -211,7 +192,7 @@ def read(base: str, *below: str, wait_s: float = 0.0) -> File:
 
     Raises:
         TransferError: another program holds the lock (`is_in_use` tells); it cannot be read, is too large or is no
-            regular file; or it is damaged, as far as that shows in its meta pages.
+            regular file; or it is damaged.
         FileNotFoundError: it is not there.
     """
     path = os.path.join(base, *below)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import IO, Any, Final, NamedTuple, Protocol
+from typing import IO, Any, Final, NamedTuple
 
 from layerstore.errors import TransferError
 
@@ -184,20 +184,8 @@ class _Joined(io.RawIOBase):
         return done
 
 
-class _Decompressor(Protocol):
-    """What those of `bz2`, `lzma` and `compression.zstd` are."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /, max_length: int) -> bytes: ...
-
-
 class _Gunzip:
-    """The same for gzip. `gzip.GzipFile` reads the name in a header byte by byte, however long it is."""
+    """What `bz2.BZ2Decompressor` is, for gzip. `gzip.GzipFile` reads the name in a header byte by byte."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(wbits=31)
@@ -218,14 +206,15 @@ class _Gunzip:
         return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
 
 
-def _decompressor(compression: str) -> Callable[[], _Decompressor] | None:
+def _decompressor(compression: str) -> Callable[[], Any] | None:
+    """Return what makes an object with the methods of `bz2.BZ2Decompressor`."""
     if compression == "zstd":
         try:
             # Python 3.14 and later.
             return importlib.import_module("compression.zstd").ZstdDecompressor  # type: ignore[no-any-return]  # not known to older ones
         except ImportError:
             return None
-    known: dict[str, Callable[[], _Decompressor]] = {
+    known: dict[str, Callable[[], Any]] = {
         "gzip": _Gunzip,
         "bzip2": bz2.BZ2Decompressor,
         "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY),
@@ -234,9 +223,7 @@ def _decompressor(compression: str) -> Callable[[], _Decompressor] | None:
     return known.get(compression)
 
 
-def _decompress(
-    file: io.BufferedReader, make: Callable[[], _Decompressor], too_large: TransferError
-) -> Iterator[bytes]:
+def _decompress(file: io.BufferedReader, make: Callable[[], Any], too_large: TransferError) -> Iterator[bytes]:
     """Yield what one compressed stream behind the other holds. Between and behind them may be zeros, as on tapes."""
     data = file.read(_CHUNK)
     while data:
@@ -261,12 +248,8 @@ def _decompress(
             data = more.lstrip(b"\0")
 
 
-class Compressor(Protocol):
-    """What those of `zlib`, `bz2` and `lzma` are."""
-
-    def compress(self, data: bytes, /) -> bytes: ...
-    def flush(self) -> bytes: ...
-
+Compressor = Any
+"""What those of `zlib`, `bz2` and `lzma` are: an object with `compress` and `flush`."""
 
 _WRITTEN: Final[dict[str, Callable[[], Compressor]]] = {
     # Without a name and a time, so that the same store gives the same bytes.

@@ -78,8 +78,8 @@ class MetaFile(NamedTuple):
         return os.path.join(self.base, *self.file)
 
 
-def files_below(root: str) -> list[MetaFile]:
-    """Return the files of metadata of containerd and BuildKit in a directory that is a root of theirs, or Docker's."""
+def files_below(root: str, names: Iterable[str]) -> list[MetaFile]:
+    """Return the files of metadata of containerd and BuildKit in a root of theirs or Docker's with these names."""
     containerd = "containerd:SOCKET, such as containerd:/run/containerd/containerd.sock"
     docker = (
         "containerd:SOCKET?namespace=moby, such as containerd:/run/docker/containerd/containerd.sock?namespace=moby"
@@ -87,13 +87,7 @@ def files_below(root: str) -> list[MetaFile]:
     places: list[tuple[tuple[str, ...], _Layout, str]]
     places = [((), _CONTAINERD, containerd), (("containerd", "daemon"), _CONTAINERD, docker)]
     places += [((), _BUILDKIT, ""), (("buildkit",), _BUILDKIT, "")]
-    try:
-        workers = sorted(name for name in os.listdir(root) if name.startswith("runc-"))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise TransferError(tree.why_unreadable(error), root) from error
-    places += [((worker,), _BUILDKIT, "") for worker in workers]
+    places += [((worker,), _BUILDKIT, "") for worker in names if worker.startswith("runc-")]
     found = [MetaFile(root, (*below, *file), (*below, *blobs), socket) for below, (file, blobs), socket in places]
     return [file for file in found if os.path.lexists(file.path)]
 
@@ -116,10 +110,9 @@ def read(file: MetaFile) -> Facts:
         FileNotFoundError: it is not there.
     """
     metadata = bbolt.read(file.base, *file.file)
-    names = [name for name, _ in metadata.root.items()]
-    if not names:
+    if not (metadata.root.buckets or metadata.root.values):
         return  # BuildKit has made it, and built nothing yet
-    if b"v1" not in names:
+    if b"v1" not in metadata.root.buckets:
         raise TransferError("not containerd's metadata: it has no bucket v1", metadata.name)
     with ExitStack() as stack:
         try:
@@ -141,8 +134,8 @@ def facts_of(file: bbolt.File, head: Callable[[str], bytes | None]) -> Facts:
     Raises:
         TransferError: it is damaged.
     """
-    for namespace, bucket in file.root.below(b"v1").buckets():
-        names = [text(name) for name, _ in bucket.below(b"images").buckets()]
+    for namespace, bucket in file.root.below(b"v1").buckets.items():
+        names = map(text, bucket.below(b"images").buckets)
         yield from facts(text(namespace), names, _blobs(file, bucket), head)
 
 
@@ -281,17 +274,12 @@ def _compression(head: bytes | None, *, is_plain: bool) -> str | None:
 
 
 def _blobs(file: bbolt.File, namespace: bbolt.Bucket) -> Iterator[Blob]:
-    for digest, blob in namespace.below(b"content", b"blob").buckets():
+    for digest, blob in namespace.below(b"content", b"blob").buckets.items():
         reason = why_no_digest(text(digest))
         if reason is not None:
             raise file.damaged(reason)
-        updated_at_ns, labels = None, {}
-        for key, value in blob.items():
-            if key == b"updatedat" and isinstance(value, bytes):
-                updated_at_ns = bbolt.time_ns(value)
-            elif key == b"labels" and isinstance(value, bbolt.Bucket):
-                labels = {text(name): text(label) for name, label in value.values().items()}
-        yield Blob(text(digest), labels, updated_at_ns)
+        labels = {text(name): text(label) for name, label in blob.below(b"labels").values.items()}
+        yield Blob(text(digest), labels, bbolt.time_ns(blob.values.get(b"updatedat", b"")))
 
 
 def _head(blobs: int, digest: str) -> bytes | None:

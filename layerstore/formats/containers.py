@@ -37,6 +37,7 @@ from layerstore.formats import bbolt
 from layerstore.formats.bbolt import text
 from layerstore.formats.facts import Fact, Facts, Written, opened, uncertain, unreadable, why_no_digest, why_no_location
 from layerstore.paths import PERMISSION_DENIED, kind, status
+from layerstore.reports import Skipped
 from layerstore.words import time_text
 
 NAME: Final = "blob-info-cache-v1.sqlite"
@@ -156,12 +157,12 @@ def read_bolt(file: bbolt.File) -> Facts:
     Raises:
         TransferError: it is damaged, or is no such cache.
     """
-    if not {name for name, _ in file.root.buckets()} & BUCKETS:
+    if not file.root.buckets.keys() & BUCKETS:
         raise TransferError("not a cache of Podman or Skopeo: it has none of its buckets", file.name)
     rows = sorted(_bolt_rows(file), key=itemgetter(0))
     if reason := next(filter(None, (why_no_digest(row[0]) for row in rows)), None):
         raise file.damaged(reason)  # nothing in it has a checksum
-    contents = file.root.below(b"uncompressedDigestByTOC").values()
+    contents = file.root.below(b"uncompressedDigestByTOC").values
     yield from _facts(rows, {text(toc): text(diff_id) for toc, diff_id in contents.items()})
 
 
@@ -207,12 +208,7 @@ class _Layer(
 
 
 def _facts(rows: Iterable[_Row], contents: dict[str, str]) -> Facts:
-    """Yield all that is known of a blob at once.
-
-    Args:
-        rows: those of one digest behind each other.
-        contents: of tables of contents, the DiffID of the layer that each is of.
-    """
+    """Yield all that is known of a blob at once: of rows by digest, and the DiffIDs of tables of contents."""
     used = set()
     for digest, some in groupby(rows, itemgetter(0)):
         reason = why_no_digest(digest)
@@ -262,21 +258,21 @@ def _record(rows: Iterable[_Row]) -> tuple[BlobRecord, list[str]]:
 
 def _bolt_rows(file: bbolt.File) -> Iterator[_Row]:
     # Both directions of a pair are there, and must agree.
-    backwards = file.root.below(b"digestByUncompressed").buckets()
-    pairs = {(digest, diff_id) for diff_id, digests in backwards for digest, _ in digests.items()}
-    for digest, diff_id in file.root.below(b"uncompressedDigest").values().items():
+    backwards = file.root.below(b"digestByUncompressed").buckets
+    pairs = {(digest, diff_id) for diff_id, digests in backwards.items() for digest in digests.values}
+    for digest, diff_id in file.root.below(b"uncompressedDigest").values.items():
         if (digest, diff_id) not in pairs:
             raise file.damaged(f"the DiffID of {text(digest)} is not recorded in both directions")
         yield text(digest), "pair", text(diff_id), None, None, None
-    for digest, name in file.root.below(b"digestCompressor").values().items():
+    for digest, name in file.root.below(b"digestCompressor").values.items():
         yield text(digest), "compressor", text(name), None, None, None
-    for digest, variant in file.root.below(b"digestSpecificVariantCompressor").values().items():
+    for digest, variant in file.root.below(b"digestSpecificVariantCompressor").values.items():
         name, _, annotations = variant.partition(b"\0")
         yield text(digest), "variant", text(name), annotations, None, None
-    for transport, scopes in file.root.below(b"knownLocations").buckets():
-        for scope, digests in scopes.buckets():
-            for digest, locations in digests.buckets():
-                for name, seen in locations.values().items():
+    for transport, scopes in file.root.below(b"knownLocations").buckets.items():
+        for scope, digests in scopes.buckets.items():
+            for digest, locations in digests.buckets.items():
+                for name, seen in locations.values.items():
                     at_ns = bbolt.time_ns(seen)
                     yield text(digest), "location", text(name), at_ns, text(transport), text(scope)
 
@@ -336,7 +332,7 @@ def _add(connection: sqlite3.Connection, digest: str, record: BlobRecord, writte
     for name, theirs, ours in zip(("DiffID", "Compression"), known, (record.diff_id, compressor), strict=True):
         # Before 2024, the variant stood for the compression, of which it is one.
         if theirs is not None and ours is not None and theirs not in (ours, record.variant):
-            written.differs(digest, f"the target says {name} {theirs}, the store {ours}")
+            written.differences.add(Skipped(digest, f"the target says {name} {theirs}, the store {ours}"))
             return
     if record.locations and compressor is None and known[1] is None:
         written.left_out["the compression, as it is not known: without it, Podman and Skopeo use no location"] += 1

@@ -20,6 +20,7 @@ from layerstore.digest import Digest, is_digest
 from layerstore.errors import TransferError
 from layerstore.files import tree
 from layerstore.keys import BLOBS, Record, digest_key
+from layerstore.reports import Examples, Skipped
 from layerstore.repository import why_not_canonical
 
 Fact = tuple[Digest, BlobRecord]
@@ -27,8 +28,6 @@ Facts = Iterator[Fact | Odd]
 
 UNCERTAIN: Final = "uncertain"
 """The kind of what is imported, or not needed, but should be reported."""
-
-_EXAMPLES: Final = 1000
 
 
 @dataclass(slots=True)
@@ -40,23 +39,15 @@ class Written:
         updated: number of blobs of which it learned something.
         unchanged: number of blobs of which it knew all that.
         left_out: why blobs or some of their locations were not written, and how many.
-        differences: the first 1,000 blobs of which the target knows something else, each with what that is. Nothing of
-            such a blob was written.
-        difference_count: number of them.
+        differences: blobs of which the target knows something else, each with what that is. Nothing of such a blob was
+            written.
     """
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
-    differences: list[tuple[str, str]] = field(default_factory=list)
-    difference_count: int = 0
-
-    def differs(self, digest: str, difference: str) -> None:
-        """Count a difference, and keep it if it is one of the first 1,000."""
-        self.difference_count += 1
-        if self.difference_count <= _EXAMPLES:
-            self.differences.append((digest, difference))
+    differences: Examples[Skipped] = field(default_factory=Examples)
 
 
 def as_entry(found: Fact | Odd) -> Record | Odd:

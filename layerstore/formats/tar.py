@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import IO, Final
 
 from layerstore.collection import Odd
+from layerstore.docker.dataroot import described
 from layerstore.errors import TransferError
 from layerstore.files import temporary, tree
 from layerstore.files.scan import show
@@ -47,8 +48,6 @@ _rest_of_a_data_root = re.compile(
 ).match
 
 _TOPS: Final = 1000
-_SHOWN: Final = 3
-_OF_A_FILE_SYSTEM: Final = frozenset(("bin", "dev", "etc", "home", "lib", "proc", "root", "sbin", "tmp", "usr", "var"))
 _RIGHT: Final = "pack the metadata, as by `sudo tar -C /var/lib/docker -c image/overlay2/distribution`"
 
 _HEAD: Final = 4096
@@ -296,10 +295,9 @@ class _Contents:
         return f"{nothing}: {self._looks_like()}; {_RIGHT}"
 
     def _looks_like(self) -> str:
-        tops = self._tops
         known = (
             (
-                not tops,
+                not self._tops,
                 "it is an empty tar. The program that packed it found nothing, or had no permission to read, or the"
                 " file was zeroed",
             ),
@@ -308,21 +306,13 @@ class _Contents:
                 "it has their directories, but no file. The program that packed it had no permission to read them, or"
                 " a format without such long names (`tar --format=v7`)",
             ),
-            ("manifest.json" in tops, "it looks like an image from `docker save`, which holds no metadata of a host"),
-            ("oci-layout" in tops, "it looks like an OCI image layout, which holds no metadata of a host"),
             (
                 self._has_image,
                 "it is of a data root, without image/<driver>/distribution. This Docker has recorded nothing yet, or"
                 " the program that packed it had no permission to read",
             ),
-            (
-                len(_OF_A_FILE_SYSTEM & set(tops)) >= _SHOWN,
-                "it looks like the file system of an image or a host",
-            ),
         )
-        names = [show(os.fsencode(top)) for top in tops]
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return next((what for applies, what in known if applies), f"it holds {', '.join(names[:_SHOWN])}{more}")
+        return next((what for applies, what in known if applies), f"it holds {described(self._tops)}")
 
 
 class _Memories:
@@ -414,11 +404,11 @@ class _Memories:
     def _read_bolt(self, path: str, *, is_named: bool) -> Facts | None:
         try:
             file = bbolt.read(path)
-            buckets = dict(file.root.buckets())
         except TransferError:
             if is_named:
                 raise
             return None
+        buckets = file.root.buckets
         if b"v1" in buckets:
             return containerd.facts_of(file, self._heads.get)
         if buckets.keys() & containers.BUCKETS:

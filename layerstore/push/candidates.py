@@ -158,7 +158,7 @@ def containers_candidates(
     A blob of unknown compression is never used. The asked one comes first, the layer without compression last, the
     others by when they were seen, the newest first. There are at most five. Where fewer are known to be at the target's
     registry, up to two blobs that are known from other registries alone, or from none, fill up: they are looked for in
-    the target.
+    the target, and have an empty repository here.
 
     Args:
         blobs: what is known of the blobs of one layer, by digest.
@@ -166,12 +166,6 @@ def containers_candidates(
         asked: digest of the blob that is pushed; the DiffID, where the layer is compressed by the push.
         diff_id: of the layer; `None` if it is not known, or the manifest must not change: then only `asked` counts.
         compressions: what the manifest's type allows; those of an OCI image by default.
-
-    Returns:
-        Digest and repository of each; an empty repository stands for a look into the target.
-
-    Raises:
-        InvalidRepositoryError: `target_repository` is not a repository's name, or has a tag or digest.
 
     Source: containers/image: pkg/blobinfocache/internal/prioritize/prioritize.go.
     """
@@ -200,11 +194,8 @@ def containerd_choice(repositories: Iterable[str], target: str) -> str | None:
     """Return the one repository from which containerd would try to mount a blob, `None` if it would try none.
 
     It is the one that shares the most leading components with the target; among equals the last one, and names are
-    sorted in a label. So dockerd with containerd's store, nerdctl and ctr do; Docker with graph drivers does not.
-
-    Args:
-        repositories: the names in the label of the target's host, in its order, without host.
-        target: the name of the repository that is pushed to, without host.
+    sorted in a label. So dockerd with containerd's store, nerdctl and ctr do; Docker with graph drivers does not. The
+    names are those in the label of the target's host, in its order; they and the target are without the host.
 
     Source: containerd's `selectRepositoryMountCandidate`.
     """

@@ -13,7 +13,7 @@ from typing import Any, Final
 from layerstore.arguments import several
 from layerstore.blobs import BlobRecord, decode, merge
 from layerstore.digest import DiffID
-from layerstore.errors import CorruptRecordError, InvalidInputError
+from layerstore.errors import CorruptRecordError
 from layerstore.hmac import check_hmac
 from layerstore.keys import BLOBS, V2_METADATA, digest_key
 from layerstore.push.candidates import (
@@ -37,8 +37,6 @@ CHECK: Final = "check"
 """Ask whether the target has a digest (`HEAD`)."""
 MOUNT: Final = "mount"
 """Ask to mount a digest into the target from another repository."""
-ENGINES: Final = ("containerd", "containers")
-"""`containers` stands for Podman, Skopeo, Buildah and CRI-O."""
 
 _BEFORE_ALL: Final = -(1 << 62)
 
@@ -192,13 +190,9 @@ def why_not_for_docker(blob: BlobRecord) -> str | None:
 
 
 def filled(own: Sequence[V2Metadata], blobs: Iterable[tuple[str, BlobRecord]]) -> list[V2Metadata]:
-    """Return a layer's list with the places of its blobs in front, the oldest first, up to 50 in all.
+    """Return Docker's list of a layer with the places of its blobs in front, the oldest first, up to 50 in all.
 
     Docker's own entries stay as they are, and behind: it takes those for the newer ones.
-
-    Args:
-        own: Docker's list.
-        blobs: digests that are the layer, and what other engines know of them.
     """
     known = {(entry.digest, entry.source_repository) for entry in own}
     places = sorted(
@@ -243,11 +237,7 @@ def layer_candidates(
 def candidates_of(
     known: KnownLayer, target_repository: str, *, hmac_key: bytes | None = None, size: int | None = None
 ) -> LayerCandidates:
-    """Do the same as `layer_candidates` with what a store has of the layer.
-
-    Raises:
-        InvalidRepositoryError: `target_repository` is not a repository's name.
-    """
+    """Do the same as `layer_candidates` with what a store has of the layer."""
     target = parse_normalized(target_repository)
     attempts = push_attempts(size)
     entries = known.entries
@@ -349,14 +339,8 @@ def engine_candidates(known: KnownLayer, target_repository: str, engine: str) ->
     Args:
         known: what a store knows of the layer.
         target_repository: the repository that is pushed to; `busybox` is `docker.io/library/busybox`.
-        engine: `containerd`, or `containers`.
-
-    Raises:
-        InvalidInputError: it is another engine.
-        InvalidRepositoryError: `target_repository` is not a repository's name.
+        engine: `containerd`, or `containers`, which stands for Podman, Skopeo, Buildah and CRI-O.
     """
-    if engine not in ENGINES:
-        raise InvalidInputError(f"engine is one of docker, {', '.join(ENGINES)}, not {engine!r}")
     blobs = _all_blobs(known)
     if engine == "containerd":
         return tuple(_containerd(blobs, target_repository))

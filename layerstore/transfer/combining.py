@@ -39,6 +39,9 @@ def for_docker(
         assume_gzip: take a compression that is not known for gzip.
         all_namespaces: yield also what other engines know, as it is stored.
     """
+    if next(view.scan(BLOBS), None) is None:
+        yield from records(view)
+        return
     made = chain(_mappings(view, left_out, assume_gzip), _lists(view, assume_gzip))
     for stored, addition in side_by_side(records(view), made):
         if addition is None:

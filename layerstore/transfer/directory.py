@@ -13,10 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import IO
 
 from layerstore.collection import View, side_by_side
-from layerstore.errors import InvalidInputError, TransferError
+from layerstore.errors import TransferError
 from layerstore.files import scan, tree
 from layerstore.files.store import naming
 from layerstore.files.temporary import whole_file
@@ -30,54 +31,45 @@ from layerstore.transfer.merging import Conflict, OnConflict, merge
 from layerstore.transfer.place import Progress
 from layerstore.transfer.placing import Writer
 
-_MODES: tuple[OnConflict, ...] = ("merge", "replace", "keep")
 # Docker's own keys, of which no segment is too long and nothing else breaks a rule.
 _is_plain = re.compile("sha256/[0-9a-f]{64}").fullmatch
 
 
+@dataclass
 class Directory:
     """A directory that is brought to what a store says.
 
-    Args:
+    Attributes:
         base: the directory.
         on_conflict: by which rule.
         delete: whether files that the store does not have are removed.
         under_a_daemon: whether its values stay in place, rather than move to quarantine.
         dry_run: only count.
-
-    Attributes:
         counts: files and associations, by the fields of `ExportReport`.
         conflicts: two values of one digest or V1 ID.
         skipped: what was not written, and why.
         deleted: what was removed.
         quarantine: where values of the directory were moved to; `None` if none were.
         unplaceable: keys of the store that no directory can hold, and why.
-
-    Raises:
-        InvalidInputError: `on_conflict` is no such rule.
+        unreadable: files of the directory that cannot be read, and why.
     """
 
-    def __init__(
-        self, base: str, on_conflict: OnConflict, *, delete: bool, under_a_daemon: bool, dry_run: bool
-    ) -> None:
-        if on_conflict not in _MODES:
-            raise InvalidInputError(f"on_conflict is one of {', '.join(_MODES)}, not {on_conflict!r}")
-        self._base = base
-        self._on_conflict = on_conflict
-        self._delete = delete
-        self._under_a_daemon = under_a_daemon
-        self._dry_run = dry_run
-        self._unreadable: dict[str, str] = {}
-        self.counts: Counter[str] = Counter()
-        self.conflicts: Examples[Conflict] = Examples()
-        self.skipped: Examples[Skipped] = Examples()
-        self.deleted: Examples[str] = Examples()
-        self.quarantine: str | None = None
-        self.unplaceable: dict[tuple[str, str], str] = {}
+    base: str
+    on_conflict: OnConflict
+    delete: bool
+    under_a_daemon: bool
+    dry_run: bool
+    counts: Counter[str] = field(default_factory=Counter)
+    conflicts: Examples[Conflict] = field(default_factory=Examples)
+    skipped: Examples[Skipped] = field(default_factory=Examples)
+    deleted: Examples[str] = field(default_factory=Examples)
+    quarantine: str | None = None
+    unplaceable: dict[tuple[str, str], str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def fill(self, wanted_records: Iterable[Record], progress: Progress | None, total: int | None) -> None:
         """Settle each key that the directory or the store has."""
-        writing = nullcontext() if self._dry_run else Writer(self._base, self._settle_again)
+        writing = nullcontext() if self.dry_run else Writer(self.base, self._settle_again)
         with writing as writer:
             for done, (there, wanted) in enumerate(side_by_side(self._existing(), wanted_records), 1):
                 if wanted is None:
@@ -93,16 +85,16 @@ class Directory:
                     progress(done, total)
 
     def _existing(self) -> Iterator[Record]:
-        if not os.path.isdir(self._base):
+        if not os.path.isdir(self.base):
             return
-        for found in scan.scan(self._base):
+        for found in scan.scan(self.base):
             if isinstance(found, Record):
                 yield found
             elif found.kind == "unreadable":
-                self._unreadable[found.path] = found.reason
+                self.unreadable[found.path] = found.reason
 
     def _remove(self, there: Record, writer: Writer | None) -> None:
-        if not self._delete:
+        if not self.delete:
             self.counts["extra"] += 1
             return
         self.deleted.add(f"{there.namespace}/{there.key}")
@@ -112,8 +104,8 @@ class Directory:
     def _why_not(self, there: Record | None, wanted: Record) -> str | None:
         if self.unplaceable and (wanted.namespace, wanted.key) in self.unplaceable:
             return self.unplaceable[wanted.namespace, wanted.key]
-        if there is None and self._unreadable:
-            reason = self._unreadable.get(f"{wanted.namespace}/{wanted.key}")
+        if there is None and self.unreadable:
+            reason = self.unreadable.get(f"{wanted.namespace}/{wanted.key}")
             return reason and f"the directory's file stays as it is: {reason}"
         return None
 
@@ -127,10 +119,10 @@ class Directory:
             return wanted
         if there.value == wanted.value:
             return self._touch(there, wanted)
-        if self._on_conflict == "keep":
+        if self.on_conflict == "keep":
             self.counts["kept"] += 1
             return None
-        if self._on_conflict == "replace":
+        if self.on_conflict == "replace":
             if why_unreadable(*there[:3]) is not None:
                 self._set_aside(there)
             self.counts["replaced"] += 1
@@ -139,9 +131,9 @@ class Directory:
 
     def _touch(self, there: Record, wanted: Record) -> Record | None:
         """Settle a file that has the right bytes: its time and mode may be others."""
-        replaces = self._on_conflict == "replace"
+        replaces = self.on_conflict == "replace"
         later = wanted if replaces or wanted.modified_at_ns > there.modified_at_ns else there
-        if self._on_conflict == "keep" or (later == there and _has_right_mode(self._base, there)):
+        if self.on_conflict == "keep" or (later == there and _has_right_mode(self.base, there)):
             self.counts["unchanged"] += 1
             return None
         self.counts["replaced" if replaces else "merged"] += 1
@@ -149,10 +141,10 @@ class Directory:
 
     def _merge(self, there: Record, wanted: Record) -> Record | None:
         found = merge(there, wanted)
-        stays = found.record == there or (found.displaced is there and self._under_a_daemon)
+        stays = found.record == there or (found.displaced is there and self.under_a_daemon)
         if found.is_conflict:
             kept, other = (there, wanted) if stays else (wanted, there)
-            self.conflicts.add(Conflict.between(kept, other, self._base))
+            self.conflicts.add(Conflict.between(kept, other, self.base))
         elif found.displaced is wanted:
             self._skip(wanted, f"the store's value cannot be read: {found.reason}")
         elif stays and found.displaced is there:
@@ -178,11 +170,11 @@ class Directory:
     def _set_aside(self, record: Record) -> None:
         """Write an entry to the quarantine; it is on the disk afterwards."""
         self.counts["quarantined"] += 1
-        if self._dry_run:
+        if self.dry_run:
             return
         # Somebody else may have written the same key a second time.
         if self.quarantine is None or os.path.lexists(os.path.join(self.quarantine, record.namespace, record.key)):
-            self.quarantine = f"{self._base}.quarantine/{time.time_ns()}"
+            self.quarantine = f"{self.base}.quarantine/{time.time_ns()}"
         *segments, name = (record.namespace, *record.key.split("/"))
         try:
             with tree.directory(self.quarantine, segments, create=True) as directory:

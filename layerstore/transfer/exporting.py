@@ -17,11 +17,12 @@ from layerstore.collection import View, records
 from layerstore.digest import Digest
 from layerstore.docker.dataroot import (
     has_namespaces,
+    looks_like,
     refuse_above_a_distribution,
     refuse_under_a_daemon,
     running_on,
 )
-from layerstore.errors import InvalidInputError, TransferError
+from layerstore.errors import InvalidInputError, StoreError, TransferError
 from layerstore.files import tree
 from layerstore.files.store import naming
 from layerstore.formats import containerd_live, containers, tar_members
@@ -37,7 +38,7 @@ from layerstore.transfer.combining import facts, for_docker
 from layerstore.transfer.directory import Directory, check_paths, new_file
 from layerstore.transfer.importing import ImportReport, import_layers
 from layerstore.transfer.merging import Conflict, OnConflict
-from layerstore.transfer.place import Place, Progress, indexed, opened, viewed
+from layerstore.transfer.place import Place, Progress, indexed, opened
 from layerstore.words import counted
 
 
@@ -211,8 +212,8 @@ def export_layers(
         added=written.added,
         merged=written.updated,
         unchanged=written.unchanged,
-        skipped=tuple(Skipped(*one) for one in written.differences),
-        skipped_count=written.difference_count,
+        skipped=tuple(written.differences.first),
+        skipped_count=written.differences.count,
         left_out={reason: count for reason, count in written.left_out.items() if count},
         dry_run=dry_run,
     )
@@ -333,6 +334,8 @@ def export_directory(
     Source: Docker's `FSMetadataStore`, `ioutils.AtomicWriteFile`.
     """
     base = absolute(path)
+    if on_conflict not in ("merge", "replace", "keep"):
+        raise InvalidInputError(f"on_conflict is one of merge, replace, keep, not {on_conflict!r}")
     if delete and on_conflict != "replace":
         raise InvalidInputError(f'delete needs on_conflict="replace", not {on_conflict!r}')
     assume_gzip = _assumes_gzip(assume_compression)
@@ -347,16 +350,16 @@ def export_directory(
         dry_run=dry_run,
     )
     left_out: Counter[str] = Counter()
-    with opened(store) as source, viewed(source) as (content, combined):
-        total = check_paths(content, directory.unplaceable) if source.directory is None else None
+    with opened(store) as source, indexed(source) as (content, odd):
+        for unreadable in (found for found in odd if found.kind == "unreadable"):
+            raise StoreError(unreadable.reason, unreadable.path)
+        total = check_paths(content, directory.unplaceable)
         with naming(base):
             if not force:
                 _refuse_elsewhere(base, content, delete=delete)
             if not dry_run:
                 tree.make_base(base)
-            wanted = records(content)
-            if combined is not None:
-                wanted = for_docker(combined, left_out, assume_gzip=assume_gzip, all_namespaces=all_namespaces)
+            wanted = for_docker(content, left_out, assume_gzip=assume_gzip, all_namespaces=all_namespaces)
             directory.fill(wanted, progress, total)
     return ExportReport(
         path=base,
@@ -383,7 +386,7 @@ def _refuse_elsewhere(base: str, content: View, *, delete: bool) -> None:
     there = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
     if not there or has_namespaces(base):
         return
-    what = place.looks_like(there)
+    what = looks_like(there)
     what = f"it looks like {what}" if what else None
     if delete and what is None and not there & {record.namespace for record in records(content)}:
         what = "none of the store's namespaces is there, so that --delete would empty it"

@@ -187,13 +187,9 @@ def import_layers(
             (`blob-info-cache-v1.sqlite` or `.boltdb`, or the folder of it); the `layers.json` of their storage;
             containerd's `meta.db` and BuildKit's `containerdmeta.db`, or the roots of them; a running containerd:
             `containerd:SOCKET?namespace=NAME`.
-        on_conflict: `merge`; `replace` takes what comes in; `keep` leaves what is there.
-        force: import also a directory that has none of Docker's namespaces.
-        allow_empty: also accept sources without any entry.
         dry_run: only report what would be done. Other writers wait as long as it takes.
-        progress: called with the entries done and, where that can be told, the entries there are.
 
-    Raises: as `import_directory`.
+    Other arguments, and Raises: as `import_directory`.
     """
     if not (sources or allow_empty):
         raise InvalidInputError("nothing to import from: give a source")

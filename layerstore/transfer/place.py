@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
@@ -28,13 +28,13 @@ from layerstore.collection import (
     View,
     in_batches,
 )
-from layerstore.docker.dataroot import distributions, has_namespaces
+from layerstore.docker.dataroot import described, distributions, has_namespaces
 from layerstore.errors import InvalidInputError, LayerstoreError, TransferError
-from layerstore.files import scan, temporary, tree
+from layerstore.files import temporary, tree
 from layerstore.files.store import FSMetadataStore
 from layerstore.formats import containerd_live, tar_members
 from layerstore.formats.facts import UNCERTAIN, uncertain
-from layerstore.keys import BLOBS, KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record
+from layerstore.keys import KNOWN_NAMESPACES, TEMPORARY_PREFIX, Record
 from layerstore.paths import PERMISSION_DENIED, absolute, kind, status
 from layerstore.sql.collection import DatabaseCollection
 from layerstore.sql.sqlite.recognition import is_database
@@ -59,21 +59,6 @@ _LOOKED_AT: Final = 1000
 """What is no entry, at the beginning of a stream, before the look at it ends."""
 _NEW_FILE_SYSTEM: Final = "lost+found"
 """All that a file system has on which nothing was ever written."""
-
-# By names that are all there; the first that fits.
-_LOOKS: Final[tuple[tuple[set[str], str], ...]] = (
-    ({"oci-layout"}, "an OCI image layout: an image, without what an engine remembers about its layers"),
-    ({"manifest.json", "repositories"}, "an unpacked `docker save`: an image, without what Docker remembers about it"),
-    ({"io.containerd.content.v1.content"}, "containerd's data root, which has no such directory"),
-    ({"overlay-images", "overlay-layers"}, "the storage of Podman, Buildah or CRI-O, which has no such directory"),
-    ({"imagedb"}, "the images of a storage driver: its metadata is in `distribution`, which is not here"),
-    ({"overlay2", "image"}, "a Docker data root"),
-    ({"repositories", "blobs"}, "the storage of a registry: it has the blobs themselves"),
-    ({"daemon.json"}, "Docker's configuration: its data root is /var/lib/docker, unless daemon.json names another"),
-    ({"etc", "usr"}, "a whole root file system: the data root in it is var/lib/docker"),
-    ({"passwd", "group"}, "/etc: Docker's data root is /var/lib/docker"),
-    ({"Dockerfile"}, "a build context"),
-)
 
 _SYSTEM: Final = "/var/lib"
 _SOCKETS: Final = (
@@ -186,25 +171,17 @@ def sources_here() -> list[Source]:
 
 def _places_here() -> Iterator[str]:
     for path, directory in _SOCKETS:
-        if _is(path, stat.S_ISSOCK):
+        if os.path.exists(path):
             yield f"{containerd_live.SCHEME}{path}"
-        elif directory is not None and _is(os.path.join(_SYSTEM, directory), stat.S_ISDIR):
+        elif directory is not None and os.path.isdir(os.path.join(_SYSTEM, directory)):
             yield os.path.join(_SYSTEM, directory)
     for base in dict.fromkeys((_SYSTEM, _own())):
-        yield from (path for name in _DIRECTORIES if _is(path := os.path.join(base, name), stat.S_ISDIR))
+        yield from filter(os.path.isdir, (os.path.join(base, name) for name in _DIRECTORIES))
 
 
 def _own() -> str:
     """Return where engines keep what is the caller's own. Source: the XDG Base Directory Specification."""
     return os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-
-
-def _is(path: str, is_kind: Callable[[int], bool]) -> bool:
-    try:
-        there = status(path)
-    except OSError:
-        return False  # it is below a directory of root's alone
-    return there is not None and is_kind(there.st_mode)
 
 
 @contextmanager
@@ -283,21 +260,6 @@ def indexed(collection: Collection) -> Iterator[tuple[IndexedView, list[Odd]]]:
         yield view, copy.odd
 
 
-@contextmanager
-def viewed(collection: Collection) -> Iterator[tuple[View, IndexedView | None]]:
-    """Open a view; and the same as one that finds lists and blobs by what they hold, if other engines know anything."""
-    own = collection.indexed()
-    with collection.view() if own is None else own as view:
-        if next(view.scan(BLOBS), None) is None:
-            yield view, None
-            return
-        if own is not None:
-            yield view, cast("IndexedView", view)
-            return
-    with unpacked(collection) as copy, copy.indexed() as indexed:
-        yield indexed, indexed
-
-
 class Unpacked(DatabaseCollection):
     """A temporary database that stands for a source, and what the source has that is no entry."""
 
@@ -372,16 +334,15 @@ def _directories(path: str, *, force: bool, allow_empty: bool) -> tuple[Sequence
 
     A store may have any namespaces, so that an import would take every file of such a directory; of `/etc`, too.
     """
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise TransferError(f"cannot be read: {PERMISSION_DENIED}", path)
-    if has_namespaces(path):
-        return [FSMetadataStore(path)._collection()], True
-    memories = memories_in(path)
     try:
-        found = distributions(path, may_be_none=bool(memories))
-        names = os.listdir(path)
+        names = sorted(os.listdir(path))
     except OSError as error:
         raise TransferError(tree.why_unreadable(error), path) from error
+    if has_namespaces(path):
+        return [FSMetadataStore(path)._collection()], True
+    memories = memories_in(path, names)
+    try:
+        found = distributions(path, may_be_none=bool(memories))
     except TransferError:
         if allow_empty and os.path.isdir(os.path.join(path, "image")):
             return [], True  # it has recorded nothing yet
@@ -405,12 +366,6 @@ def _of_store(store: Store) -> Collection:
     return make()
 
 
-def looks_like(names: Iterable[str]) -> str | None:
-    """Say what a directory with these names is, where that is known and is no place for metadata."""
-    there = set(names)
-    return next((what for marks, what in _LOOKS if marks <= there), None)
-
-
 def _looks_like(path: str, names: list[str]) -> str:
     """Say that a directory with these names is none of metadata, what it may be, and what to give instead."""
     if not names:
@@ -419,11 +374,7 @@ def _looks_like(path: str, names: list[str]) -> str:
             f"it is empty: check the path, and that its file system is mounted{mounted}; {_EXPECTED};"
             " --allow-empty accepts an empty directory"
         )
-    shown_names = [scan.show(name) for name in sorted(map(os.fsencode, names))]
-    there = ", ".join(shown_names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    what = looks_like(names)
-    what = f"; it looks like {what}" if what else ""
     return (
-        f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {there}{what}:"
+        f"it has none of Docker's namespaces ({', '.join(KNOWN_NAMESPACES)}), but {described(names)}:"
         f" {_EXPECTED}; --force imports every file below it as an entry"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import IO, Final
@@ -156,21 +156,17 @@ def memory_of_file(path: str, *, is_database: bool) -> Stream | None:
     return None
 
 
-def memories_in(path: str) -> list[Stream]:
+def memories_in(path: str, names: Sequence[str]) -> list[Stream]:
     """Return the memories of other engines in a directory: of a cache, a storage, containerd, BuildKit or Docker.
 
     A file that a daemon holds is left out with a note if there are others, also of Docker's own.
 
-    Raises:
-        TransferError: it cannot be read.
+    Args:
+        path: the directory.
+        names: what is in it.
     """
-    try:
-        names = sorted(os.listdir(path))
-    except OSError as error:
-        raise TransferError(tree.why_unreadable(error), path) from error
-    found = [
-        memory(file.path, partial(containerd.read, file), socket=file.socket) for file in containerd.files_below(path)
-    ]
+    files = containerd.files_below(path, names)
+    found = [memory(file.path, partial(containerd.read, file), socket=file.socket) for file in files]
     if containers.NAME in names:
         cache = os.path.join(path, containers.NAME)
         found.append(memory(cache, partial(containers.read_sqlite, cache)))
@@ -196,6 +192,6 @@ def _is_cache(path: str) -> bool:
 def _read_bolt(base: str, *below: str) -> Facts:
     """Read a bbolt file of which only the content says whose it is, found as by `bbolt.read`."""
     file = bbolt.read(base, *below, wait_s=_LOCK_WAIT_S)
-    if b"v1" in dict(file.root.buckets()):
+    if b"v1" in file.root.buckets:
         return containerd.read(containerd.file_at(file.name))
     return containers.read_bolt(file)

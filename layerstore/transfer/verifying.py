@@ -16,7 +16,6 @@ from layerstore.collection import Collection, Fault, Odd, View, in_batches
 from layerstore.digest import is_digest
 from layerstore.docker.dataroot import refuse_under_a_daemon
 from layerstore.errors import NotFoundError
-from layerstore.files.temporary import Spool
 from layerstore.keys import (
     BLOBS,
     DIFF_IDS,
@@ -221,36 +220,26 @@ def verify(
         StoreOpenError: the store cannot be opened; or, to repair it: its schema is not ours.
         StoreError: it cannot be read, but for damage.
     """
-    with Findings(to_mend=repair) as findings:
-        with opened(store_or_path, force=force) as collection:
-            if repair:
-                collection.refuse_change()
-                if collection.directory is not None and not force:
-                    refuse_under_a_daemon(collection.directory)
-            checked = _check(collection, findings, progress)
-        moved_to = _mend(store_or_path, findings, force=force) if repair else None
-        return VerifyReport(name(store_or_path), checked, findings.report(), moved_to)
+    findings = Findings(to_mend=repair)
+    with opened(store_or_path, force=force) as collection:
+        if repair:
+            collection.refuse_change()
+            if collection.directory is not None and not force:
+                refuse_under_a_daemon(collection.directory)
+        checked = _check(collection, findings, progress)
+    moved_to = _mend(store_or_path, findings, force=force) if repair else None
+    return VerifyReport(name(store_or_path), checked, findings.report(), moved_to)
 
 
 class Findings:
-    """What was found so far: a few examples, how many there are; and to mend them, the place of each.
-
-    Args:
-        to_mend: whether places are kept.
-    """
+    """What was found so far: a few examples, how many there are; and to mend them, the place of each."""
 
     def __init__(self, *, to_mend: bool) -> None:
+        self._to_mend = to_mend
         self._counts: Counter[str] = Counter()
         self._examples: defaultdict[str, list[str]] = defaultdict(list)
         self._repaired: Counter[str] = Counter()
-        self._to_mend = to_mend
-        self.places = Spool()
-
-    def __enter__(self) -> Findings:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.places.close()
+        self.places: list[tuple[str, tuple[str | bytes, ...]]] = []
 
     def has(self, kind: str) -> bool:
         """Tell whether there is a finding of this kind."""
@@ -263,7 +252,7 @@ class Findings:
         if example is not None and len(examples) < _EXAMPLES:
             examples.append(example)
         if place and self._to_mend:
-            self.places.add(kind, *place)
+            self.places.append((kind, place))
 
     def add_fault(self, fault: Fault) -> None:
         self.add(fault.kind, fault.example, *(fault.place or ()), count=fault.number)
@@ -294,12 +283,12 @@ def _mend(place: Place, findings: Findings, *, force: bool) -> str | None:
     if findings.has("damaged-file"):
         findings.add("not-repaired", None)
         return None
-    if not len(findings.places):
+    if not findings.places:
         return None
     with opened(place, write=True, force=force) as collection:
         # An unreadable mapping is moved away before its digest is mapped.
         for kinds in (_UNFIT, ("unmapped",), _FAULTS):
-            for kind, *where in findings.places:
+            for kind, where in findings.places:
                 if kind in kinds and _mend_one(collection, kind, *where):
                     findings.mend(kind)
         return collection.moved_to

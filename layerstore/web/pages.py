@@ -50,14 +50,8 @@ class Page:
     refresh_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """A page that is at another address."""
-
-    url: str
-
-
-Answer = Page | Elsewhere
+Answer = Page | str
+"""A page, or the address where it is."""
 View = Callable[[Site, Arguments], Awaitable[Answer]]
 
 
@@ -72,8 +66,8 @@ def repository_url(name: str) -> str:
 
 
 def registry_url(name: str) -> str:
-    """Return where a registry's page is."""
-    return f"/-/registry?{urlencode({'name': name}, safe=':')}"
+    """Return where the repositories of a registry are."""
+    return f"/-/repositories?{urlencode({'registry': name}, safe=':')}"
 
 
 def search_url(term: str) -> str:
@@ -84,11 +78,11 @@ def search_url(term: str) -> str:
 async def home(site: Site, _arguments: Arguments) -> Answer:
     """What this is, and what is in it."""
     counted, check = await site.glance()
-    overview = counted.overview
+    overview = counted.report
     timeline = None if overview is None else overview.timeline
     return Page(
         "home.html",
-        {"path": site.path, "source": site.source, "counts": asdict(counted), "verify": asdict(check)},
+        {"path": site.path, "source": site.source, "counts": asdict(counted), "verify": check and asdict(check)},
         {"counted": counted, "check": check, "plot": None if timeline is None else plot(timeline)},
         refresh_s=2 if overview is None and counted.error is None else None,
     )
@@ -145,7 +139,7 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
         after=_key(arguments.get("after")),
     )
     counted, _ = await site.glance()
-    registries = () if counted.overview is None else counted.overview.registries
+    registries = () if counted.report is None else counted.report.registries
     largest = [each for one in registries if registry in (None, one.registry) for each in one.largest]
     return Page(
         "layers.html",
@@ -163,15 +157,8 @@ async def layers(site: Site, arguments: Arguments) -> Answer:
 
 
 async def repositories(site: Site, arguments: Arguments) -> Answer:
-    """The repositories, by name or the largest first, all of them or those that contain a text."""
-    found, shown = await _some_repositories(site, arguments)
-    return Page("repositories.html", asdict(found), shown)
-
-
-async def _some_repositories(
-    site: Site, arguments: Arguments, registry: str | None = None
-) -> tuple[finding.Repositories, dict[str, Any]]:
-    """Return a page of repositories as it was asked for, and what the template needs for the form."""
+    """The repositories, by name or the largest first: all, those of a registry, or those that contain a text."""
+    registry = arguments.get("registry") or None
     part, sort = _chosen(arguments, "name")
     found = await to_thread(
         finding.repositories,
@@ -182,23 +169,16 @@ async def _some_repositories(
         after=arguments.get("after", ""),
         size=_LARGEST if sort == "layers" else reading.PAGE,
     )
-    return found, {"found": found, "part": part, "sort": sort, "largest_of": _LARGEST}
-
-
-async def registry(site: Site, arguments: Arguments) -> Answer:
-    """The repositories of a registry by name, and the largest of them."""
-    name = arguments.get("name", "")
-    found, shown = await _some_repositories(site, arguments, name)
+    data, shown = asdict(found), {"found": found, "part": part, "sort": sort, "largest_of": _LARGEST}
+    if registry is None:
+        return Page("repositories.html", data, shown)
     counted, _ = await site.glance()
-    known = () if counted.overview is None else counted.overview.registries
-    counts = next((one for one in known if one.registry == name), None)
-    if not found.repositories and counts is None and not shown["part"]:
-        return _unknown("registry", name)
-    return Page(
-        "registry.html",
-        {"registry": name, "counts": None if counts is None else asdict(counts), **asdict(found)},
-        {**shown, "name": name, "counts": counts, "counted": counted},
-    )
+    known = () if counted.report is None else counted.report.registries
+    counts = next((one for one in known if one.registry == registry), None)
+    if not found.repositories and counts is None and not part:
+        return _unknown("registry", registry)
+    data |= {"registry": registry, "counts": None if counts is None else asdict(counts)}
+    return Page("repositories.html", data, {**shown, "counts": counts, "counted": counted})
 
 
 async def repository(site: Site, arguments: Arguments) -> Answer:
@@ -250,7 +230,7 @@ async def find(site: Site, arguments: Arguments) -> Answer:
     term = arguments.get("q", "").strip()
     found = await to_thread(finding.search, site.store, term)
     if len({_place(match) for match in found}) == 1 and (url := _place(found[0])) is not None:
-        return Elsewhere(url)
+        return url
     data = {"q": term, "matches": [asdict(match) for match in found]}
     return Page("search.html", data, {"term": term, "found": found})
 
@@ -296,7 +276,6 @@ PAGES: Final[Mapping[str, View]] = {
     r"/-/overview(?P<format>\.json)$": home,
     r"/-/layers(?P<format>\.json)?$": layers,
     r"/-/repositories(?P<format>\.json)?$": repositories,
-    r"/-/registry(?P<format>\.json)?$": registry,
     r"/-/repository(?P<format>\.json)?$": repository,
     r"/-/layer/(?P<diff_id>[^/]+?)(?P<format>\.json)?$": layer,
     r"/-/search(?P<format>\.json)?$": find,

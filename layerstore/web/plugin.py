@@ -239,8 +239,8 @@ def _handler(view: pages.View, path: str) -> Callable[..., Awaitable[Any]]:
         arguments |= {name: unquote(text) for name, text in request.url_vars.items() if name != "format" and text}
         found = await view(datasette.layerstore, arguments)
         as_json = bool(request.url_vars.get("format"))
-        if isinstance(found, pages.Elsewhere):
-            place, _, query = found.url.partition("?")
+        if isinstance(found, str):
+            place, _, query = found.partition("?")
             suffix = ".json" if as_json else ""
             return Response.redirect(f"{place}{suffix}{'?' if query else ''}{query}")
         headers = {"cache-control": "no-cache"}

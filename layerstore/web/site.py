@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from layerstore.errors import LayerstoreError
@@ -28,56 +28,61 @@ _NICE: Final = 10  # whoever waits for a page goes first
 
 
 @dataclass(frozen=True, slots=True)
-class Run(Generic[_T]):
-    """A run of work: when it began, how long it took, and its report, or why it failed."""
+class Known(Generic[_T]):
+    """What work has found out.
 
-    began_at_ns: int
-    seconds: float
-    report: _T | None
-    error: str | None
+    Attributes:
+        report: of the last run that did not fail; `None` before the first.
+        began_at_ns: when that began.
+        seconds: how long it took.
+        error: why the last run failed; `None` if it did not.
+        running_since_ns: when the run began that runs now.
+        fresh: nobody has written since.
+    """
+
+    report: _T | None = None
+    began_at_ns: int | None = None
+    seconds: float = 0.0
+    error: str | None = None
+    running_since_ns: int | None = None
+    fresh: bool = False
 
 
 class Work(Generic[_T]):
-    """Work on a store in a thread of its own: again when the store has changed, unless it is too soon.
-
-    Attributes:
-        last: its last run.
-        last_good: its last run that did not fail.
-        running_since_ns: when the run began that runs now.
-    """
+    """Work on a store in a thread of its own: again when the store has changed, unless it is too soon."""
 
     def __init__(self, work: Callable[[], _T]) -> None:
-        self.last: Run[_T] | None = None
-        self.last_good: Run[_T] | None = None
-        self.running_since_ns: int | None = None
         self._work = work
+        self._known: Known[_T] = Known()
         self._changed = threading.Condition()
         self._seen: int | None = None
         self._done: int | None = None
         self._not_before_s = 0.0
+
+    @property
+    def known(self) -> Known[_T]:
+        """What is known now."""
+        found = self._known
+        return replace(found, fresh=self._seen == self._done and found.running_since_ns is None)
 
     def look(self, version: int) -> None:
         """Begin to work if this version of the store was not worked on yet, unless it works, or it is too soon."""
         with self._changed:
             self._seen = version
             resting = time.monotonic() < self._not_before_s
-            if self.running_since_ns is None and not self.is_fresh and not resting:
-                self._done, self.running_since_ns = version, time.time_ns()
+            if self._known.running_since_ns is None and self._done != version and not resting:
+                self._done = version
+                self._known = replace(self._known, running_since_ns=time.time_ns())
                 # It may be in the middle of it when the process ends, and has nothing to tidy up.
-                threading.Thread(target=self._run, args=(self.running_since_ns,), daemon=True).start()
+                threading.Thread(target=self._run, daemon=True).start()
 
     def wait(self, wait_s: float) -> None:
         """Wait a while for the end of the run that runs, if one does."""
         with self._changed:
-            self._changed.wait_for(lambda: self.running_since_ns is None, wait_s)
+            self._changed.wait_for(lambda: self._known.running_since_ns is None, wait_s)
 
-    @property
-    def is_fresh(self) -> bool:
-        """Whether nobody has written since the last run began, as far as was looked."""
-        return self._seen == self._done
-
-    def _run(self, began_at_ns: int) -> None:
-        began_s = time.monotonic()
+    def _run(self) -> None:
+        began_at_ns, began_s = self._known.running_since_ns, time.monotonic()
         report, error = None, None
         try:
             report = self._work()
@@ -85,13 +90,12 @@ class Work(Generic[_T]):
             error = str(failure)
         with self._changed:
             seconds = time.monotonic() - began_s
-            self.last = Run(began_at_ns, seconds, report, error)
             if error is None:
-                self.last_good = self.last
+                self._known = Known(report, began_at_ns, seconds)
             else:
+                self._known = replace(self._known, error=error, running_since_ns=None)
                 self._done = None  # to be tried again
             self._not_before_s = time.monotonic() + REST * seconds
-            self.running_since_ns = None
             self._changed.notify_all()
 
 
@@ -139,44 +143,11 @@ class Verify:
             self._process.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What was counted.
-
-    Attributes:
-        overview: the last counts; `None` before the first.
-        counted_at_ns: when they were begun.
-        fresh: nobody has written since.
-        error: why the last count failed; `None` if it did not.
-    """
-
-    overview: Overview | None
-    counted_at_ns: int | None
-    fresh: bool
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class CheckState:
-    """Whether `verify` is on, its last run, since when one runs, and whether the store has changed since it began."""
-
-    enabled: bool
-    last: Run[dict[str, Any]] | None
-    running_since_ns: int | None
-    changed_since: bool
-
-
 class Site:
     """A store, opened to read only."""
 
     def __init__(self, store: SQLMetadataStore, *, source: str | None = None, verify: bool = True) -> None:
-        """Begin to count and to check.
-
-        Args:
-            store: what is shown.
-            source: the directory that it was imported from, if it was made for being shown.
-            verify: run `verify` in the background.
-        """
+        """Begin to count and, if wanted, to check a store; a copy that was made to be shown has a source."""
         assert store.path is not None, "other processes and connections must reach it"
         self.store = store
         self.path = store.path
@@ -188,7 +159,7 @@ class Site:
         self._watch = ThreadPoolExecutor(1)
         self._watch.submit(self._look)  # where it fails, the first page will say so
 
-    async def glance(self) -> tuple[Counted, CheckState]:
+    async def glance(self) -> tuple[Known[Overview], Known[dict[str, Any]] | None]:
         """Return the counts, fresh ones if they take no longer than a page may wait, and what `verify` found last."""
         failure = None
         try:
@@ -196,17 +167,10 @@ class Site:
         except LayerstoreError as error:
             failure = str(error)
         await asyncio.to_thread(self.counts.wait, WAIT_S)
-        last, good = self.counts.last, self.counts.last_good
-        counted = Counted(
-            good.report if good else None,
-            good.began_at_ns if good else None,
-            self.counts.is_fresh and self.counts.running_since_ns is None and failure is None,
-            failure or (last.error if last else None),
-        )
-        if self.checks is None:
-            return counted, CheckState(False, None, None, False)
-        checks = self.checks
-        return counted, CheckState(True, checks.last, checks.running_since_ns, not checks.is_fresh)
+        counted = self.counts.known
+        if failure is not None:
+            counted = replace(counted, error=failure, fresh=False)
+        return counted, None if self.checks is None else self.checks.known
 
     def _look(self) -> None:
         seen = version(self.store)

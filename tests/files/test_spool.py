@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore import SQLMetadataStore, TransferError, verify
+from layerstore import TransferError
 from layerstore.files.temporary import Spool
-from layerstore.transfer.verifying import Findings
-from tests.support.entries import LISTS, entries, layer_key
 from tests.support.strategies import sha256
 
 _fields = st.one_of(st.text(), st.binary(), st.none(), st.integers(-(2**63), 2**63 - 1))
@@ -42,24 +40,12 @@ def test_a_hundred_thousand_places_take_no_memory():
         tracemalloc.stop()
 
 
-def test_a_check_without_repair_keeps_no_places_and_counts_all(monkeypatch: pytest.MonkeyPatch):
-    kept: list[object] = []
-    monkeypatch.setattr(Spool, "add", lambda _self, *fields: kept.append(fields))
-    with SQLMetadataStore(":memory:") as store:
-        store.set_many((LISTS, layer_key(number), entries(number)) for number in range(1000))
-
-        (found,) = verify(store).findings
-
-    assert (found.kind, found.count, len(found.examples), kept) == ("unmapped", 1000, 5, [])
-
-
 def test_no_room_for_notes_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch):
-    with Findings(to_mend=True) as findings:
-        spool = findings.places
+    with Spool() as spool:
 
         def write(_part: bytes) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(spool._file, "write", write)
         with pytest.raises(TransferError, match="No space left on device; set TMPDIR"):
-            findings.add("unmapped", "example", "digest", "key")
+            spool.add("digest", "key")

@@ -20,7 +20,7 @@ GOLDEN = sorted([*ENGINES.glob("*.boltdb"), *ENGINES.glob("*meta.db")])
 
 
 def content(bucket: bbolt.Bucket) -> dict[bytes, object]:
-    return {key: value if isinstance(value, bytes) else content(value) for key, value in bucket.items()}
+    return {**bucket.values, **{key: content(value) for key, value in bucket.buckets.items()}}
 
 
 def read(path: Path) -> dict[bytes, object]:
@@ -67,10 +67,9 @@ def test_a_bucket_is_found_by_its_path_or_is_not_there():
     root = bbolt.read(str(ENGINES / "containerd-2.1.9-meta.db")).root
     images = root.below(b"v1", b"default", b"images")
 
-    assert images is not None
-    assert b"127.0.0.1:27889/sid/one:1" in dict(images.buckets())
-    assert root.below(b"v1", b"nowhere", b"images").values() == {}
-    assert list(root.below(b"v1", b"version").buckets()) == []  # a value
+    assert b"127.0.0.1:27889/sid/one:1" in images.buckets
+    assert root.below(b"v1", b"nowhere", b"images") == ({}, {})
+    assert root.below(b"v1", b"version") == ({}, {})  # a value
 
 
 def test_the_older_meta_page_is_used_if_the_newer_one_is_torn(tmp_path: Path):

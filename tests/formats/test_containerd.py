@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import random
 import re
 from pathlib import Path
@@ -253,14 +254,14 @@ def test_the_files_of_every_root_are_found(tmp_path: Path):
     make_root(tmp_path / "buildkitd/runc-overlayfs", "containerdmeta.db", "content/blobs", 4, GZIP)
 
     def found(root: str) -> list[tuple[Digest, str | None]]:
-        files = containerd.files_below(str(tmp_path / root))
+        files = containerd.files_below(str(tmp_path / root), os.listdir(tmp_path / root))
         return [(fact[0], fact[1].compression) for file in files for fact in containerd.read(file) if len(fact) == 2]
 
     assert found("containerd") == [(digest(1), "gzip")]
     assert found("docker") == [(digest(2), "zstd"), (digest(3), "gzip")]
     assert found("buildkitd") == [(digest(4), "gzip")]
     assert found("docker/buildkit") == [(digest(3), "gzip")]
-    assert found(".") == found("nowhere") == []
+    assert found(".") == []
 
 
 def test_every_namespace_of_a_file_is_read(tmp_path: Path):
@@ -290,7 +291,7 @@ def test_content_behind_a_link_tells_no_compression(tmp_path: Path):
     blob = tmp_path / "buildkit/content/blobs/sha256" / digest(3).encoded
     blob.rename(tmp_path / "elsewhere")
     blob.symlink_to(tmp_path / "elsewhere")
-    [file] = containerd.files_below(str(tmp_path / "buildkit"))
+    [file] = containerd.files_below(str(tmp_path / "buildkit"), os.listdir(tmp_path / "buildkit"))
 
     assert [fact[1].compression for fact in containerd.read(file) if len(fact) == 2] == [None]
 

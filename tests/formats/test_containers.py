@@ -241,7 +241,7 @@ def test_a_cache_of_before_variants_were_known_is_read_and_completed(tmp_path: P
 
     chunked = BlobRecord(compression="zstd", variant="zstd:chunked", annotations={"a": "b"}, locations={"h/a": 1})
     written = containers.write(str(path), [(digest(1), chunked)])
-    assert (written.updated, written.difference_count) == (1, 0)
+    assert (written.updated, written.differences.count) == (1, 0)
     assert all_rows(path)["DigestCompressors"] == [(digest(1), "zstd:chunked")]
 
 
@@ -311,7 +311,7 @@ def test_nothing_that_a_cache_knows_is_changed_but_an_earlier_time(tmp_path: Pat
     )
 
     assert (written.added, written.updated, written.unchanged) == (1, 0, 1)
-    assert written.differences == [
+    assert [(one.path, one.reason) for one in written.differences.first] == [
         (digest(3), f"the target says DiffID {digest(2)}, the store {digest(9)}"),
         (digest(4), "the target says Compression gzip, the store zstd"),
     ]

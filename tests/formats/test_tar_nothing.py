@@ -48,7 +48,7 @@ NOTHING = {
     "OCI layout": (archive(*map(member, ["./oci-layout", "./index.json", "./blobs/sha256/a"])), "OCI image layout"),
     "file system": (
         archive(*map(member, ["bin/sh", "etc/passwd", "usr/bin/env", ".dockerenv"])),
-        "file system of an image",
+        "the file system of an image or host",
     ),
     "something": (archive(*map(member, ["a/b", "c", "\x1b[31m", "d"])), "it holds a, c, "),
     "label": (archive(member("label", type=b"V")), "an empty tar"),

@@ -29,11 +29,11 @@ def plain(value: Any) -> Any:
         return {name: plain(member) for name, member in value.members()}
     if isinstance(value, list):
         return [plain(element) for element in value]
-    return float(value) if isinstance(value, gojson.Number) else value
+    return value
 
 
 def floats(value: Any) -> Any:
-    """Turn the numbers of a document into floats, as `gojson.Number` is one."""
+    """Turn the numbers of a document into floats, as `gojson.parse` returns them."""
     if isinstance(value, dict):
         return {name: floats(member) for name, member in value.items()}
     if isinstance(value, list):

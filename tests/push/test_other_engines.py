@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerstore import InvalidInputError, SQLMetadataStore, V2Metadata, V2MetadataService
+from layerstore import SQLMetadataStore, V2Metadata, V2MetadataService
 from layerstore.blobs import BlobRecord, encode
 from layerstore.keys import BLOBS, digest_key
 from layerstore.push.candidates import containers_candidates
@@ -104,8 +104,3 @@ def test_podman_tries_what_has_a_compression(store: SQLMetadataStore):
     ]
     store.set(BLOBS, digest_key(ONE), encode(BlobRecord(compression="gzip")))
     assert steps(store, "containers")[2:4] == [("mount", ONE, "h:1/docker/new"), ("mount", ONE, "h:1/docker/old")]
-
-
-def test_another_engine_is_refused(store: SQLMetadataStore):
-    with pytest.raises(InvalidInputError, match="engine is one of docker, containerd, containers"):
-        steps(store, "rkt")

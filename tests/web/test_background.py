@@ -15,7 +15,7 @@ import pytest
 from layerstore import SQLMetadataStore, StoreError, V2Metadata, V2MetadataService
 from layerstore.sql.reading.totals import Overview, overview
 from layerstore.web import site as sites
-from layerstore.web.site import Run, Verify, Work
+from layerstore.web.site import Known, Verify, Work
 from tests.support.strategies import sha256
 from tests.web.conftest import Show
 from tests.web.test_pages import words
@@ -84,7 +84,7 @@ def test_work_rests_many_times_as_long_as_it_took(monkeypatch: pytest.MonkeyPatc
     def look(version: int) -> tuple[int | None, bool]:
         work.look(version)
         work.wait(60)
-        return work.last.report if work.last else None, work.is_fresh
+        return work.known.report, work.known.fresh
 
     assert look(1) == (1, True)
     assert work._not_before_s >= began[0] + sites.REST * 0.1
@@ -116,7 +116,7 @@ def test_the_first_page_says_what_verify_found(odd: Path, show: Show):
     assert re.search(r"Checked 10 entries at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC in \d+\.\d s", said)
     assert "error an entry is invalid for its namespace v2metadata-by-diffid/sha256/0003" in said
     assert "warning a list holds a digest that maps to no layer" in said
-    report = site.json("/-/overview.json")["verify"]["last"]["report"]
+    report = site.json("/-/overview.json")["verify"]["report"]
     assert report["ok"] is False
 
 
@@ -128,32 +128,30 @@ def test_verify_runs_again_when_the_store_has_changed(own_sample: Path, show: Sh
     until(lambda: "Sound. Checked 180 entries" in words(site.text("/")))
 
 
-def run_of(verify: Verify) -> Run[dict[str, object]]:
+def known_by(verify: Verify) -> Known[dict[str, object]]:
     checks = Work(verify)
     checks.look(1)
     checks.wait(60)
-    assert checks.last is not None
-    return checks.last
+    return checks.known
 
 
 def test_what_keeps_verify_from_running_is_on_the_page(own_sample: Path, show: Show, tmp_path: Path):
     site = show(own_sample)
     shown = site.datasette.layerstore
-    assert run_of(Verify(str(own_sample))).error is None
+    assert known_by(Verify(str(own_sample))).error is None
     shown.checks = Work(Verify(str(tmp_path / "nowhere" / "x.db")))
     shown.checks.look(1)
     shown.checks.wait(60)
 
-    assert (failed := shown.checks.last) is not None
-    assert failed.report is None
-    assert "nowhere" in str(failed.error)
-    assert "It failed at" in (said := words(site.text("/")))
+    assert shown.checks.known.report is None
+    assert "nowhere" in str(shown.checks.known.error)
+    assert "It failed:" in (said := words(site.text("/")))
     assert "nowhere" in said
 
 
 def test_a_program_that_prints_no_report_is_an_error(own_sample: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    assert run_of(Verify(str(own_sample))).error == "no report; exit code 0"
+    assert known_by(Verify(str(own_sample))).error == "no report; exit code 0"
 
 
 def test_without_verify_the_page_says_so(own_sample: Path, show: Show):
@@ -171,12 +169,12 @@ def test_a_check_that_runs_is_ended_at_the_end(own_sample: Path, tmp_path: Path,
     until(lambda: verify._process is not None)
     process = verify._process
     assert process is not None
-    assert checks.running_since_ns is not None
+    assert checks.known.running_since_ns is not None
     verify.stop()
 
     assert process.poll() is not None
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
     checks.wait(60)
-    assert "stopped" in str(run_of(verify).error)
+    assert "stopped" in str(known_by(verify).error)
     assert verify._process is process

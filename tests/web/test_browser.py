@@ -23,7 +23,7 @@ PAGES = [
     "/",
     "/-/layers",
     "/-/repositories",
-    "/-/registry?name=localhost:5000",
+    "/-/repositories?registry=localhost:5000",
     f"/-/repository?name={REPOSITORY}",
     f"/-/layer/{LAYER}?target=localhost:5000/team2/app",
     "/-/search?q=1",

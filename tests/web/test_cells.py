@@ -36,7 +36,11 @@ ENTRY = f'{{"Digest":"{DIGEST}","SourceRepository":"host/app","HMAC":"{HMAC}"}}'
             '<a class="mono" href="/-/repository?name=a/%22%3E%3Cscript%3E" title="a/&#34;&gt;&lt;script&gt;">'
             "a/&#34;&gt;&lt;script&gt;</a>",
         ),
-        ("host:5000", "registry", '<a class="mono" href="/-/registry?name=host:5000" title="host:5000">host:5000</a>'),
+        (
+            "host:5000",
+            "registry",
+            '<a class="mono" href="/-/repositories?registry=host:5000" title="host:5000">host:5000</a>',
+        ),
     ],
 )
 def test_a_value_is_shown_as(value: Any, column: str, shown: str | None):

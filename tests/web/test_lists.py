@@ -19,7 +19,7 @@ def names(page: str) -> list[str]:
     return re.findall(r'<a class="mono name" href="[^"]*">([^<]+)</a>', page)
 
 
-@pytest.mark.parametrize("url", ["/-/repositories?", "/-/registry?name=localhost:5000&"])
+@pytest.mark.parametrize("url", ["/-/repositories?", "/-/repositories?registry=localhost:5000&"])
 def test_repositories_are_sorted_and_filtered(sample: Path, show: Show, url: str):
     site = show(sample)
 

@@ -39,7 +39,6 @@ ADDRESSES = {
     r"/-/overview(?P<format>\.json)$": "/-/overview.json",
     r"/-/layers(?P<format>\.json)?$": "/-/layers",
     r"/-/repositories(?P<format>\.json)?$": "/-/repositories",
-    r"/-/registry(?P<format>\.json)?$": "/-/registry?name=localhost:5000",
     r"/-/repository(?P<format>\.json)?$": f"/-/repository?name={REPOSITORY}",
     r"/-/layer/(?P<diff_id>[^/]+?)(?P<format>\.json)?$": f"/-/layer/{LAYER}",
     r"/-/search(?P<format>\.json)?$": "/-/search?q=1",
@@ -128,7 +127,7 @@ def test_the_first_page_says_what_this_is_and_what_is_in_it(sample: Path, show: 
     assert "localhost:5000 64 89" in said
     assert "localhost:5000/apps/a01 6" in said
     assert "Which layers changed last?" in said
-    overview = site.json("/-/overview.json")["counts"]["overview"]
+    overview = site.json("/-/overview.json")["counts"]["report"]
     assert overview["stats"]["layers"] == sum(overview["timeline"]["counts"]) == 89
 
 
@@ -236,7 +235,7 @@ def test_a_registry_that_is_rare_is_looked_for_a_bounded_way_and_the_next_page_g
 
 
 def test_a_registry_shows_its_repositories(odd: Path, show: Show):
-    said = words(show(odd).text("/-/registry?name=registry.example.com"))
+    said = words(show(odd).text("/-/repositories?registry=registry.example.com"))
 
     assert "registry.example.com/a/one 2" in said
     assert "registry.example.com/b/two 1" in said
@@ -299,7 +298,7 @@ def test_a_digest_that_maps_to_nothing_is_named_by_the_layer_that_lists_it(odd: 
         (f"/-/layer/{quote('<b>x')}", "layer"),
         ("/-/repository?name=nowhere/app", "repository"),
         ("/-/repository", "repository"),
-        ("/-/registry?name=nowhere", "registry"),
+        ("/-/repositories?registry=nowhere", "registry"),
     ],
 )
 def test_what_is_not_known_is_404_and_the_page_says_so(sample: Path, show: Show, url: str, kind: str):
@@ -370,7 +369,7 @@ def test_a_name_with_markup_in_it_is_text_everywhere(odd: Path, show: Show):
         "/-/layers",
         "/-/repositories",
         f"/-/repository?name={quote(SCRIPT)}",
-        f"/-/registry?name={quote('<script>alert(1)<')}",
+        f"/-/repositories?registry={quote('<script>alert(1)<')}",
         f"/-/layer/{STRANGE}",
         f"/-/layer/{STRANGE}?target={quote('localhost:5000/x')}",
         f"/-/search?q={quote('<script>')}",

@@ -1,6 +1,7 @@
 """Layers, blobs and V1 images: all that a store knows of one, and a page of the newest layers.
 
-Each goes through an index, and a page is bounded, so that it costs the same in a store of a million layers.
+Each goes through an index, and a page is bounded, so that it costs the same in a store of a million layers. Each raises
+`StoreError` if the store fails.
 """
 
 from __future__ import annotations
@@ -170,27 +171,15 @@ def newest_layers(
     part: str = "",
     oldest_first: bool = False,
     after: Key | None = None,
-    size: int = PAGE,
 ) -> Layers:
     """Return the layers whose lists were written last, or those whose lists were not written for the longest time.
 
-    To choose some of them it looks through 10,000 layers at most, so that a page may have fewer than `size`, or none,
-    and still a next one.
-
-    Args:
-        store: the store that is asked.
-        registry: only those available from this registry.
-        part: only those whose DiffID, or a digest or repository in whose list contains this text.
-        oldest_first: begin with the list that was not written for the longest time.
-        after: where the page begins.
-        size: how many there are on a page.
-
-    Raises:
-        StoreError: the store failed.
+    To choose some of them, those of a registry, or those of whose DiffID, digests or repositories one contains a text,
+    it looks through 10,000 layers at most, so that a page may have fewer than `PAGE`, or none, and still a next one.
     """
     conditions = [condition for condition, wanted in ((_OF_REGISTRY, registry), (_WITH_PART, part)) if wanted]
-    values: dict[str, object] = {"size": size + 1, "registry": registry, "part": part}
-    values["most"] = LOOKED_THROUGH if conditions else size + 1
+    values: dict[str, object] = {"size": PAGE + 1, "registry": registry, "part": part}
+    values["most"] = LOOKED_THROUGH if conditions else PAGE + 1
     direction, behind = ("", ">") if oldest_first else ("DESC", "<")
     inner = f"SELECT key, modified_at_ns {_LISTS}"
     if after is not None:
@@ -201,11 +190,11 @@ def newest_layers(
     with store.transaction(deferred=True):
         rows = store._run(f"{_COUNTED} FROM ({inner} LIMIT :most) l {chosen} LIMIT :size", values)
         last: list[tuple[str, int]] = []
-        if conditions and len(rows) <= size:
+        if conditions and len(rows) <= PAGE:
             last = store._run(f"{inner} LIMIT 1 OFFSET :most", {**values, "most": LOOKED_THROUGH - 1})
     found = tuple(ListedLayer(*row) for row in rows if is_digest(row[0]))
-    if len(rows) > size:
-        return Layers(found[:size], (rows[size - 1][1], rows[size - 1][0]))
+    if len(rows) > PAGE:
+        return Layers(found[:PAGE], (rows[PAGE - 1][1], rows[PAGE - 1][0]))
     return Layers(found, next(((at_ns, key.replace("/", ":", 1)) for key, at_ns in last), None))
 
 
@@ -227,16 +216,7 @@ _V1_IDS = "SELECT registry, v1_id FROM v1_ids WHERE diff_id = :diff_id ORDER BY 
 
 
 def layer(store: SQLMetadataStore, diff_id: str, *, most: int | None = MOST) -> Layer | None:
-    """Return all about a layer, or `None` if nothing is known of it.
-
-    Args:
-        store: the store that is asked.
-        diff_id: the layer.
-        most: so many of its digests and V1 IDs; `None` for all.
-
-    Raises:
-        StoreError: the store failed.
-    """
+    """Return all about a layer, with so many of its digests and V1 IDs, or `None` if nothing is known of it."""
     if not is_digest(diff_id):
         return None
     with store.transaction(deferred=True):
@@ -254,11 +234,7 @@ def layer(store: SQLMetadataStore, diff_id: str, *, most: int | None = MOST) -> 
 
 
 def blob(store: SQLMetadataStore, digest: str) -> Blob | None:
-    """Return all about a blob, or `None` if nothing is known of it.
-
-    Raises:
-        StoreError: the store failed.
-    """
+    """Return all about a blob, or `None` if nothing is known of it."""
     with store.transaction(deferred=True):
         mapped = store._run("SELECT diff_id FROM diff_id_by_digest WHERE digest = :digest", {"digest": digest})
         associations = _associations(store, "digest", digest)
@@ -291,11 +267,7 @@ def _known(digest: str, value: bytes) -> KnownBlob | None:
 
 
 def v1_image(store: SQLMetadataStore, v1_id: str) -> V1Image | None:
-    """Return which layer a V1 image is, or `None` if that is not known.
-
-    Raises:
-        StoreError: the store failed.
-    """
+    """Return which layer a V1 image is, or `None` if that is not known."""
     layers = store._run("SELECT registry, diff_id FROM v1_ids WHERE v1_id = :v1_id ORDER BY registry", {"v1_id": v1_id})
     return V1Image(v1_id, tuple(layers)) if layers else None
 

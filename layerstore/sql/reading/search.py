@@ -2,7 +2,7 @@
 
 `repositories` is a page of them, `repository` all about one. `search` says what there is, `look_up` all about what is
 meant. Digests are found by indexes, and a page is bounded. Where nothing begins with the text, the names of
-repositories are read once: 0.1 s for 50,000 of them.
+repositories are read once: 0.1 s for 50,000 of them. All raise `StoreError` if the store fails.
 """
 
 from __future__ import annotations
@@ -107,16 +107,8 @@ def repositories(
 ) -> Repositories:
     """Return repositories, each with its layers counted: those that follow a name, or those with most layers.
 
-    Args:
-        store: the store that is asked.
-        registry: only those of this registry.
-        part: only those whose names contain this text. Reads the names until a page is full.
-        largest_first: those with most layers, without a next page. Reads an index once: 0.6 s at a million layers.
-        after: the name that the page follows.
-        size: how many there are on a page.
-
-    Raises:
-        StoreError: the store failed.
+    Of a registry, or with a text in their names, which reads names until a page is full. With `largest_first` there is
+    no next page, and an index is read once: 0.6 s at a million layers.
     """
     conditions = ["source_repository > :after"]
     if registry is not None:
@@ -157,16 +149,8 @@ def repository(
 ) -> Repository | None:
     """Return a repository and a page of its layers, or `None` if nothing is available from it.
 
-    Args:
-        store: the store that is asked.
-        name: the repository.
-        part: only its layers whose DiffID or digest contains this text.
-        oldest_first: begin with the list that was not written for the longest time.
-        after: where the page begins.
-        size: how many associations a page has; `None` for all, by DiffID.
-
-    Raises:
-        StoreError: the store failed.
+    The layers are all, or those of whose DiffID or digest a text is part. Without a `size` there is one page, by
+    DiffID.
     """
     if not name or not is_utf8(name):
         return None
@@ -223,9 +207,6 @@ def search(store: SQLMetadataStore, term: str) -> tuple[Match, ...]:
 
     A full digest finds only itself. Hex digits may leave out `sha256:`. A repository is found by any part of its name,
     a tag is ignored. Of each kind the first 50 are found.
-
-    Raises:
-        StoreError: the store failed.
     """
     if not term or not is_utf8(term) or "\0" in term:
         return ()
@@ -238,7 +219,6 @@ def full_name(store: SQLMetadataStore, digits: str, kind: Kind | None = None) ->
 
     Raises:
         InvalidInputError: several begin with them.
-        StoreError: the store failed.
     """
     names = sorted({one.name for one in _by_digits(store, digits) if kind in (None, one.kind)})
     if len(names) > 1:

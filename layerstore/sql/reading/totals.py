@@ -162,11 +162,7 @@ def stats(store: SQLMetadataStore) -> Stats:
 
 
 def overview(store: SQLMetadataStore) -> Overview:
-    """Count what a store holds, also by registry and by time, in one snapshot.
-
-    Raises:
-        StoreError: the store failed or was closed.
-    """
+    """Count what a store holds, also by registry and by time, in one snapshot."""
     with store.transaction(deferred=True):
         repositories = _repositories(store)
         counted = _stats(store, repositories)
@@ -177,9 +173,6 @@ def version(store: SQLMetadataStore) -> int:
     """Return a number that is another one when somebody has written since this thread asked last.
 
     Source: sqlite.org/pragma.html#pragma_data_version.
-
-    Raises:
-        StoreError: the store failed or was closed.
     """
     backend = store._backend
     assert isinstance(backend, SQLite), "the page shows a file"
