@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from heapq import merge
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from layerstore.errors import CorruptRecordError, StoreError
@@ -263,10 +260,18 @@ def side_by_side(left: Iterable[Record], right: Iterable[Record]) -> Iterator[Pa
 
     Both sides must be ordered as stores order them: by namespace, then by the UTF-8 bytes of the whole key.
     """
-    both = merge(((_order(one), False, one) for one in left), ((_order(one), True, one) for one in right))
-    for _, found in groupby(both, itemgetter(0)):
-        sides = {is_right: record for _, is_right, record in found}
-        yield sides.get(False), sides.get(True)
+    lefts, rights = iter(left), iter(right)
+    one, other = next(lefts, None), next(rights, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and _order(one) < _order(other)):
+            yield one, None
+            one = next(lefts, None)
+        elif one is None or _order(other) < _order(one):
+            yield None, other
+            other = next(rights, None)
+        else:
+            yield one, other
+            one, other = next(lefts, None), next(rights, None)
 
 
 def _order(record: Record) -> tuple[bytes, bytes]:

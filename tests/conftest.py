@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,18 +200,17 @@ def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def schemas(postgresql_server: postgresql.Server) -> postgresql.Schemas:
-    return postgresql.Schemas(postgresql_server)
+def schemas(postgresql_server: postgresql.Server) -> Iterator[postgresql.Schemas]:
+    with closing(postgresql.Schemas(postgresql_server)) as made:
+        yield made
 
 
 @pytest.fixture
 def sql_postgresql(postgresql_server: postgresql.Server, schemas: postgresql.Schemas) -> Iterator[SQLMetadataStore]:
     name = schemas.take()
-    url = postgresql_server.url(name)
-    with SQLMetadataStore(url) as store:
+    with SQLMetadataStore(postgresql_server.url(name)) as store:
         yield store
-    with SQLMetadataStore(url) as again:
-        assert_sound(again)
+    assert_sound(schemas.look(name))
     schemas.give_back(name)
 
 
@@ -238,8 +238,8 @@ STORES = {"sql-file": "sql_file", "sql-memory": "sql_memory", "files": "files", 
 
 
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Run one test more than there are processors, as tests wait for syncs and for processes; or what xdist finds."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 1
+    """Run two tests more than there are processors, as tests wait for syncs and for processes; or what xdist finds."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -265,6 +265,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStore:
     module, _, factory = request.param.partition(":")
     own: AnyStore = getattr(importlib.import_module(module), factory)(tmp_path)
     return own
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector of garbage from going through all tests, again and again, and a fork from copying them."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -69,20 +69,20 @@ def candidates(
     docker.io/library/. No registry is asked. Exits with 1 if there is nothing to ask.
     """
     from layerstore.push.layers import document, engine_candidates, known_layers, layer_candidates, unused
-    from layerstore.repository import canonical_repository, split_reference
+    from layerstore.repository import parse_reference
 
-    repository = split_reference(target).name
+    repository = parse_reference(target)
     with settings.reading() as store:
         whole, reason = _whole(store, diff_id, settings.shown)
         if whole is None:
             return fail(reason, 1)
         if engine == "docker":
-            hmac_key = _hmac_key(repository, config)
-            found = document(layer_candidates(store, whole, repository, hmac_key=hmac_key, size=size))
+            hmac_key = _hmac_key(repository.domain, config)
+            found = document(layer_candidates(store, whole, repository.name, hmac_key=hmac_key, size=size))
         else:
             known = known_layers(store, [whole])[whole]
-            found = {"diff_id": whole, "target_repository": canonical_repository(repository), "engine": engine}
-            found["steps"] = [dataclasses.asdict(step) for step in engine_candidates(known, repository, engine)]
+            found = {"diff_id": whole, "target_repository": repository.name, "engine": engine}
+            found["steps"] = [dataclasses.asdict(step) for step in engine_candidates(known, repository.name, engine)]
             found["unused"] = unused(known, engine)
     if as_json:
         print_json(found)
@@ -128,16 +128,16 @@ def plan(
     Exits with 1 if there is no such image.
     """
     from layerstore import find_image, layer_sizes, plan_push
-    from layerstore.repository import split_reference
+    from layerstore.repository import parse_reference
 
-    repository = split_reference(target).name
+    repository = parse_reference(target)
     found = find_image(data_root, image, driver=driver)
     layers = list(zip(found.diff_ids, layer_sizes(found), strict=True))
     if not as_daemon and not is_url(settings.path) and status(absolute(settings.path)) is None:
         click.echo(printable(f"layerstore: no database {settings.path}: using the data root's metadata"), err=True)
         as_daemon = True
     with _metadata_of(found) if as_daemon else settings.reading() as store:
-        planned = plan_push(store, layers, repository, hmac_key=_hmac_key(repository, config))
+        planned = plan_push(store, layers, repository.name, hmac_key=_hmac_key(repository.domain, config))
     if as_json:
         print_json(_plan_json(found, planned))
     else:
@@ -174,11 +174,10 @@ def _metadata_of(image: Image) -> FSMetadataStore | SQLMetadataStore:
     return SQLMetadataStore(":memory:") if directory is None else FSMetadataStore(directory)
 
 
-def _hmac_key(repository: str, config: str | None) -> bytes | None:
+def _hmac_key(registry: str, config: str | None) -> bytes | None:
     from layerstore import compute_hmac_key, docker_credentials
-    from layerstore.repository import parse_normalized
 
-    return compute_hmac_key(docker_credentials(parse_normalized(repository).domain, config=config))
+    return compute_hmac_key(docker_credentials(registry, config=config))
 
 
 def _say_candidates(found: dict[str, Any]) -> None:

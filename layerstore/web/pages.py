@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from layerstore.errors import InvalidInputError
 from layerstore.hmac import AuthConfig, compute_hmac_key
 from layerstore.push.layers import LayerCandidates, document, layer_candidates
-from layerstore.repository import split_reference
+from layerstore.repository import canonical_repository
 from layerstore.sql.reading import layers as reading
 from layerstore.sql.reading import search as finding
 from layerstore.sql.reading.layers import Key
@@ -222,7 +222,7 @@ async def layer(site: Site, arguments: Arguments) -> Answer:
 def _candidates(site: Site, diff_id: str, target: str, size: int | None) -> LayerCandidates:
     # As a push without credentials: a page shall not have credentials read, let alone programs run that keep them.
     key = compute_hmac_key(AuthConfig())
-    return layer_candidates(site.store, diff_id, split_reference(target).name, hmac_key=key, size=size)
+    return layer_candidates(site.store, diff_id, canonical_repository(target), hmac_key=key, size=size)
 
 
 async def find(site: Site, arguments: Arguments) -> Answer:

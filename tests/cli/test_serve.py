@@ -117,7 +117,7 @@ def test_it_stops_while_a_thread_never_ends_and_leaves_nothing(tmp_path: Path, m
 def test_no_child_is_left_when_it_stops_during_verify(own_sample: Path, tmp_path: Path):
     # So many that the check is still at work when the server is told to stop.
     with SQLMetadataStore(own_sample) as store:
-        store.set_many(("other", f"key{number}", b"x") for number in range(200_000))
+        store.set_many(("other", f"key{number}", b"x") for number in range(80_000))
     with serving(own_sample) as (process, address):
         deadline = time.monotonic() + 30
         while not (begun := children(process.pid)):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -94,21 +97,25 @@ class Host:
         assert code == 0, f"docker {' '.join(map(str, arguments))}\n{printed}\n{tail(self.log)}"
         return printed
 
-    def build(self, tag: str, sizes: Sequence[int], *, base: str = "scratch", compressible: bool = False) -> list[str]:
-        """Build an image with a layer of random bytes of each size; return the DiffIDs of all its layers.
+    def make(self, tag: str, sizes: Sequence[int]) -> list[str]:
+        """Load an image that has a layer with a file of each size; return the layers' DiffIDs.
 
-        With `compressible`, all but the first bytes are zeros, so that a push takes less time.
+        All but a file's first bytes are zeros, so that a push takes less time. `build` would take a second a layer.
         """
+        archive = self._home / "made.tar"
+        contents = [os.urandom(min(size, 1_000)).ljust(size, b"\0") for size in sizes]
+        diff_ids = docker_archive(archive, tag, [layer({f"file{at}": each}) for at, each in enumerate(contents)])
+        self.docker("load", "--input", archive)
+        archive.unlink()
+        return diff_ids
+
+    def build(self, tag: str, size: int, *, base: str) -> list[str]:
+        """Build an image with a layer of random bytes on another image; return the DiffIDs of all its layers."""
         self._builds += 1
         context = self._home / f"build{self._builds}"
         context.mkdir()
-        lines = [f"FROM {base}"]
-        for number, size in enumerate(sizes):
-            name = f"file{self._builds}-{number}"
-            random = 1_000 if compressible else size
-            (context / name).write_bytes(os.urandom(random).ljust(size, b"\0"))
-            lines.append(f"COPY {name} /{name}")
-        (context / "Dockerfile").write_text("\n".join(lines) + "\n")
+        (context / "file").write_bytes(os.urandom(size))
+        (context / "Dockerfile").write_text(f"FROM {base}\nCOPY file /file-of-{self._builds}\n")
         self.docker("build", "--quiet", "--tag", tag, context)
         return self.layers(tag)
 
@@ -176,3 +183,26 @@ def _short(digest: str) -> str:
 def _last_words(printed: str) -> dict[str, str]:
     """Return the last status of each layer in what `docker push` or `docker pull` printed."""
     return dict(re.findall(r"^([0-9a-f]{12}): (.+)$", printed, re.MULTILINE))
+
+
+def docker_archive(path: Path, tag: str, layers: Sequence[bytes]) -> list[str]:
+    """Write an image as `docker save` does; return the DiffIDs of its layers."""
+    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    name = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
+    parts = {f"{number}.tar": content for number, content in enumerate(layers)}
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": list(parts)}]
+    files = {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
+    path.write_bytes(layer({**files, **parts}))
+    return diff_ids
+
+
+def layer(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar of files."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return written.getvalue()

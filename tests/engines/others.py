@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import random
 import subprocess
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.engines.processes import DEADLINE_S, environment, program, running
-
-
-def make_archive(path: Path, sizes: Sequence[int], seed: int) -> list[str]:
-    """Write an image with layers of random content as `docker save` does; return the DiffIDs."""
-    chance = random.Random(seed)
-    layers = []
-    for number, size in enumerate(sizes):
-        content = io.BytesIO()
-        with tarfile.open(fileobj=content, mode="w") as layer:
-            _add(layer, f"file-{number}", chance.randbytes(size))
-        layers.append(content.getvalue())
-    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
-    document = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    }
-    config = json.dumps(document).encode()
-    names = [f"{number}.tar" for number in range(len(layers))]
-    with tarfile.open(path, "w") as archive:
-        _add(archive, "config.json", config)
-        for name, data in zip(names, layers, strict=True):
-            _add(archive, name, data)
-        manifest = [{"Config": "config.json", "RepoTags": ["app:latest"], "Layers": names}]
-        _add(archive, "manifest.json", json.dumps(manifest).encode())
-    return diff_ids
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    archive.addfile(member, io.BytesIO(content))
 
 
 class Skopeo:

@@ -124,6 +124,7 @@ class _Door(BaseHTTPRequestHandler):
     """Hand each request on, whole, and its answer back."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and content are two writes; a client may be slow to acknowledge the first
     upstream: str
     registry: Registry
 

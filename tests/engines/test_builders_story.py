@@ -47,7 +47,7 @@ def fleet(trial: Trial) -> Fleet:
     app, file = trial.name("first/app"), trial.home / "app.tar"
     first = trial.host("first")
     with first.running():
-        first.build(app, SIZES)
+        first.make(app, SIZES)
         assert first.push(app) == ["Pushed"] * 3
         first.docker("save", "--output", file, app)
 
@@ -59,7 +59,7 @@ def fleet(trial: Trial) -> Fleet:
     for host, name in ((told, "told"), (untold, "untold")):
         with host.running():
             printed[name] = host.push(app, trial.name(f"{name}/app"))
-            host.build(trial.name(f"{name}/own"), [2_000], base=app)
+            host.build(trial.name(f"{name}/own"), 2_000, base=app)
             host.push(trial.name(f"{name}/own"))
     return Fleet(first, told, untold, printed)
 

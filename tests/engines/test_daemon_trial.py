@@ -38,8 +38,8 @@ def pushed(trial: Trial) -> Pushed:
     """A daemon builds and pushes, and is stopped; its data root is imported, and its directory emptied."""
     host = trial.host("a")
     with host.running():
-        base = host.build(trial.name("one/base"), SIZES)
-        app = host.build(trial.name("one/app"), [3_000], base=trial.name("one/base"))
+        base = host.make(trial.name("one/base"), SIZES)
+        app = host.build(trial.name("one/app"), 3_000, base=trial.name("one/base"))
         assert host.push(trial.name("one/base")) == ["Pushed"] * 3
         assert host.push(trial.name("one/app")) == ["Mounted from one/base"] * 3 + ["Pushed"]
     store = trial.home / "layers.db"
@@ -64,7 +64,7 @@ def test_a_daemon_runs_on_what_was_exported(trial: Trial, pushed: Pushed):
         host.remove(app)
         # The lower three are layers of one/base: the blobs' digests tell the daemon so.
         assert host.pull(app, pushed.blobs) == ["Already exists"] * 3 + ["Pull complete"]
-        new = host.build(trial.name("two/new"), [4_000], base=app)
+        new = host.build(trial.name("two/new"), 4_000, base=app)
         assert host.push(trial.name("two/new")) == ["Mounted from two/app"] * 4 + ["Pushed"]
     assert trial.registry.layer_bytes("two/app") == [0] * 4
 
@@ -99,7 +99,7 @@ def test_the_daemon_mounts_from_where_mount_candidates_says(trial: Trial):
     host = trial.host("b")
     names = ["team1/app", "team1/tools/app", "team2/app", "team2/tools/app", "other"]
     with host.running():
-        layers = host.build(trial.name(names[0]), SIZES)
+        layers = host.make(trial.name(names[0]), SIZES)
         for name in names:
             host.push(trial.name(names[0]), trial.name(name))
         for target in ("team1/tools/new", "team2/new", "team1/new", "alone"):

@@ -40,7 +40,7 @@ def test_pushes_while_exports_run_in_a_loop_lose_no_association(trial: Trial, tm
     host = trial.host("live")
     app = trial.name("live/app")
     with host.running():
-        layers = host.build(app, [1_000 + number for number in range(LAYERS)])
+        layers = host.make(app, [1_000 + number for number in range(LAYERS)])
         host.push(app)
         blobs = trial.registry.image("live/app").layers
         with SQLMetadataStore(tmp_path / "layers.db") as store:

@@ -6,6 +6,7 @@ releases of the programs than Debian's.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -23,8 +24,8 @@ from layerstore.digest import Digest
 from layerstore.formats import containers
 from layerstore.keys import BLOBS, key_digest
 from tests.engines.conftest import Trial
-from tests.engines.host import Host
-from tests.engines.others import Containerd, Skopeo, make_archive
+from tests.engines.host import Host, docker_archive, layer
+from tests.engines.others import Containerd, Skopeo
 from tests.engines.processes import SEARCH, program
 
 SIZES = [400_000, 150_000]
@@ -38,7 +39,8 @@ class Hosts:
         self._made = 0
         home.mkdir()
         self.archive = home / "image.tar"
-        self.diff_ids = make_archive(self.archive, SIZES, seed=zlib.crc32(home.name.encode()))
+        layers = [layer({f"file-{number}": os.urandom(size)}) for number, size in enumerate(SIZES)]
+        self.diff_ids = docker_archive(self.archive, "app:latest", layers)
         self.owner = home.name.replace("__", "_").replace("_", "-")
         self.image = self.name("one")
         self.first = self.skopeo()

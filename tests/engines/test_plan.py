@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import shutil
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from layerstore import (
 )
 from layerstore.records import decode_list, encode_list
 from tests.engines.conftest import Trial
-from tests.engines.host import Host
+from tests.engines.host import Host, docker_archive, layer
 from tests.engines.registry import Registry, registry_at
 
 SIZES = [3_000, 200_000, 11 << 20]
@@ -46,7 +43,7 @@ class Pushes:
         self.host = host
         self.other = other
         self.app = trial.name("one/app")
-        self.layers = host.build(self.app, SIZES, compressible=True)
+        self.layers = host.make(self.app, SIZES)
 
     def push(self, target: str, registry: Registry | None = None, *, image: str | None = None) -> list[str]:
         """Plan a push and make it; the two must agree. Return the action for each layer, and where it mounts from."""
@@ -166,8 +163,8 @@ def test_a_digest_that_is_none_takes_a_place_among_the_mounts(pushes: Pushes):
     """A small layer is worth one; the others mount from the next, whose tag counts for nothing."""
     pushes.push("odd/app")
     registry = pushes.trial.registry.address
-    for layer in pushes.layers:
-        file = pushes.host.list_file(layer)
+    for diff_id in pushes.layers:
+        file = pushes.host.list_file(diff_id)
         (entry,) = decode_list(file.read_bytes())
         tagged = V2Metadata(entry.digest, f"{registry}/odd/app:latest")
         file.write_bytes(encode_list([tagged, V2Metadata("sha256:odd", f"{registry}/odd/other")]))
@@ -196,28 +193,10 @@ def test_the_command_plans_the_same_by_the_daemons_files_and_by_a_store(pushes: 
         }
 
 
-def docker_archive(path: Path, tag: str, layers: Sequence[bytes]) -> Path:
-    """Write an image as `docker save` does."""
-    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
-    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
-    names = [f"{number}.tar" for number in range(len(layers))]
-    manifest = [{"Config": "config.json", "RepoTags": [tag], "Layers": names}]
-    files = {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
-    with tarfile.open(path, "w") as archive:
-        for name, content in {**files, **dict(zip(names, layers, strict=True))}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
-
-
 def test_an_image_with_a_layer_twice_and_an_empty_one_pushes_each_once(pushes: Pushes, tmp_path: Path):
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as layer:
-        layer.addfile(tarfile.TarInfo("file"))
     empty = bytes(1024)
-    image = pushes.trial.name("twice/app") + ":latest"
-    archive = docker_archive(tmp_path / "image.tar", image, [empty, content.getvalue(), empty])
+    image, archive = pushes.trial.name("twice/app") + ":latest", tmp_path / "image.tar"
+    docker_archive(archive, image, [empty, layer({"file": b""}), empty])
     pushes.host.docker("load", "--input", archive)
     assert pushes.push("twice/app", image=image) == [UPLOAD] * 2
     assert pushes.push("twice/new", image=image) == [f"{MOUNT} twice/app"] * 2
@@ -228,10 +207,10 @@ def test_on_linux_a_layer_that_is_marked_as_foreign_is_pushed_as_any_other(trial
     host = trial.host("foreign")
     image = trial.name("foreign/app")
     with host.running():
-        (layer,) = host.build(image, [1_000])
+        (diff_id,) = host.make(image, [1_000])
     descriptor = {"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "size": 1}
     descriptor |= {"digest": f"sha256:{1:064x}", "urls": ["https://registry.example/layer"]}
-    folder = host.data_root / "image/vfs/layerdb" / layer.replace(":", "/")
+    folder = host.data_root / "image/vfs/layerdb" / diff_id.replace(":", "/")
     (folder / "descriptor.json").write_text(json.dumps(descriptor))
     with host.running():
         assert host.push(image) == ["Pushed"]

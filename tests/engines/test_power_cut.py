@@ -113,8 +113,8 @@ def stricken(trial: Trial) -> Stricken:
     host = trial.host("a")
     base, app = trial.name("one/base"), trial.name("one/app")
     with host.running():
-        host.build(base, [2_000] * len(DAMAGE))
-        layers = host.build(app, [1_000], base=base)
+        host.make(base, [2_000] * len(DAMAGE))
+        layers = host.build(app, 1_000, base=base)
         host.push(base)
         host.push(app)
     store = trial.home / "before.db"

@@ -12,9 +12,9 @@ def test_the_daemon_mounts_what_was_kept_and_uploads_what_was_pruned(trial: Tria
     host, app, gone = trial.host("a"), trial.name("one/app"), trial.name("old/gone")
     image, archive, store = trial.home / "image.tar", trial.home / "gone.tar", trial.home / "layers.db"
     with host.running():
-        host.build(trial.name("one/base"), [5_000, 200_000])
-        host.build(app, [3_000], base=trial.name("one/base"))
-        pruned = host.build(gone, [4_000, 150_000])
+        host.make(trial.name("one/base"), [5_000, 200_000])
+        host.build(app, 3_000, base=trial.name("one/base"))
+        pruned = host.make(gone, [4_000, 150_000])
         for name in (trial.name("one/base"), app, gone):
             host.push(name)
         host.docker("save", "--output", image, gone)

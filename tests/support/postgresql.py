@@ -194,32 +194,49 @@ _SHAPE = """
 
 
 class Schemas:
-    """Schemas of a store that are given out again, once emptied: to make one takes longer than most tests."""
+    """Schemas of a store that are given out again, once emptied: to make one takes longer than most tests.
+
+    What looks at them between the tests stays connected: a session that is new takes the server longer than that.
+    """
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self._shape: list[tuple[Any, ...]] | None = None
         self._empty: list[str] = []
+        self._looking: dict[str, SQLMetadataStore] = {}
+        self._connection = psycopg.connect(server.conninfo(), autocommit=True)
+        self._connection.execute("SET lock_timeout = '20s'")
 
     def take(self) -> str:
         """Return the name of a schema that is new, or as a store that was just opened leaves it."""
         return self._empty.pop() if self._empty else new_schema(self.server)
 
+    def look(self, name: str) -> SQLMetadataStore:
+        """Return a store on a schema that no test has used, to look at what one has left there."""
+        if name not in self._looking:
+            self._looking[name] = SQLMetadataStore(self.server.url(name))
+        return self._looking[name]
+
     def give_back(self, name: str) -> None:
         """Empty a schema, or drop it where a test has changed what tables it has."""
-        with psycopg.connect(self.server.conninfo(), autocommit=True) as connection:
-            connection.execute("SET lock_timeout = '20s'")
-            shape = connection.execute(_SHAPE.encode(), (name,)).fetchall()
-            self._shape = self._shape or shape
-            if shape == self._shape:
-                for relation, kind, *_ in shape:
-                    if kind == "r" and relation != "alembic_version":
-                        connection.execute(f"DELETE FROM {name}.{relation}".encode())
-                    elif kind == "S":
-                        connection.execute(f"ALTER SEQUENCE {name}.{relation} RESTART".encode())
-                self._empty.append(name)
-                return
+        shape = self._connection.execute(_SHAPE.encode(), (name,)).fetchall()
+        self._shape = self._shape or shape
+        if shape == self._shape:
+            for relation, kind, *_ in shape:
+                if kind == "r" and relation != "alembic_version":
+                    self._connection.execute(f"DELETE FROM {name}.{relation}".encode())
+                elif kind == "S":
+                    self._connection.execute(f"ALTER SEQUENCE {name}.{relation} RESTART".encode())
+            self._empty.append(name)
+            return
+        if name in self._looking:
+            self._looking.pop(name).close()
         drop_schema(self.server, name)
+
+    def close(self) -> None:
+        for store in self._looking.values():
+            store.close()
+        self._connection.close()
 
 
 def drop_schema(server: Server, name: str) -> None:

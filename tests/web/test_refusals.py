@@ -308,13 +308,14 @@ def test_sql_that_takes_too_much_is_refused_and_the_next_one_is_answered(
 ):
     monkeypatch.setattr("layerstore.sql.sqlite.sandbox.GRACE_S", 0.5)
     site = show(sample)
+    asked = {"sql": sql, **({"_timelimit": 200} if LONG in sql else {})}
 
-    assert site.get(f"/store{form}?{urlencode({'sql': sql})}").status_code == 400
+    assert site.get(f"/store{form}?{urlencode(asked)}").status_code == 400
     assert site.json("/store.json?sql=select+1+as+one&_shape=array") == [{"one": 1}]
 
 
 def test_a_condition_that_takes_too_long_is_stopped_too(sample: Path, show: Show):
-    assert show(sample).get(f"/store/metadata?{urlencode({'_where': LONG})}").status_code == 400
+    assert show(sample).get(f"/store/metadata?{urlencode({'_where': LONG})}&_timelimit=200").status_code == 400
 
 
 def test_rows_of_sql_are_limited_and_the_answer_says_so(sample: Path, show: Show):

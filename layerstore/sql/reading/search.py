@@ -38,6 +38,9 @@ _CONTAINING: Final = f"""
       SELECT source_repository FROM repositories UNION SELECT source_repository FROM located
     ) names
     WHERE replace(source_repository, :low, '') <> source_repository AND NOT ({_IN_RANGE}) ORDER BY 1 LIMIT :most"""
+_LISTS: Final = f"""
+    SELECT replace(key, '/', ':') FROM metadata WHERE namespace = '{V2_METADATA}'
+      AND key BETWEEN replace(:low, ':', '/') AND replace(:high, ':', '/') ORDER BY key LIMIT :most"""
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _hexadecimal = re.compile(r"(?:(sha256|sha384|sha512):)?([0-9a-f]+)").fullmatch
 
@@ -293,13 +296,17 @@ def _by_digits(store: SQLMetadataStore, term: str) -> list[Match]:
 
 
 def _layers(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
-    names: set[str] = set()
-    for table in ("v2_metadata", "diff_id_by_digest", "v1_ids", "blobs"):
-        names.update(_names(store, table, "diff_id", low, high))
+    values = {"low": low, "high": high, "most": MOST}
     # A layer whose list cannot be read is in no derived row.
-    keys = _names(store, "metadata", "key", low.replace(":", "/", 1), high.replace(":", "/", 1))
-    names.update(name for key in keys if is_digest(name := key.replace("/", ":", 1)))
-    return [Match("layer", name, name) for name in sorted(names)[:MOST]]
+    rows = store._run(_LISTS, values)
+    for table in ("v2_metadata", "diff_id_by_digest", "v1_ids", "blobs"):
+        rows += store._run(
+            f"SELECT DISTINCT diff_id FROM {table} WHERE diff_id BETWEEN :low AND :high ORDER BY diff_id LIMIT :most",
+            values,
+        )
+    # In a damaged file it may be anything.
+    names = sorted({name for (name,) in rows if isinstance(name, str) and is_digest(name)})
+    return [Match("layer", name, name) for name in names[:MOST]]
 
 
 def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
@@ -310,16 +317,6 @@ def _digests(store: SQLMetadataStore, low: str, high: str) -> list[Match]:
         rows = store._run(query, {"low": low, "high": high, "most": MOST})
         layers.update(row for row in rows if isinstance(row[0], str))
     return [Match("digest", name, layers[name]) for name in sorted(layers)[:MOST]]
-
-
-def _names(store: SQLMetadataStore, table: str, column: str, low: str, high: str) -> list[str]:
-    of_lists = "namespace = 'v2metadata-by-diffid' AND " if table == "metadata" else ""
-    query = f"""
-        SELECT DISTINCT {column} FROM {table} WHERE {of_lists}{column} BETWEEN :low AND :high
-        ORDER BY {column} LIMIT :most
-    """
-    rows = store._run(query, {"low": low, "high": high, "most": MOST})
-    return [name for (name,) in rows if isinstance(name, str)]  # in a damaged file it may be anything
 
 
 def _repositories(store: SQLMetadataStore, term: str) -> list[Match]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,10 @@ class Stage:
         steps: what is there at first, and after each of its steps.
     """
 
-    def __init__(self, name: str, tmp_path: Path) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         self.writer: Writer = WRITERS[name]
-        self._folder = tmp_path
-        self._template = tmp_path / "template"
+        self._folder = folder
+        self._template = folder / "template"
         self._template.mkdir()
         self.writer.prepare(self._template)
         self._homes = 0
@@ -60,6 +62,17 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path) -> Callable[[str], Stage]:
     return lambda name: Stage(name, tmp_path)
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is kept in memory, for trials whose outcome does not depend on what has reached a disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 256 << 20:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="layerstore-", dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

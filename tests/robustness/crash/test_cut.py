@@ -25,6 +25,12 @@ MakeStage = Callable[[str], Stage]
 pytestmark = pytest.mark.usefixtures("strace")
 
 
+@pytest.fixture
+def stage(in_memory: Path) -> MakeStage:
+    """What a cut may leave follows from the calls alone, and is laid out anew: a disk would only take longer."""
+    return lambda name: Stage(name, in_memory)
+
+
 def recorded(stage: Stage) -> Disk:
     """Let the writer work to its end; return what it did, and make sure that this is all that it did."""
     home = stage.home()
@@ -90,15 +96,15 @@ def test_a_power_cut_costs_a_database_nothing_that_was_acknowledged(
 @pytest.mark.timeout(3600)
 @pytest.mark.promises(cuts=100)
 def test_a_power_cut_costs_no_thread_what_was_acknowledged_to_it(
-    tmp_path: Path, request: pytest.FixtureRequest, counted: Counted
+    in_memory: Path, request: pytest.FixtureRequest, counted: Counted
 ):
     """Threads write at once, each syncs the log behind its own commit, and others checkpoint and begin the log anew."""
-    home = tmp_path / "home"
+    home = in_memory / "home"
     home.mkdir()
     db.some_layers(home)
     disk = Disk(home)
-    process.Victim(db.threads, home).record(tmp_path / "calls")
-    disk.replay(trace.read(tmp_path / "calls"))
+    process.Victim(db.threads, home).record(in_memory / "calls")
+    disk.replay(trace.read(in_memory / "calls"))
     log = disk_inode(disk, "layers.db-wal")
     begun = [event for event in disk.events if isinstance(event, Write) and event.inode is log and event.offset == 0]
     assert len(begun) > 1, "the log never began anew"
@@ -106,14 +112,14 @@ def test_a_power_cut_costs_no_thread_what_was_acknowledged_to_it(
     assert acknowledged == set(range(db.THREADS * db.SETS))
 
     for number, state in enumerate(cuts.states(disk, request.config.getoption("--cuts") // 8, "threads")):
-        cuts.lay_out(state.tree, tmp_path / f"{number}")
+        cuts.lay_out(state.tree, in_memory / f"{number}")
         counted("cuts")
-        with SQLMetadataStore(tmp_path / f"{number}" / "layers.db") as store:
+        with SQLMetadataStore(in_memory / f"{number}" / "layers.db") as store:
             assert_sound(store)
             found = {int(key): value for _, key, value in store.entries("n")}
         assert found == {number: bytes([number]) * 3_000 for number in found}
         assert state.each <= found.keys()
-        shutil.rmtree(tmp_path / f"{number}")
+        shutil.rmtree(in_memory / f"{number}")
 
 
 def disk_inode(disk: Disk, name: str) -> Inode:
