@@ -99,6 +99,19 @@ def test_a_url_of_another_kind_is_no_path_and_its_password_is_not_shown(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("use", ["SQLMetadataStore", "import_directory", "diff", "verify"])
+def test_a_url_of_sqlite_without_its_slashes_is_no_path(use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    for url in ("sqlite:layers.db", f"sqlite:{tmp_path}/layers.db", f"sqlite:/{tmp_path}/layers.db"):
+        with pytest.raises((StoreOpenError, TransferError), match="sqlite:///FILE"):
+            USES[use](url)
+    assert list(tmp_path.iterdir()) == []
+    with SQLMetadataStore("./sqlite:layers.db") as store, SQLMetadataStore(Path("sqlite:layers.db")) as other:
+        store.set("v1id", "k", b"v")
+        assert other.path == store.path == f"{tmp_path}/sqlite:layers.db"
+
+
 def test_a_directory_whose_name_is_a_scheme_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "http:").mkdir()

@@ -147,7 +147,7 @@ def read_regular(
         status = os.fstat(descriptor)
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
-            raise IsADirectoryError(f"not a regular file: {name!r}")
+            raise IsADirectoryError(f"not a regular file: {os.fsdecode(name)!r}")
         if limit_bytes is not None and size > limit_bytes:
             raise _too_large(limit_bytes)
         value = os.read(descriptor, size + 1)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 _SCHEMES: Final = ("postgresql:", "postgresql+psycopg:")
 _SECRET: Final = {"password", "sslpassword", "oauth_client_secret"}
-_userinfo = re.compile(r"^([^/?#]*?//)([^/?#]*)@").match
+# To PostgreSQL `#` is a character as any other, so that a password may have it.
+_userinfo = re.compile(r"^([^/?#]*?//)([^/?]*)@").match
+_host = r"(?:\[[^\]@]*\]|[^\[\]:@,]*)(?::[0-9]*)?"
+_authority = re.compile(f"(?:[^@]*@)?{_host}(?:,{_host})*").fullmatch
 
 
 def is_url(place: object) -> bool:
@@ -39,4 +42,11 @@ def shown(place: str | os.PathLike[str]) -> str:
 
 def options(url: str) -> list[tuple[str, str]]:
     """Return what stands behind the question mark of a URL, decoded, in its order."""
-    return parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    return parse_qsl(url.partition("?")[2], keep_blank_values=True)
+
+
+def is_well_formed(url: str) -> bool:
+    """Tell whether a URL without its options has two slashes, one user at most, and hosts with ports. Else a password
+    may be in it whose characters were not escaped."""
+    scheme, slashes, rest = url.partition("//")
+    return bool(slashes) and scheme in _SCHEMES and _authority(rest.partition("/")[0]) is not None

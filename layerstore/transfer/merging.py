@@ -148,7 +148,8 @@ def _in_order_of_bytes(one: _Version, other: _Version) -> tuple[_Version, _Versi
         return (lesser, greater) if len(less) <= len(more) else (greater, lesser)
     if set(less) == set(more):
         return lesser, greater
-    was_merged = any(
+    # No merged list is longer than 50, and of a hostile one of a million entries this would never end.
+    was_merged = len(less) <= MAX_METADATA and any(
         _in_bytes(less[at:]) > _in_bytes(more) and _appended(more, less[at:])[-MAX_METADATA:] == less
         for at in range(1, len(less))
     )

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -168,3 +169,16 @@ def test_a_directory_merged_into_an_empty_store_is_the_directory(items: list[lis
     set_aside = {row[:2] for row in quarantined}
     assert len(set_aside) == len(quarantined)
     assert set(rows) == {(*item, at) for item, at in items[0] if item[:2] not in set_aside}
+
+
+@pytest.mark.timeout(60)
+def test_two_long_lists_of_one_time_are_merged_before_long():
+    """Only a hostile source has one of over 50 entries; looking for a merge in it took hours."""
+    entries = [V2Metadata(f"sha256:{number:064x}") for number in range(30_000)]
+    one, other = ([*entries, V2Metadata(f"sha256:{end * 64}")] for end in "ab")
+
+    versions = [Record(LISTS, f"sha256/{'c' * 64}", encode_list(version), 1) for version in (one, other)]
+
+    merged = merge(*versions)
+    assert merged == merge(*reversed(versions))
+    assert decode_list(merged.record.value) == [*entries[-49:], other[-1]]

@@ -18,7 +18,7 @@ from layerstore.sql.postgresql import statements
 from layerstore.sql.postgresql.errors import mapping
 from layerstore.sql.postgresql.sessions import Sessions
 from layerstore.sql.schema import HEAD
-from layerstore.sql.url import is_url, options
+from layerstore.sql.url import is_url, is_well_formed, options
 from layerstore.sql.url import shown as without_password
 
 OLDEST_SERVER: Final = 150000
@@ -69,9 +69,11 @@ def sessions_of(url: str, *, read_only: bool) -> Sessions:
     assert is_url(url)
     shown = without_password(url)
     base = url.partition("?")[0].replace("postgresql+psycopg:", "postgresql:", 1)
-    if not base.startswith("postgresql://"):
+    if not is_well_formed(base):
+        # It is not shown: a password may be in it.
         raise InvalidInputError(
-            f"not a URL of a database: postgresql://HOST/DATABASE or postgresql:///DATABASE: {shown}"
+            "not a URL of a database: postgresql://HOST/DATABASE, postgresql:///DATABASE or postgresql://USER:PASSWORD@"
+            "HOST:PORT/DATABASE; in a password, % is written %25, @ %40, / %2F and ? %3F"
         )
     more: dict[str, Any] = {}
     hosts: list[tuple[str, str]] = []

@@ -51,6 +51,11 @@ def resolve(path_or_url: str | os.PathLike[str]) -> str | None:
     """
     if isinstance(path_or_url, str) and "://" in path_or_url:
         path_or_url = _database_of(path_or_url) or ":memory:"  # as SQLAlchemy has it
+    elif isinstance(path_or_url, str) and path_or_url.startswith("sqlite:"):
+        raise StoreOpenError(
+            f"not a URL of a database: sqlite:///FILE, or sqlite:////FILE from the root; a file of this name is"
+            f" ./{path_or_url}"
+        )
     text = os.fspath(path_or_url) if isinstance(path_or_url, str | os.PathLike) else path_or_url
     if text == ":memory:":
         return None

@@ -203,6 +203,9 @@ def test_no_message_log_or_repr_has_the_password(postgresql_server: Server, capl
         f"postgresql://keeper:{PASSWORD}@127.0.0.1:{postgresql.free_port()}/postgres",
         f"postgresql://keeper:{PASSWORD}@{here}/postgres?no_such={PASSWORD[::-1]}",
         f"postgresql+psycopg://keeper:{PASSWORD}@no-such-host.invalid/x",
+        f"postgresql://keeper:a#{PASSWORD}@no-such-host.invalid/x",
+        *(f"postgresql://keeper:a{mark}{PASSWORD}@{here}/postgres" for mark in "@/?"),
+        *(f"postgresql://keeper:{PASSWORD}{mark}a@{here}/postgres" for mark in "@/?"),
     ):
         with pytest.raises((StoreError, InvalidInputError)) as caught:
             SQLMetadataStore(url)
