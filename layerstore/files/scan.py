@@ -126,7 +126,7 @@ def names(directory: int) -> list[bytes]:
     """
     found = []
     databases: list[bytes] = []
-    inodes = {inode for _, inode in tree.databases}
+    inodes = {inode for _, inode in list(tree.databases)}  # another thread, or a finalizer, may open or close one
     with os.scandir(directory) as entries:
         for entry in entries:
             name = entry.name.encode(*_NAMES)  # as `os.fsencode`, which takes three times as long

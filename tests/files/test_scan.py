@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from layerstore import SQLMetadataStore, StoreError, StoreOpenError, import_directory, verify
 from layerstore.collection import Odd
 from layerstore.files import scan as scanning
+from layerstore.files import tree
 from layerstore.keys import Record
 from tests.support.entries import AT, V1, rows_of, write_file
 
@@ -146,6 +148,29 @@ def test_a_database_that_is_open_here_is_named_and_its_locks_stay(sql_file: SQLM
     assert not {"layers.db", "layers.db-shm"} & {os.path.basename(path) for path in opened}
     assert "k" in [one.key for one in records]
     os.rename(base / V1 / "layers.db", sql_file.path)
+
+
+def test_a_directory_is_read_while_another_thread_opens_and_closes_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So many stores are open here that the other thread always has its turn while they are looked at."""
+    write_file(tmp_path, V1, "k", b"v")
+    monkeypatch.setattr(tree, "databases", {(0, inode) for inode in range(100_000)})
+    over = threading.Event()
+
+    def opening() -> None:
+        while not over.is_set():
+            tree.databases.add((1, 1))
+            tree.databases.discard((1, 1))
+
+    thread = threading.Thread(target=opening)
+    thread.start()
+    try:
+        counts = {scanning.count(str(tmp_path)) for _ in range(3)}
+    finally:
+        over.set()
+        thread.join()
+    assert counts == {1}
 
 
 def test_a_large_file_is_read_whole(directory: Path):

@@ -30,14 +30,15 @@ def pooled(postgresql_server: Server) -> Iterator[str]:
     port = postgresql.free_port()
     folder = postgresql_server.folder / name
     folder.mkdir()
-    who = postgresql.unprivileged()
-    if who:
-        os.chown(folder, who["user"], who["group"])
     (folder / "ini").write_text(
         f"[databases]\n{name} = host=127.0.0.1 port={postgresql_server.port} user={ROLE}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = transaction\n"
         f"default_pool_size = 3\nunix_socket_dir =\nlogfile = {folder}/log\n"
     )
+    who = postgresql.unprivileged()
+    if who:
+        for path in (folder, folder / "ini"):
+            os.chown(path, who["user"], who["group"])
     process = subprocess.Popen([program, str(folder / "ini")], cwd=folder, **who)
     try:
         url = f"postgresql://{ROLE}@127.0.0.1:{port}/{name}"
